@@ -1,0 +1,35 @@
+"""Training, evaluation and prediction: everything behind ``jaxconv train | evaluate | predict``.
+
+A run is one folder (`jaxconv.train.runfolder`): ``config.json``, ``preprocessing.json``, ``metrics.csv``,
+``checkpoints/``, ``weights.safetensors``, ``results.json`` and ``picture.png``. The training file itself, readable from
+top to bottom, is `jaxconv.train.loop`.
+
+Extras needed here (``pip install "jaxconv[train]"``): flax, optax, orbax-checkpoint, safetensors, rich, tyro, pillow,
+scikit-image, matplotlib.
+"""
+
+import importlib
+
+_HOME = {
+    "Preprocessing": "record",
+    "Run": "runfolder",
+    "TrainConfig": "config",
+    "confusion_matrix": "metrics",
+    "cross_entropy": "losses",
+    "evaluate": "evaluate",
+    "load_config": "config",
+    "load_run": "runfolder",
+    "mean_iou": "metrics",
+    "per_class_iou": "metrics",
+    "predict": "predict",
+    "save_run": "runfolder",
+    "train": "loop",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"jaxconv.train.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'jaxconv.train' has no attribute {name!r}")

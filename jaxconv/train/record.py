@@ -1,0 +1,136 @@
+"""What must travel with the weights: the preprocessing, class names, palette and ignored index."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxconv.train.files import refuse_unknown
+
+# Okabe and Ito, "Color Universal Design" (2008): colours for colour-blind readers too (gray for black).
+_OKABE_ITO = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167), (90, 90, 90),
+)  # fmt: skip
+
+
+def default_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
+    """One colour a class: Okabe and Ito's eight, then hues a golden angle apart.
+
+    >>> default_palette(2)
+    ((230, 159, 0), (86, 180, 233))
+    >>> len(set(default_palette(40)))
+    40
+    """
+    import colorsys
+
+    colours = list(_OKABE_ITO[:classes])
+    for i in range(classes - len(colours)):
+        # The golden angle spreads hues for any number of classes; alternating the value separates neighbours further.
+        rgb = colorsys.hsv_to_rgb((i * 0.381966) % 1.0, 0.65, (0.95, 0.65)[i % 2])
+        colours.append(tuple(round(255 * channel) for channel in rgb))
+    return tuple(colours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From an image file to the network's input, and from its output to names and colours.
+
+    The network's input is ``(pixel * scale - mean) / std`` of the image as 8-bit values, resized to ``size`` if given.
+
+    Args:
+        class_names: one name for each output channel of the network.
+        palette: one (red, green, blue) of 0..255 for each class.
+        ignore_index: label value that marks unlabelled pixels (it may be one of the classes), or None.
+        channels: 3 for RGB input, 1 for gray.
+        scale: multiplies the 8-bit values; 1/255 gives 0..1.
+        mean: subtracted after scaling, one value for each channel.
+        std: divided by after that, one value for each channel.
+        size: (height, width) that images are resized to first (bilinear), or None: as they are.
+        size_multiple: images are padded (edge values) to a multiple of this on both axes and the result is cropped;
+            1 for networks that take any size.
+
+    Raises:
+        ValueError: numbers of names, colours, means or standard deviations do not fit together.
+
+    >>> record = Preprocessing(class_names=("sky", "road"), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> record.normalise(np.full((1, 1, 3), 255, np.uint8)).tolist()
+    [[[2.0, 2.0, 2.0]]]
+    >>> Preprocessing.from_dict(record.to_dict()) == record
+    True
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    ignore_index: int | None = None
+    channels: int = 3
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    size: tuple[int, int] | None = None
+    size_multiple: int = 1
+
+    def __post_init__(self):
+        fill = {
+            "class_names": tuple(self.class_names),
+            "palette": tuple(tuple(int(v) for v in c) for c in self.palette) or default_palette(len(self.class_names)),
+            "mean": tuple(map(float, self.mean)) or (0.0,) * self.channels,
+            "std": tuple(map(float, self.std)) or (1.0,) * self.channels,
+            "size": None if self.size is None else tuple(self.size),
+        }
+        for name, value in fill.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}; images are read as gray (1) or RGB (3)")
+        if len(self.palette) != len(self.class_names):
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(self.class_names)} class names")
+        for colour in self.palette:
+            if len(colour) != 3 or not all(0 <= v <= 255 for v in colour):
+                raise ValueError(f"palette colour {colour} is not three values of 0..255")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must have one value for each of {self.channels} channels"
+                )
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std={self.std} must be positive")
+        if self.size_multiple < 1:
+            raise ValueError(f"size_multiple={self.size_multiple} must be at least 1")
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart."""
+        return len(self.class_names)
+
+    def normalise(self, pixels: Any) -> Any:
+        """``(pixels * scale - mean) / std`` in float32; pixels (..., channels), numpy or jax."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
+
+    def check_labels(self, labels: np.ndarray, source: str) -> None:
+        """Raises a ValueError that names ``source`` if a label is no class and not ignored."""
+        legal = np.isin(labels, [*range(self.classes), *([] if self.ignore_index is None else [self.ignore_index])])
+        if not legal.all():
+            ignored = "no ignored index" if self.ignore_index is None else f"ignored index {self.ignore_index}"
+            bad = np.unique(labels[~legal])
+            shown = ", ".join(map(str, bad[:8].tolist())) + (", ..." if bad.size > 8 else "")
+            row, column = np.argwhere(~legal)[0]
+            raise ValueError(
+                f"{source}: label {shown} out of range at {(~legal).sum()} pixels, first at row {row}, column {column};"
+                f" legal are 0..{self.classes - 1} ({ignored})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any], where: str = "the preprocessing record") -> "Preprocessing":
+        """From `to_dict`'s values; unknown keys are refused with a message that names ``where``."""
+        refuse_unknown(value, [field.name for field in dataclasses.fields(cls)], where)
+        if "class_names" not in value:
+            raise ValueError(f"{where} has no class_names")
+        return cls(**value)

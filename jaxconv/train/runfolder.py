@@ -1,0 +1,227 @@
+"""A run is a folder: all that evaluate and predict need, written so that no moment leaves it half-done.
+
+===================== =================================================================================
+config.json           model name and arguments, the training config, the version that wrote it
+preprocessing.json    `Preprocessing`: scaling, class names, palette, ignored index
+weights.safetensors   every parameter and batch statistic under its dotted path ("encoder.0.conv.kernel")
+metrics.csv           training only: one row for each logged step
+checkpoints/          training only: orbax, the newest two
+results.json          training only: the scores at the end
+picture.png           training only: input, label, prediction
+===================== =================================================================================
+
+A folder is finished when it has weights.safetensors, which is written last.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxconv.train.files import read_json, write_beside, write_json
+from jaxconv.train.record import Preprocessing
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run folder says beside its weights.
+
+    Args:
+        folder: where it is.
+        model_name: key of ``jaxconv.models.REGISTRY``.
+        model_kwargs: the model's arguments, without ``rngs``.
+        preprocessing: see `Preprocessing`.
+        train: the training config as a dict, or None for converted weights.
+        extra: what the writer wished to note (for a conversion: the source file).
+    """
+
+    folder: Path
+    model_name: str
+    model_kwargs: dict[str, Any]
+    preprocessing: Preprocessing
+    train: dict[str, Any] | None = None
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def build_model(name: str, kwargs: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
+    """Makes the model ``REGISTRY[name](**kwargs, rngs=rngs)``.
+
+    Raises:
+        ValueError: no such model, or arguments that it does not take; the message lists what there is.
+    """
+    from jaxconv.models import REGISTRY
+
+    if name not in REGISTRY:
+        raise ValueError(f"no model is called {name!r}; models are: {', '.join(sorted(REGISTRY))}")
+    try:
+        return REGISTRY[name](**kwargs, rngs=rngs)
+    except TypeError as error:
+        raise ValueError(f"model {name!r} does not take {kwargs}: {error}") from error
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether the folder holds final weights."""
+    return (Path(folder) / "weights.safetensors").is_file()
+
+
+def write_description(
+    folder: str | Path,
+    *,
+    model_name: str,
+    model_kwargs: dict[str, Any],
+    preprocessing: Preprocessing,
+    train: dict[str, Any] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Writes preprocessing.json and then config.json (whose presence says that the folder is a run folder)."""
+    folder = Path(folder)
+    config = {"format": FORMAT, "model": {"name": model_name, "kwargs": model_kwargs}}
+    config |= {"train": train} if train is not None else {}
+    config |= {"extra": extra} if extra else {}
+    write_json(folder / "preprocessing.json", preprocessing.to_dict())
+    write_json(folder / "config.json", config)
+
+
+def read_description(folder: str | Path) -> Run:
+    """Reads config.json and preprocessing.json.
+
+    Raises:
+        FileNotFoundError: no such folder, or no run folder; the message says what is missing.
+        ValueError: a file that cannot be read, or a format newer than this version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run folder {folder} does not exist")
+    for name in ("config.json", "preprocessing.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a run folder: {folder / name} is missing")
+    config = read_json(folder / "config.json")
+    model = config.get("model")
+    if config.get("format") != FORMAT or not isinstance(model, dict) or set(model) != {"name", "kwargs"}:
+        raise ValueError(
+            f"{folder / 'config.json'}: format {config.get('format')!r} is not the format {FORMAT} read here"
+        )
+    record = Preprocessing.from_dict(read_json(folder / "preprocessing.json"), str(folder / "preprocessing.json"))
+    return Run(folder, model["name"], model["kwargs"], record, config.get("train"), config.get("extra", {}))
+
+
+def save_run(
+    folder: str | Path,
+    model: nnx.Module,
+    *,
+    model_name: str,
+    model_kwargs: dict[str, Any],
+    preprocessing: Preprocessing,
+    extra: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a finished run folder from a model: what a converter of weights calls.
+
+    Args:
+        folder: made if missing.
+        model: its parameters and batch statistics are stored, random streams are not.
+        model_name: key of ``jaxconv.models.REGISTRY``.
+        model_kwargs: JSON values such that ``REGISTRY[model_name](**model_kwargs, rngs=...)`` makes the model again.
+        preprocessing: see `Preprocessing`.
+        extra: notes for config.json, JSON values.
+        overwrite: replace the weights of a finished run folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder is not empty (or finished, without ``overwrite``).
+    """
+    folder = Path(folder)
+    if folder.exists() and any(not p.name.startswith(".tmp.") for p in folder.iterdir()):
+        if not (folder / "config.json").is_file():
+            raise FileExistsError(f"{folder} is not empty and not a run folder; choose another --out")
+        if not overwrite:
+            raise FileExistsError(f"{folder} already holds a run; choose another --out, or remove it first")
+    write_description(
+        folder, model_name=model_name, model_kwargs=model_kwargs, preprocessing=preprocessing, extra=extra
+    )
+    save_weights(folder / "weights.safetensors", model)
+    return folder
+
+
+def load_run(folder: str | Path) -> tuple[nnx.Module, Run]:
+    """Reads a finished run folder.
+
+    Returns:
+        The model, in evaluation mode, and what the folder says beside its weights.
+
+    Raises:
+        FileNotFoundError: the folder, a file of it or the final weights are missing.
+        ValueError: a file is truncated or does not fit the model; the message names the file and the tensors.
+    """
+    run = read_description(folder)
+    path = run.folder / "weights.safetensors"
+    if not path.is_file():
+        started = (
+            " (an unfinished training run: start the same `jaxconv train` again to finish it)" if run.train else ""
+        )
+        raise FileNotFoundError(f"{path} is missing{started}")
+    model = nnx.eval_shape(lambda: build_model(run.model_name, run.model_kwargs, nnx.Rngs(0)))
+    graph, abstract = nnx.split(model)
+    model = nnx.merge(graph, load_weights(path, abstract))
+    model.eval()
+    return model, run
+
+
+def save_weights(path: str | Path, model: nnx.Module) -> Path:
+    """Stores every variable of the model but its random streams, under dotted paths."""
+    from safetensors.numpy import save_file
+
+    tensors = {
+        _dotted(p): np.ascontiguousarray(v.get_value())
+        for p, v in nnx.to_flat_state(nnx.state(model))
+        if not isinstance(v, nnx.RngState)
+    }
+    return write_beside(path, lambda p: save_file(tensors, p, metadata={"format": "jaxconv"}))
+
+
+def load_weights(path: str | Path, abstract: nnx.State) -> nnx.State:
+    """Fills an abstract state (from ``nnx.split(nnx.eval_shape(...))``) with a file's tensors.
+
+    Raises:
+        ValueError: the file cannot be read, or tensors are missing, unexpected or mis-shaped (all are listed).
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): truncated, or no safetensors file") from None
+    flat = dict(nnx.to_flat_state(abstract))
+    wanted = {_dotted(p): v.get_value() for p, v in flat.items() if not isinstance(v, nnx.RngState)}
+    problems = [f"missing {k} {v.shape}" for k, v in wanted.items() if k not in tensors]
+    problems += [f"unexpected {k} {v.shape}" for k, v in tensors.items() if k not in wanted]
+    problems += [
+        f"{k} has shape {tensors[k].shape}, the model needs {v.shape}"
+        for k, v in wanted.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit the model:\n  " + "\n  ".join(problems))
+    filled = {p: v.replace(_value(p, v, tensors)) for p, v in flat.items()}
+    return nnx.from_flat_state(filled)
+
+
+def _value(path: tuple, variable: nnx.Variable, tensors: dict[str, np.ndarray]) -> jax.Array:
+    if isinstance(variable, nnx.RngKey):  # random streams are not stored: evaluation draws nothing from them
+        return jax.random.key(0)
+    if isinstance(variable, nnx.RngState):
+        return jnp.zeros(variable.get_value().shape, variable.get_value().dtype)
+    return jnp.asarray(tensors[_dotted(path)], variable.get_value().dtype)
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(map(str, path))
