@@ -1,0 +1,42 @@
+"""Reading integers from users: each refusal names the value that was given."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+
+def as_index(value: Any, name: str) -> int:
+    """`value` as a plain int; floats, booleans, strings and traced values are refused by name."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be an integer, not a bool")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}") from None
+
+
+def per_axis(value: int | Sequence[int], name: str, rank: int, minimum: int = 1) -> tuple[int, ...]:
+    """One integer per axis from an int or a sequence of `rank` ints, each at least `minimum`.
+
+    Example:
+        >>> per_axis(2, "stride", 3)
+        (2, 2, 2)
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != rank:
+            raise ValueError(f"{name}={value!r} has {len(value)} entries, but there are {rank} spatial axes")
+        out = tuple(as_index(v, name) for v in value)
+    elif getattr(value, "ndim", 0) == 1:
+        return per_axis([v for v in value], name, rank, minimum)  # type: ignore[union-attr]
+    else:
+        out = (as_index(value, name),) * rank
+    if any(v < minimum for v in out):
+        raise ValueError(f"{name}={value!r} must be at least {minimum} on every axis")
+    return out
+
+
+def sizes_tuple(value: int | Sequence[int], name: str, rank: int) -> tuple[int, ...]:
+    """Sizes, at least 1 each, one per axis."""
+    return per_axis(value, name, rank, minimum=1)

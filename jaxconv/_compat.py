@@ -1,0 +1,62 @@
+"""The corners of jax that move between versions, kept in one place.
+
+Everything here uses public names only. What is not public in some supported version (the varying manual axes of `shard_map`) is reached
+through attributes of public objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, PartitionSpec
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """Mesh axes over which `x` varies inside `shard_map`; empty elsewhere."""
+    aval = jax.typeof(x)
+    manual = getattr(aval, "manual_axis_type", None)  # jax 0.10 on; `vma` before
+    return frozenset(getattr(manual, "varying", None) or getattr(aval, "vma", None) or ())
+
+
+def match_varying(*operands: Any) -> tuple[Any, ...]:
+    """Bring operands to the same varying manual axes, as jax's own binary operations do before they bind."""
+    axes = [varying_axes(x) for x in operands]
+    union = frozenset().union(*axes)
+    if not union:
+        return operands
+    return tuple(
+        jax.lax.pcast(x, tuple(sorted(union - own)), to="varying") if union - own else x
+        for x, own in zip(operands, axes, strict=True)
+    )
+
+
+def partition_of(aval: Any) -> tuple[Any, ...] | None:
+    """The partition spec of an abstract value, one entry per axis, or None where no mesh is in its type."""
+    sharding = getattr(aval, "sharding", None)
+    if sharding is None or sharding.mesh.empty:
+        return None
+    spec = tuple(sharding.spec)
+    return spec + (None,) * (aval.ndim - len(spec))
+
+
+def with_type(like: Any, shape: tuple[int, ...], dtype: Any, spec: tuple[Any, ...] | None) -> Any:
+    """An abstract array of another shape that keeps the mesh, varying axes and memory space of `like`."""
+    if spec is None:
+        # Without a mesh in the type the sharding entry is only a rank: let jax make it anew.
+        return like.update(shape=shape, dtype=dtype, sharding=None, weak_type=False)
+    sharding = like.sharding.update(spec=PartitionSpec(*spec))
+    return like.update(shape=shape, dtype=dtype, sharding=sharding, weak_type=False)
+
+
+def without_type(aval: Any) -> Any:
+    """Shape and dtype alone: what a lowering sees where shardings are no longer types."""
+    return jax.core.ShapedArray(aval.shape, aval.dtype)
+
+
+@contextlib.contextmanager
+def no_mesh():
+    """Trace without any mesh in the types; the partitioner still sees the operands' shardings."""
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+        yield

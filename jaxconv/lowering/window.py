@@ -1,0 +1,185 @@
+"""The reference lowering: each face as one `lax.conv_general_dilated`, in the form that XLA recognises.
+
+With ``b*u + lo = s*q + d*t`` per axis:
+
+- apply: window of x, stride s, input dilation b, kernel dilation d, low pad lo;
+- adjoint: window of y, stride b, input dilation s, kernel dilation d, the kernel flipped, low pad ``d*(k-1) - lo``. The flip stays inside the
+  compiled function: XLA's GPU backend matches it to recognise the backward-data convolution;
+- kernel: window of x with y as the kernel, stride d, input dilation b, kernel dilation s, low pad lo: the kernel gradient of the forward
+  convolution, never the derivative of a zero-stuffed one.
+
+Pads handed to XLA are never negative: jax 0.10.2 on CPU computes a plain 1-D convolution with pads (-1, 1) wrongly. What a negative pad
+would crop is sliced off first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+if TYPE_CHECKING:
+    from jaxconv.lowering.choice import Call
+
+
+def apply(x: Array, w: Array, call: Call) -> Array:
+    """y[q] = sum over t of x[(s*q + d*t - lo)/b] w[t]."""
+    g = call.geometry
+    last = g.rank + 1
+    space = tuple(range(1, last))
+    taps = tuple(range(g.rank))
+    numbers = lax.ConvDimensionNumbers((0, last, *space), (g.rank + 1, g.rank, *taps), (0, last, *space))
+    return _window(
+        x,
+        w,
+        numbers,
+        call,
+        stride=g.stride,
+        low=g.offsets,
+        high=tuple(hi for _, hi in g.pads),
+        lhs_dilation=g.base_dilation,
+        rhs_dilation=g.dilation,
+        out_size=g.output_size,
+        feature_groups=g.groups,
+    )
+
+
+def adjoint(y: Array, w: Array, call: Call) -> Array:
+    """x[u] = sum over t of y[(b*u + lo - d*t)/s] w[t]."""
+    g = call.geometry
+    last = g.rank + 1
+    space = tuple(range(1, last))
+    taps = tuple(range(g.rank))
+    w = lax.rev(w, taps)
+    rhs_spec = (g.rank, g.rank + 1, *taps)  # the forward kernel with its channel axes read the other way round
+    if g.groups > 1:
+        w = swap_grouped_channels(w, g.groups)
+        rhs_spec = (g.rank + 1, g.rank, *taps)
+    numbers = lax.ConvDimensionNumbers((0, last, *space), rhs_spec, (0, last, *space))
+    low = tuple(e - 1 - lo for e, lo in zip(g.kernel_extent, g.offsets, strict=True))
+    return _window(
+        y,
+        w,
+        numbers,
+        call,
+        stride=g.base_dilation,
+        low=low,
+        high=low,
+        lhs_dilation=g.stride,
+        rhs_dilation=g.dilation,
+        out_size=g.input_size,
+        feature_groups=g.groups,
+    )
+
+
+def kernel(x: Array, y: Array, call: Call) -> Array:
+    """w[t] = sum over q of x[(s*q + d*t - lo)/b] y[q]."""
+    g = call.geometry
+    last = g.rank + 1
+    space = tuple(range(1, last))
+    taps = tuple(range(g.rank))
+    # Channels of x play the batch, the batch plays the contracted feature.
+    numbers = lax.ConvDimensionNumbers((last, 0, *space), (last, 0, *space), (g.rank, g.rank + 1, *taps))
+    return _window(
+        x,
+        y,
+        numbers,
+        call,
+        stride=g.dilation,
+        low=g.offsets,
+        high=tuple(hi for _, hi in g.pads),
+        lhs_dilation=g.base_dilation,
+        rhs_dilation=g.stride,
+        out_size=g.kernel_size,
+        batch_groups=g.groups,
+    )
+
+
+def swap_grouped_channels(w: Array, groups: int) -> Array:
+    """(*k, I/g, O) -> (*k, O/g, I): the kernel of the transpose, group by group."""
+    *taps, per_group, out = w.shape
+    w = w.reshape(*taps, per_group, groups, out // groups)
+    return jnp.swapaxes(w, -1, -3).reshape(*taps, out // groups, groups * per_group)
+
+
+def accumulator(call: Call):
+    """The dtype to ask XLA for: float32 at least for half precision, so that sums are not rounded as they grow."""
+    if jnp.issubdtype(call.dtype, jnp.floating) and jnp.finfo(call.dtype).bits < 32:
+        return jnp.promote_types(jnp.float32, call.out_dtype)
+    return call.out_dtype
+
+
+def _window(
+    lhs: Array,
+    rhs: Array,
+    numbers: lax.ConvDimensionNumbers,
+    call: Call,
+    *,
+    stride: tuple[int, ...],
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    lhs_dilation: tuple[int, ...],
+    rhs_dilation: tuple[int, ...],
+    out_size: tuple[int, ...],
+    feature_groups: int = 1,
+    batch_groups: int = 1,
+) -> Array:
+    """One convolution whose output has exactly `out_size` windows, without negative pads."""
+    padding = []
+    for i, axis in enumerate(numbers.lhs_spec[2:]):
+        reach = stride[i] * (out_size[i] - 1) + rhs_dilation[i] * (rhs.shape[numbers.rhs_spec[2 + i]] - 1) + 1
+        lhs, pads = _crop(lhs, axis, low[i], reach, lhs_dilation[i], high[i], stride[i])
+        padding.append(pads)
+    if 0 in lhs.shape:  # everything was cropped, or an empty batch: nothing contributes
+        return jnp.zeros(_out_shape(lhs, rhs, numbers, out_size, batch_groups), call.out_dtype)
+    out = lax.conv_general_dilated(
+        lhs,
+        rhs,
+        window_strides=stride,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=numbers,
+        feature_group_count=feature_groups,
+        batch_group_count=batch_groups,
+        precision=call.precision,
+        preferred_element_type=accumulator(call),
+    )
+    return out.astype(call.out_dtype)
+
+
+def _crop(
+    lhs: Array, axis: int, low: int, reach: int, dilation: int, wanted_high: int, stride: int
+) -> tuple[Array, tuple[int, int]]:
+    """Slice off what no window reaches, and give the pads (none negative) that put `reach` positions under the windows.
+
+    Positions count from ``-low``; element j of `lhs` lies at ``dilation*j + low`` of them.
+    """
+    size = lhs.shape[axis]
+    first = max(-(low // dilation), 0) if low < 0 else 0
+    low = low + dilation * first
+    stop = min(size, (reach - 1 - low) // dilation + 1 + first) if reach > low else first
+    # Up to stride - 1 elements behind the last window are harmless; slicing them off would cost a copy.
+    spare = low + dilation * (size - 1 - first) + 1 - reach
+    if 0 < spare < stride:
+        stop = size
+    if stop <= first:
+        return lax.slice_in_dim(lhs, 0, 0, axis=axis), (0, 0)
+    if (first, stop) != (0, size):
+        lhs = lax.slice_in_dim(lhs, first, stop, axis=axis)
+    covered = low + dilation * (stop - first - 1) + 1
+    exact = max(reach - covered, 0)
+    # Any high pad from `exact` to `exact + stride - 1` gives the same windows: the caller's own, where it is one of these, keeps
+    # symmetric pads symmetric (which libraries have fast paths for).
+    limit = reach + stride - 1 - covered
+    return lhs, (low, wanted_high if exact <= wanted_high <= limit else exact)
+
+
+def _out_shape(lhs, rhs, numbers, out_size, batch_groups) -> tuple[int, ...]:
+    shape = [0] * lhs.ndim
+    shape[numbers.out_spec[0]] = lhs.shape[numbers.lhs_spec[0]] // batch_groups
+    shape[numbers.out_spec[1]] = rhs.shape[numbers.rhs_spec[0]]
+    for axis, size in zip(numbers.out_spec[2:], out_size, strict=True):
+        shape[axis] = size
+    return tuple(shape)

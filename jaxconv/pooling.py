@@ -1,0 +1,289 @@
+"""Max and average pooling, and max-unpooling, for data (*batch, *spatial, channels) of any rank.
+
+In a jaxpr each function is one jitted call named `max_pool`, `max_pool_with_indices`, `avg_pool` or `max_unpool`
+(the `name` parameter of the `jit` equation; under reverse mode the derivative's parts carry the same name).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from .windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
+
+_LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
+
+
+def max_pool(
+    x: ArrayLike,
+    window: Ints,
+    *,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Array | tuple[Array, Array]:
+    """Maximum over sliding windows.
+
+    y[q, c] = max over t of x[q * stride + t * dilation - low, c]; pads never take part. NaN wins over everything, and
+    of equal values the first in row-major order counts as the maximum: it gives the index and receives the gradient.
+
+    Args:
+      x: (*batch, *spatial, channels), real.
+      window: window size, one for all spatial axes (every axis but the first and the last) or one per spatial axis.
+      stride: step between windows; the window size by default.
+      padding: int, one int per axis, (low, high) per axis, "SAME", "SAME_LOWER", "VALID" or "CAUSAL".
+      dilation: distance between the taps of a window.
+      ceil_mode: also count a last, incomplete window that starts inside the input or its low pad.
+      return_indices: also return the position of each maximum.
+
+    Returns:
+      y, (*batch, *output, channels), of x's type; with `return_indices` the pair (y, indices), where indices (int32)
+      are flat row-major positions in the spatial axes of x, one for each batch entry and channel. A window that holds
+      nothing but padding gives the lowest value of the type and the input position nearest to its first tap.
+
+    Raises:
+      ValueError, TypeError: where an argument is out of range; the message names it.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.asarray([1.0, 5.0, 2.0, 3.0]).reshape(1, 4, 1)
+    >>> y, i = max_pool(x, 2, return_indices=True)
+    >>> y.ravel().tolist(), i.ravel().tolist()
+    ([5.0, 3.0], [1, 3])
+    """
+    x = jnp.asarray(x)
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"max_pool needs real numbers, got {x.dtype}")
+    windows = resolve_windows(x.shape, window, stride, padding, dilation, ceil_mode=ceil_mode)
+    return _max_pool_with_indices(x, windows) if return_indices else _max_pool(x, windows)
+
+
+def avg_pool(
+    x: ArrayLike,
+    window: Ints,
+    *,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Array:
+    """Mean over sliding windows.
+
+    y[q, c] = (1 / N[q]) * sum over t of x[q * stride + t * dilation - low, c], where x is 0 in the pads.
+
+    Args:
+      x: (*batch, *spatial, channels). float16 and bfloat16 accumulate in float32; integers divide towards zero.
+      window, stride, padding, dilation, ceil_mode: as for `max_pool`.
+      count_include_pad: whether N counts the taps that fall on pads. Taps beyond the pads, which only `ceil_mode`
+        reaches, are never counted.
+      divisor: this number instead of N.
+
+    Returns:
+      (*batch, *output, channels), of x's type.
+
+    Raises:
+      ValueError, TypeError: where an argument is out of range; the message names it.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.asarray([1.0, 5.0, 2.0, 4.0]).reshape(1, 4, 1)
+    >>> avg_pool(x, 2).ravel().tolist()
+    [3.0, 3.0]
+    """
+    x = jnp.asarray(x)
+    if x.dtype == jnp.bool_:
+        raise TypeError("avg_pool needs numbers, got bool")
+    if divisor is not None and (isinstance(divisor, bool) or divisor == 0):
+        raise ValueError(f"divisor={divisor!r} must be a number other than zero")
+    windows = resolve_windows(x.shape, window, stride, padding, dilation, ceil_mode=ceil_mode)
+    return _avg_pool(x, windows, bool(count_include_pad), divisor)
+
+
+def max_unpool(y: ArrayLike, indices: ArrayLike, output_size: Ints) -> Array:
+    """Put values back to the positions that max-pooling took them from; zero elsewhere.
+
+    x[indices[q, c], c] = y[q, c]. Where overlapping windows name a position more than once, the last q in row-major
+    order wins, on every platform, and it alone receives the gradient. Indices outside of the output are dropped.
+
+    Args:
+      y: (*batch, *spatial, channels).
+      indices: integers of y's shape, flat row-major positions in the output's spatial axes (as `max_pool` gives them).
+      output_size: size of every spatial axis of the output, or one per axis.
+
+    Returns:
+      (*batch, *output_size, channels), of y's type.
+
+    Raises:
+      ValueError, TypeError: where shapes or types do not fit; the message names them.
+
+    >>> import jax.numpy as jnp
+    >>> y, i = jnp.asarray([5.0, 3.0]).reshape(1, 2, 1), jnp.asarray([1, 3]).reshape(1, 2, 1)
+    >>> max_unpool(y, i, 4).ravel().tolist()
+    [0.0, 5.0, 0.0, 3.0]
+    """
+    y, indices = jnp.asarray(y), jnp.asarray(indices)
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(f"indices must be integers, got {indices.dtype}")
+    if y.shape != indices.shape:
+        raise ValueError(f"y and indices must have the same shape, got {y.shape} and {indices.shape}")
+    rank = spatial_rank(y.ndim, f"shape {y.shape}", output_size=output_size)
+    sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+    if any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
+        raise ValueError(f"output_size={output_size!r} must be positive integers, one per spatial axis")
+    return _max_unpool(y, indices, tuple(int(n) for n in sizes))
+
+
+# ---------------------------------------------------------------------------------------------------------- maximum
+def _max_pool_values(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
+    # Innermost axis first: ties then resolve to the first in row-major order, axis by axis.
+    for w in reversed(windows):
+        for stage in _stages(w):
+            x, _ = _stage(x, None, stage)
+    return x
+
+
+def _max_pool_indexed(x: Array, windows: tuple[AxisWindow, ...]) -> tuple[Array, Array]:
+    place, indices = 1, None
+    for w in reversed(windows):
+        position = jnp.arange(w.input_size, dtype=jnp.int32)
+        position = lax.broadcast_in_dim(position, x.shape, (x.ndim + w.axis,)) * place
+        indices = position if indices is None else indices + position
+        place *= w.input_size
+        for stage in _stages(w):
+            x, indices = _stage(x, indices, stage)
+    return x, indices
+
+
+
+def _stages(w: AxisWindow) -> list[tuple]:
+    """A window as passes along its axis: one where it is small, else a few of growing reach (about 2 log2(size) taps)."""
+    offsets = w.offsets
+    if len(offsets) <= _LARGE_WINDOW:
+        return [(w.axis, offsets, w.stride, w.low, w.output_size)]
+    stages, reach, low = [], 1, w.low
+    count = (w.output_size - 1) * w.stride + offsets[-1] + 1
+    while reach * 4 < w.size:  # after each pass position p holds the maximum over `4 * reach` taps from p on
+        step = tuple(t * reach * w.dilation for t in range(4))
+        count -= step[-1]
+        stages.append((w.axis, step, 1, low, count))
+        reach, low = reach * 4, 0
+    last = tuple(min(t, w.size - reach) * w.dilation for t in range(0, w.size, reach))
+    return stages + [(w.axis, last, w.stride, low, w.output_size)]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _stage(x: Array, indices: Array | None, stage: tuple) -> tuple[Array, Array | None]:
+    y, indices, _ = _compare(x, indices, stage, winners=False)
+    return y, indices
+
+
+@_stage.defjvp
+def _stage_jvp(stage, primals, tangents):
+    x, indices = primals
+    axis, offsets, stride, low, count = stage
+    y, out_indices, winner = _compare(x, indices, stage, winners=True)
+    taps = axis_taps(tangents[0], axis, offsets, stride, low, count, 0)
+    # A select for each tap: linear in the tangent, and its transpose sends each cotangent to one tap only.
+    dy = jnp.zeros_like(taps[0])
+    for t, tap in enumerate(taps):
+        dy = jnp.where(winner == t, tap, dy)
+    no_tangent = None if indices is None else np.zeros(out_indices.shape, jax.dtypes.float0)
+    return (y, out_indices), (dy, no_tangent)
+
+
+def _compare(x: Array, indices: Array | None, stage: tuple, winners: bool):
+    """Running maximum over the taps; the first maximum's index and tap number where asked for."""
+    axis, offsets, stride, low, count = stage
+    fill = _lowest(x.dtype)
+    taps = axis_taps(x, axis, offsets, stride, low, count, fill)
+    if indices is None and not winners:
+        best = taps[0]
+        for tap in taps[1:]:
+            best = lax.max(best, tap)
+        return best, None, None
+    # Pads before the input hold the lowest value and could tie with it: such windows start at their first real tap.
+    first = _first_real_tap(x.shape[axis], offsets, stride, low, count)
+    shape = [1] * x.ndim
+    shape[axis] = count
+    winner = jnp.broadcast_to(jnp.asarray(first, jnp.int32).reshape(shape), taps[0].shape)
+    best = taps[0]
+    for t, tap in enumerate(taps[1:], 1):
+        better = tap > best
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            better |= (tap != tap) & (best == best)
+        best, winner = jnp.where(better, tap, best), jnp.where(better, t, winner)
+    if indices is not None:
+        parts = axis_taps(indices, axis, offsets, stride, low, count, 0)
+        indices = parts[0]
+        for t, part in enumerate(parts[1:], 1):
+            indices = jnp.where(winner == t, part, indices)
+    return best, indices, winner
+
+
+def _first_real_tap(n: int, offsets: Sequence[int], stride: int, low: int, count: int) -> np.ndarray:
+    position = np.arange(count)[:, None] * stride + np.asarray(offsets) - low
+    return ((position >= 0) & (position < n)).argmax(axis=1)
+
+
+def _lowest(dtype) -> object:
+    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
+
+
+# ------------------------------------------------------------------------------------------------------------- mean
+def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad: bool, divisor) -> Array:
+    dtype = x.dtype
+    acc = x.astype(jnp.float32) if dtype in (jnp.float16, jnp.bfloat16) else x
+    for w in reversed(windows):
+        taps = axis_taps(acc, w.axis, w.offsets, w.stride, w.low, w.output_size, 0)
+        acc = sum(taps[1:], taps[0])
+    if divisor is not None:
+        number = np.asarray(divisor)
+    else:
+        number = np.ones((), np.int64)
+        for w in windows:
+            number = number[..., None] * _tap_counts(w, count_include_pad)
+        number = np.maximum(number, 1)
+        number = number.flat[0] if (number == number.flat[0]).all() else number[..., None]
+    number = jnp.broadcast_to(jnp.asarray(number).astype(acc.dtype), acc.shape)
+    return lax.div(acc, number).astype(dtype)
+
+
+def _tap_counts(w: AxisWindow, include_pads: bool) -> np.ndarray:
+    position = np.arange(w.output_size)[:, None] * w.stride + np.asarray(w.offsets) - w.low
+    low, high = (w.low, w.high) if include_pads else (0, 0)
+    return ((position >= -low) & (position < w.input_size + high)).sum(axis=1)
+
+
+# ------------------------------------------------------------------------------------------------------- unpooling
+def _max_unpool_impl(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
+    rank = len(sizes)
+    batch, spatial, channels = y.shape[: y.ndim - rank - 1], y.shape[y.ndim - rank - 1 : -1], y.shape[-1]
+    total, count = int(np.prod(sizes)), int(np.prod(spatial))
+    y, indices = y.reshape(-1, count, channels), indices.reshape(-1, count, channels)
+    lead = y.shape[0]
+    where = jnp.where((indices >= 0) & (indices < total), indices, total)
+    n, c = jnp.arange(lead)[:, None, None], jnp.arange(channels)
+    order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[:, None], y.shape)
+    # A scatter promises no order among duplicates, a maximum does not need one: the largest position wins.
+    last = jnp.full((lead, total, channels), -1, jnp.int32).at[n, where, c].max(order, mode="drop")
+    wins = last.at[n, where, c].get(mode="fill", fill_value=-1) == order
+    where = jnp.where(wins, where, total)
+    x = jnp.zeros((lead, total, channels), y.dtype).at[n, where, c].set(y, mode="drop", unique_indices=True)
+    return x.reshape(*batch, *sizes, channels)
+
+
+def _named(function, name: str, static: tuple[int, ...]):
+    function.__name__ = function.__qualname__ = name
+    return jax.jit(function, static_argnums=static)
+
+
+_max_pool = _named(_max_pool_values, "max_pool", (1,))
+_max_pool_with_indices = _named(_max_pool_indexed, "max_pool_with_indices", (1,))
+_avg_pool = _named(_avg_pool_impl, "avg_pool", (1, 2, 3))
+_max_unpool = _named(_max_unpool_impl, "max_unpool", (2,))
