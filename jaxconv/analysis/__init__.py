@@ -1,0 +1,17 @@
+"""Explain a network from its JAX function: receptive field, gridding, dilation rates, checkerboard, exact tiling."""
+
+import importlib
+
+_HOME = {
+    "check_rates": "rates",
+    "search_rates": "rates",
+    "RateCheck": "rates",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"jaxconv.analysis.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'jaxconv.analysis' has no attribute {name!r}")
