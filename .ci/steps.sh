@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# One step of .ci/run: .ci/steps.sh NAME, with WORK naming the temporary folder that the steps share.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+copy=$WORK/tests/jaxconv # the copy and environment that step `tests` leaves for others
+export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=off PIP_QUIET=2
+
+find_python() { # the first named interpreter that starts and can make environments, as an absolute path
+  local name found
+  for name in "$@"; do
+    for found in $(type -ap "$name") "${HOME:-}"/.pyenv/versions/"${name#python}".*/bin/python; do
+      if "$found" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        "$found" -c 'import sys; print(sys.executable)'
+        return
+      fi
+    done
+  done
+  echo "none of these is here, or older than Python 3.11: $*" >&2
+  return 1
+}
+
+oldest_python() { find_python python3.11 python3 python3.12 python3.13; }
+
+copy_tree() { # NAME: the files that git knows or would take, with shared/ beside them where the checkout has it
+  mkdir -p "$WORK/$1/jaxconv"
+  (
+    cd "$root"
+    git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
+      tar --null -T - --ignore-failed-read -cf -
+  ) | tar -xf - -C "$WORK/$1/jaxconv"
+  if [ -e "$root/../shared" ]; then ln -sfn "$(cd "$root/../shared" && pwd)" "$WORK/$1/shared"; fi
+}
+
+readme_command() { # NAME: the line in the fence that follows <!-- command: NAME -->
+  awk -v mark="<!-- command: $1 -->" '
+    $0 == mark {found = 1; next}
+    found && /^```/ {inside = 1; next}
+    inside {print; exit}' "$root/README.md"
+}
+
+run_readme_command() { # NAME FOLDER: the README's line as it stands, in a new copy, with the oldest Python that will do as python3
+  local line
+  line=$(readme_command "$1")
+  [ -n "$line" ] || { echo "README.md has no command named $1" >&2; return 1; }
+  copy_tree "$2"
+  mkdir -p "$WORK/bin"
+  printf '#!/bin/sh\nexec "%s" "$@"\n' "$(oldest_python)" >"$WORK/bin/python3"
+  chmod +x "$WORK/bin/python3"
+  echo "+ $line"
+  cd "$WORK/$2/jaxconv"
+  PATH="$WORK/bin:$PATH" bash -euo pipefail -c "$line"
+}
+
+enter_environment() { # EXTRA: the copy of step `tests`, made where a step runs alone, with one more extra
+  if [ ! -x "$copy/.venv/bin/pytest" ]; then
+    copy_tree tests
+    "$(oldest_python)" -m venv "$copy/.venv"
+  fi
+  cd "$copy"
+  .venv/bin/python -m pip install -e ".[$1]"
+}
+
+case ${1:?name a step} in
+  tests)
+    run_readme_command test tests
+    ;;
+  slow)
+    enter_environment test
+    .venv/bin/python -m pytest -m "slow and not parity and not gpu"
+    ;;
+  lint)
+    enter_environment dev
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    ;;
+  types)
+    enter_environment dev
+    .venv/bin/mypy
+    ;;
+  docs)
+    enter_environment docs
+    .venv/bin/mkdocs build --strict --quiet --site-dir "$WORK/site"
+    ;;
+  parity)
+    enter_environment test,parity
+    .venv/bin/python -m pytest -m "parity and not gpu"
+    ;;
+  train) # the main job, in an environment of its own: the extra that the README names has to be enough
+    run_readme_command train train
+    ;;
+  newest) # the same tests on the newest Python, and with it the newest jax, that is here
+    if ! newest=$(find_python python3.14 python3.13 python3.12); then
+      echo "skipped: no Python newer than 3.11 is installed here"
+      exit 0
+    fi
+    copy_tree newest
+    cd "$WORK/newest/jaxconv"
+    "$newest" -m venv .venv
+    .venv/bin/python -m pip install -e ".[test]"
+    .venv/bin/python -m pytest
+    ;;
+  *)
+    echo "there is no step $1" >&2
+    exit 2
+    ;;
+esac
