@@ -415,7 +415,9 @@ class _Rule:
             hint = ""
             if output_padding is not None:
                 hint = f" (output_padding 0..{len(r) - 1})" if len(r) > 1 else " (output_padding 0)"
-            reasons.append(f"a convolution of {self.describe(axis)} gives {i} from {span}{hint} on axis {axis}, got {n}")
+            reasons.append(
+                f"a convolution of {self.describe(axis)} gives {i} from {span}{hint} on axis {axis}, got {n}"
+            )
         return f"{subject}: " + "; ".join(reasons)
 
 
@@ -443,7 +445,11 @@ def parse_padding(padding: Padding, rank: int) -> tuple[str | None, Pads | None]
         kind = "(lo, hi) pairs" if any(pairs) else "ints, one per spatial axis"
         raise ValueError(
             f"padding={padding!r} has {len(padding)} {kind}, but the kernel has {rank} spatial axes"
-            + ("; for (lo, hi) on one axis write ((lo, hi),)" if rank == 1 and len(padding) == 2 and not any(pairs) else "")
+            + (
+                "; for (lo, hi) on one axis write ((lo, hi),)"
+                if rank == 1 and len(padding) == 2 and not any(pairs)
+                else ""
+            )
         )
     out = []
     for p in padding:

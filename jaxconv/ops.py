@@ -210,7 +210,9 @@ def conv_kernel(
             f"stride={stride}, padding={padding!r}, dilation={dilation} gives {geometry.output_size}"
         )
     if x.shape[: -rank - 1] != y.shape[: -rank - 1]:
-        raise ValueError(f"x and y must have the same batch axes, got {x.shape[: -rank - 1]} and {y.shape[: -rank - 1]}")
+        raise ValueError(
+            f"x and y must have the same batch axes, got {x.shape[: -rank - 1]} and {y.shape[: -rank - 1]}"
+        )
     _check_channels(geometry.groups, x=x, y=y)
     x, y, params = _operands(x, y, precision, preferred_element_type, method)
     if geometry.padding_mode != "zeros":
@@ -253,16 +255,25 @@ def _spatial(a: Array, name: str, rank: int, w: Array | None = None) -> tuple[in
 
 
 def _check_channels(groups: int, *, x: Array | None = None, w: Array | None = None, y: Array | None = None) -> None:
-    if w is not None and min(w.shape[-2:]) < 1 or (x is not None and x.shape[-1] < 1) or (y is not None and y.shape[-1] < 1):
+    if (
+        w is not None
+        and min(w.shape[-2:]) < 1
+        or (x is not None and x.shape[-1] < 1)
+        or (y is not None and y.shape[-1] < 1)
+    ):
         shapes = ", ".join(f"{n} {a.shape}" for n, a in (("x", x), ("w", w), ("y", y)) if a is not None)
         raise ValueError(f"channels must be at least 1, got {shapes}")
     for name, a in (("x", x), ("y", y), ("w", w)):
         if a is not None and name != "w" and a.shape[-1] % groups:
-            raise ValueError(f"{name} has {a.shape[-1]} channels, which groups={groups} does not divide (shape {a.shape})")
+            raise ValueError(
+                f"{name} has {a.shape[-1]} channels, which groups={groups} does not divide (shape {a.shape})"
+            )
     if w is None:
         return
     if w.shape[-1] % groups:
-        raise ValueError(f"w has {w.shape[-1]} output channels, which groups={groups} does not divide (shape {w.shape})")
+        raise ValueError(
+            f"w has {w.shape[-1]} output channels, which groups={groups} does not divide (shape {w.shape})"
+        )
     if x is not None and w.shape[-2] * groups != x.shape[-1]:
         raise ValueError(
             f"x has {x.shape[-1]} channels and groups={groups}, so the kernel's axis -2 must be {x.shape[-1] // groups}, got {w.shape[-2]} "
@@ -275,7 +286,9 @@ def _check_channels(groups: int, *, x: Array | None = None, w: Array | None = No
         )
 
 
-def _operands(a: Array, b: Array, precision: Any, preferred: DTypeLike | None, method: str) -> tuple[Array, Array, dict]:
+def _operands(
+    a: Array, b: Array, precision: Any, preferred: DTypeLike | None, method: str
+) -> tuple[Array, Array, dict]:
     """Promote the operands as jax.numpy does and settle everything that a face takes as a static parameter."""
     if method != "auto" and method not in lowering.METHODS:
         raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, lowering.METHODS))}")

@@ -18,6 +18,7 @@ could get wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -58,7 +59,9 @@ def kernel(x: Array, y: Array, geometry: ConvGeometry, **params: Any) -> Array:
 
 
 def _bind(prim, a, b, geometry: ConvGeometry, *, out_dtype=None, precision=None, method: str = "auto") -> Array:
-    dtype = jnp.promote_types(a.dtype, b.dtype)
+    # Dtypes differ here only in derivatives, where the result's dtype was the user's explicit wish: not a promotion to be strict about.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(a.dtype, b.dtype)
     a, b = _compat.match_varying(lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype))
     out_dtype = jnp.dtype(dtype if out_dtype is None else out_dtype)
     return prim.bind(a, b, geometry=geometry, out_dtype=out_dtype, precision=precision, method=method)
@@ -112,7 +115,9 @@ def _spec(prim, slots: dict[str, Any], g: ConvGeometry) -> tuple[Any, ...] | Non
         raise ValueError(f"channels of a grouped convolution cannot be sharded: {_show(full)}")
     names = [n for s in spec if s is not None for n in (s if isinstance(s, tuple) else (s,))]
     if len(names) != len(set(names)):
-        raise ValueError(f"one mesh axis would shard two axes of the result {spec}: reshard an operand first ({_show(full)})")
+        raise ValueError(
+            f"one mesh axis would shard two axes of the result {spec}: reshard an operand first ({_show(full)})"
+        )
     return spec
 
 
@@ -184,7 +189,11 @@ def _batch(prim, args, dims, *, geometry: ConvGeometry, **params):
 
     if len(mapped) == 2:  # both: the mapped axis multiplies the groups
         for name, d in mapped.items():
-            slots[name] = _merge(slots[name], d, g, before_groups=True) if name != "w" else _merge_kernel(slots[name], d, g, "group")
+            slots[name] = (
+                _merge(slots[name], d, g, before_groups=True)
+                if name != "w"
+                else _merge_kernel(slots[name], d, g, "group")
+            )
         new = _with_groups(geometry, g * size)
         out = _rebind(prim, slots, new, params)
         return _split(out, size, g, before_groups=True) if open_slot != "w" else _split_kernel(out, size, g, "group"), 0
@@ -208,8 +217,6 @@ def _rebind(prim, slots, geometry, params):
 
 
 def _with_groups(geometry: ConvGeometry, groups: int) -> ConvGeometry:
-    import dataclasses
-
     return dataclasses.replace(geometry, groups=groups)
 
 
@@ -265,9 +272,7 @@ def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, metho
     batch_shape = data.shape[: -geometry.rank - 1]
     count = math.prod(batch_shape)
     # Lowerings know one batch axis; here shardings are no longer types, so merging axes is only a change of view.
-    flat = {
-        name: v if name == "w" else v.reshape(count, *v.shape[-geometry.rank - 1 :]) for name, v in slots.items()
-    }
+    flat = {name: v if name == "w" else v.reshape(count, *v.shape[-geometry.rank - 1 :]) for name, v in slots.items()}
     shape = _shape(SLOTS[prim][2], slots, geometry)
     channels_in = slots["x"].shape[-1] if "x" in slots else slots["w"].shape[-2] * geometry.groups
     channels_out = slots["y"].shape[-1] if "y" in slots else slots["w"].shape[-1]

@@ -58,41 +58,37 @@ def _wide(a):
 def conv(x, w, geometry, groups=1):
     """y of the form's first face; x (batch, *n, I), w (*k, I/groups, O)."""
     x, w = _wide(x), _wide(w)
-    out = w.shape[-1]
-    y = np.zeros((x.shape[0], *geometry["m"], out), np.result_type(x, w))
+    y = np.zeros((x.shape[0], *geometry["m"], w.shape[-1]), np.result_type(x, w))
     for u, t, q in _meetings(geometry):
-        for g, i, o in _channels(x.shape[-1], out, groups):
-            y[(slice(None), *q, o)] += x[(slice(None), *u, g * (x.shape[-1] // groups) + i)] * w[(*t, i, o)]
+        for into, out in _groups(x.shape[-1], w.shape[-1], groups):
+            y[(slice(None), *q, out)] += x[(slice(None), *u, into)] @ w[(*t, slice(None), out)]
     return y
 
 
 def conv_transpose(y, w, geometry, groups=1):
     """x of the second face; y (batch, *m, O)."""
     y, w = _wide(y), _wide(w)
-    per_group = w.shape[-2]
-    x = np.zeros((y.shape[0], *geometry["n"], per_group * groups), np.result_type(y, w))
+    x = np.zeros((y.shape[0], *geometry["n"], w.shape[-2] * groups), np.result_type(y, w))
     for u, t, q in _meetings(geometry):
-        for g, i, o in _channels(per_group * groups, w.shape[-1], groups):
-            x[(slice(None), *u, g * per_group + i)] += y[(slice(None), *q, o)] * w[(*t, i, o)]
+        for into, out in _groups(x.shape[-1], w.shape[-1], groups):
+            x[(slice(None), *u, into)] += y[(slice(None), *q, out)] @ w[(*t, slice(None), out)].T
     return x
 
 
 def conv_kernel(x, y, geometry, groups=1):
     """w of the third face."""
     x, y = _wide(x), _wide(y)
-    per_group = x.shape[-1] // groups
-    w = np.zeros((*geometry["k"], per_group, y.shape[-1]), np.result_type(x, y))
+    w = np.zeros((*geometry["k"], x.shape[-1] // groups, y.shape[-1]), np.result_type(x, y))
     for u, t, q in _meetings(geometry):
-        for g, i, o in _channels(x.shape[-1], y.shape[-1], groups):
-            w[(*t, i, o)] += np.sum(x[(slice(None), *u, g * per_group + i)] * y[(slice(None), *q, o)])
+        for into, out in _groups(x.shape[-1], y.shape[-1], groups):
+            w[(*t, slice(None), out)] += x[(slice(None), *u, into)].T @ y[(slice(None), *q, out)]
     return w
 
 
-def _channels(channels_in, channels_out, groups):
-    for o in range(channels_out):
-        g = o // (channels_out // groups)
-        for i in range(channels_in // groups):
-            yield g, i, o
+def _groups(channels_in, channels_out, groups):
+    """The channels of x and of y that each group connects."""
+    i, o = channels_in // groups, channels_out // groups
+    return [(slice(g * i, g * i + i), slice(g * o, g * o + o)) for g in range(groups)]
 
 
 def pads_of(padding, n, k, d, s):
@@ -119,4 +115,14 @@ def geometry_of(n, k, *, s, d, padding, mode="zeros", b=None):
         (bb * (nn - 1) + 1 + lo + hi - dd * (kk - 1) - 1) // ss + 1
         for nn, kk, ss, dd, bb, (lo, hi) in zip(n, k, s, d, b, pads, strict=True)
     )
-    return {"n": n, "k": k, "m": m, "b": b, "d": d, "s": s, "lo": tuple(lo for lo, _ in pads), "pads": pads, "mode": mode}
+    return {
+        "n": n,
+        "k": k,
+        "m": m,
+        "b": b,
+        "d": d,
+        "s": s,
+        "lo": tuple(lo for lo, _ in pads),
+        "pads": pads,
+        "mode": mode,
+    }

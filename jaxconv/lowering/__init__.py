@@ -5,6 +5,6 @@ batch axis, where ``call`` is a [`Call`][jaxconv.lowering.Call]. [`choose`][jaxc
 that every other one is tested against.
 """
 
-from jaxconv.lowering.choice import METHODS, Call, choose, run
+from jaxconv.lowering.choice import METHODS, Call, choose, run, serves
 
-__all__ = ["METHODS", "Call", "choose", "run"]
+__all__ = ["METHODS", "Call", "choose", "run", "serves"]

@@ -41,6 +41,11 @@ class Call:
     platform: str | None = None
 
 
+def serves(method: str, face: str, geometry: ConvGeometry, channels_in: int, channels_out: int) -> bool:
+    """Whether the named lowering can compute this face of this geometry at all."""
+    return hasattr(METHODS[method], face)
+
+
 def choose(call: Call) -> str:
     """Name of the lowering that serves `call` best."""
     return "window"

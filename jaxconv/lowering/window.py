@@ -105,8 +105,8 @@ def swap_grouped_channels(w: Array, groups: int) -> Array:
 
 def accumulator(call: Call):
     """The dtype to ask XLA for: float32 at least for half precision, so that sums are not rounded as they grow."""
-    if jnp.issubdtype(call.dtype, jnp.floating) and jnp.finfo(call.dtype).bits < 32:
-        return jnp.promote_types(jnp.float32, call.out_dtype)
+    if jnp.issubdtype(call.out_dtype, jnp.floating) and jnp.finfo(call.out_dtype).bits < 32:
+        return jnp.dtype(jnp.float32)
     return call.out_dtype
 
 

@@ -1,0 +1,211 @@
+"""Run the faces on meshes of four CPU devices, ours and lax's own side by side; prints one JSON object.
+
+A program of its own, because the number of devices must be set before jax starts: ``python tests/sharding_checks.py``.
+"""
+
+import functools
+import json
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax import lax  # noqa: E402
+from jax.sharding import AxisType, NamedSharding  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
+
+import jaxconv as jc  # noqa: E402
+
+RNG = np.random.default_rng(0)
+X, W = RNG.standard_normal((8, 8, 6, 4)), RNG.standard_normal((3, 3, 4, 6))
+Y = RNG.standard_normal((8, 4, 3, 6))
+PARAMS = {"stride": 2, "padding": 1}
+
+
+def lax_conv(x, w):
+    return lax.conv_general_dilated(x, w, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def lax_transpose(y, w):
+    pads = ((1, 2), (1, 2))
+    return lax.conv_general_dilated(
+        y, w[::-1, ::-1], (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWOI", "NHWC")
+    )
+
+
+OPS = {
+    "jaxconv": (
+        functools.partial(jc.conv, **PARAMS),
+        functools.partial(jc.conv_transpose, **PARAMS, output_size=(8, 6)),
+    ),
+    "lax": (lax_conv, lax_transpose),
+}
+
+
+def values_and_gradients(conv, transpose):
+    """All that is asked under each mesh: both operations and both gradients of each."""
+
+    def everything(x, w, y):
+        out, pull = jax.vjp(conv, x, w)
+        back, pull_back = jax.vjp(transpose, y, w)
+        return out, pull(y), back, pull_back(x)
+
+    return everything
+
+
+WANT = values_and_gradients(*OPS["lax"])(X, W, Y)
+
+
+def agree(got):
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(WANT), strict=True):
+        np.testing.assert_allclose(np.asarray(g), np.asarray(w), rtol=1e-10, atol=1e-10)
+
+
+def mesh_of(kind):
+    return jax.make_mesh((4,), ("d",), axis_types=(kind,))
+
+
+def on_mesh(ops, kind, x_spec, w_spec=P(), y_spec=None):
+    mesh = mesh_of(kind)
+    with jax.set_mesh(mesh):
+        specs = (x_spec, w_spec, x_spec if y_spec is None else y_spec)
+        arrays = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((X, W, Y), specs, strict=True)]
+        got = jax.jit(values_and_gradients(*ops))(*arrays)
+        agree(got)
+        return [str(g.sharding.spec) for g in jax.tree.leaves(got)]
+
+
+def eager_explicit(ops):
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        arrays = [
+            jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((X, W, Y), (P("d"), P(), P("d")), strict=True)
+        ]
+        agree(values_and_gradients(*ops)(*arrays))
+
+
+def explicit_types(ops):
+    """The result's type says how it is sharded, inside jit."""
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        x, w = jax.device_put(X, NamedSharding(mesh, P("d"))), jax.device_put(W, NamedSharding(mesh, P()))
+        seen = []
+        jax.jit(lambda x, w: seen.append(jax.typeof(ops[0](x, w)).sharding.spec) or ops[0](x, w))(x, w)
+        assert tuple(seen[0]) == ("d", None, None, None), seen
+
+
+def explicit_vmap(ops):
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X[:, None], NamedSharding(mesh, P("d")))
+        w = jax.device_put(W, NamedSharding(mesh, P()))
+        got = jax.jit(jax.vmap(ops[0], (0, None)))(x, w)
+        np.testing.assert_allclose(np.asarray(got)[:, 0], np.asarray(WANT[0]), rtol=1e-10, atol=1e-10)
+
+
+def explicit_hvp(ops):
+    mesh = mesh_of(AxisType.Explicit)
+
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(ops[0](x, w)))
+
+    def hvp(w, x):
+        return jax.jvp(lambda w: jax.grad(loss)(w, x), (w,), (w,))[1]
+
+    want = hvp(W, X)
+    with jax.set_mesh(mesh):
+        x, w = jax.device_put(X, NamedSharding(mesh, P("d"))), jax.device_put(W, NamedSharding(mesh, P()))
+        np.testing.assert_allclose(np.asarray(jax.jit(hvp)(w, x)), np.asarray(want), rtol=1e-9, atol=1e-9)
+
+
+def shard_mapped(ops):
+    """Batch over devices, kernel replicated, the kernel's gradient summed by shard_map's own transpose."""
+    mesh = mesh_of(AxisType.Auto)
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P("d"), P(), P("d")),
+        out_specs=(P("d"), (P("d"), P()), P("d"), (P("d"), P())),
+    )
+    def everything(x, w, y):
+        return values_and_gradients(*ops)(x, w, y)
+
+    agree(everything(X, W, Y))
+
+
+def shard_mapped_gradient_outside(ops):
+    mesh = mesh_of(AxisType.Auto)
+    inner = jax.shard_map(ops[0], mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
+    out, pull = jax.vjp(jax.jit(inner), X, W)
+    np.testing.assert_allclose(np.asarray(out), np.asarray(WANT[0]), rtol=1e-10, atol=1e-10)
+    for got, want in zip(pull(jnp.asarray(Y)), WANT[1], strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-10, atol=1e-10)
+
+
+def explicit_padding_mode(ops):
+    """Padding modes are slices and concatenations around the faces: they must carry the sharding too."""
+    if ops is not OPS["jaxconv"]:
+        raise NotImplementedError("lax has no padding modes")
+    ours = [functools.partial(op, padding_mode="circular") for op in ops]
+    want = values_and_gradients(*ours)(X, W, Y)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        arrays = [
+            jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((X, W, Y), (P("d"), P(), P("d")), strict=True)
+        ]
+        got = jax.jit(values_and_gradients(*ours))(*arrays)
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(np.asarray(g), np.asarray(w), rtol=1e-10, atol=1e-10)
+
+
+def shard_mapped_on_explicit(ops):
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        arrays = [
+            jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((X, W, Y), (P("d"), P(), P("d")), strict=True)
+        ]
+        inner = jax.shard_map(ops[0], in_specs=(P("d"), P()), out_specs=P("d"))
+        out, pull = jax.vjp(jax.jit(inner), *arrays[:2])
+        for got, want in zip((out, *pull(arrays[2])), (WANT[0], *WANT[1]), strict=True):
+            np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-10, atol=1e-10)
+
+
+CHECKS = {
+    "Auto mesh, batch sharded": lambda ops: on_mesh(ops, AxisType.Auto, P("d")),
+    "Auto mesh, height sharded": lambda ops: on_mesh(ops, AxisType.Auto, P(None, "d")),
+    "Auto mesh, output channels sharded": lambda ops: on_mesh(ops, AxisType.Auto, P(), P(None, None, "d", None)),
+    "Explicit mesh, batch sharded, jit": lambda ops: on_mesh(ops, AxisType.Explicit, P("d")),
+    "Explicit mesh, batch sharded, eager": eager_explicit,
+    "Explicit mesh, the result's type": explicit_types,
+    "Explicit mesh, vmap over the sharded axis": explicit_vmap,
+    "Explicit mesh, forward over reverse": explicit_hvp,
+    "Explicit mesh, kernel's input channels sharded with x's": lambda ops: on_mesh(
+        ops, AxisType.Explicit, P(None, None, None, "d"), P(None, None, "d", None), P()
+    ),
+    "Explicit mesh, circular padding": explicit_padding_mode,
+    "shard_map on an Explicit mesh": shard_mapped_on_explicit,
+    "shard_map, gradients inside": shard_mapped,
+    "shard_map, gradients outside": shard_mapped_gradient_outside,
+}
+
+
+def main():
+    results = {}
+    for name, check in CHECKS.items():
+        for who, ops in OPS.items():
+            try:
+                check(ops)
+                outcome = "ok"
+            except Exception as error:  # what a peer raises is the finding
+                outcome = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+            results.setdefault(name, {})[who] = outcome
+    print(json.dumps({"jax": jax.__version__, "devices": jax.device_count(), "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
