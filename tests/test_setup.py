@@ -1,0 +1,145 @@
+"""What an import costs, what it needs, and which way the imports inside the package go."""
+
+import ast
+import itertools
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "jaxconv"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Imports go from a row to rows above it only; within a row, only inside one sub-package.
+ROWS = (
+    {"_checks", "_compat"},
+    {"geometry"},
+    {"padding", "windows"},
+    {"lowering", "matrix"},
+    {"trilinear"},
+    {"ops"},
+    {"accelerate", "pooling", "resample", "initializers"},
+    {"operator", "dialects", "analysis", "nn"},
+    {"figures", "models"},
+    {"convert", "train"},
+    {"cli"},
+)
+ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
+CORE = ("ops", "geometry", "matrix", "operator", "resample", "pooling", "initializers", "dialects", "analysis")
+EXTRAS = (
+    "chex equinox flax grain haiku keras lineax matplotlib onnx optax orbax PIL rich safetensors skimage "
+    "tensorflow torch tyro"
+).split()
+
+
+def run_python(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_brings_in_only_jax_and_numpy():
+    loaded = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    before = set(run_python(f"import sys, jax, jax.numpy, numpy; {loaded}").split())
+    after = set(run_python(f"import sys, jax, jax.numpy, numpy, jaxconv; {loaded}").split())
+    assert after - before - set(sys.stdlib_module_names) == {"jaxconv"}
+
+
+def test_core_works_where_no_extra_is_installed():
+    present = [name for name in CORE if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()]
+    code = f"""
+import importlib, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import jax.numpy as jnp, jaxconv as jc
+for name in {present!r}:
+    importlib.import_module(f"jaxconv.{{name}}")
+x, w = jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 4))
+y = jc.conv(x, w, stride=2, padding=1)
+print(y.shape, jc.conv_transpose(y, w, stride=2, padding=1, output_size=6).shape, *sys.modules)
+"""
+    out = run_python(code)
+    assert out.startswith("(1, 3, 3, 4) (1, 6, 6, 2)")
+    assert not {name.partition(".")[0] for name in out.split()} & set(EXTRAS)
+
+
+def test_import_adds_less_than_a_third_of_a_second_to_jax():
+    code = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+    times = {"jax": [], "jaxconv": []}
+    for name in itertools.chain.from_iterable(itertools.repeat(("jax", "jaxconv"), 5)):
+        times[name].append(float(run_python(code.format(name))))
+    jax, ours = min(times["jax"]), min(times["jaxconv"])
+    # The smallest of five: what the work itself costs, whatever else the machine was doing.
+    assert ours <= jax + 0.3, f"import jaxconv took {ours:.2f} s, import jax {jax:.2f} s"
+
+
+@pytest.mark.parametrize("name", ["conv", "conv_transpose", "conv_kernel", "ConvGeometry"])
+def test_public_names_are_there(name):
+    import jaxconv
+
+    assert callable(getattr(jaxconv, name))
+
+
+def test_unknown_name_is_an_attribute_error():
+    import jaxconv
+
+    with pytest.raises(AttributeError, match="convolve_all"):
+        jaxconv.convolve_all  # noqa: B018  (the access is what is tested)
+
+
+def home(path):
+    """Top-level part of jaxconv that a file belongs to; "" for jaxconv/__init__.py."""
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if part.startswith("__") else part
+
+
+def imported_parts(path):
+    """(line, part of jaxconv) for every import in a file, those inside functions included."""
+    import jaxconv
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "jaxconv"]
+        elif isinstance(node, ast.ImportFrom):
+            inside = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join((*inside, *filter(None, [node.module])))
+            names = [f"{module}.{alias.name}" for alias in node.names if module.split(".")[0] == "jaxconv"]
+        else:
+            continue
+        for name in names:
+            part = (name.split(".") + [""])[1]
+            yield node.lineno, jaxconv._HOME.get(part, part)
+
+
+def test_every_part_has_a_row():
+    assert {home(path) for path in SOURCES} - {""} <= set(ROW_OF)
+
+
+def test_imports_go_downwards():
+    upwards = [
+        f"{path.relative_to(ROOT)}:{line} imports jaxconv.{other}"
+        for path in SOURCES
+        for line, other in imported_parts(path)
+        if home(path) not in ("", other) and not ROW_OF.get(other, len(ROWS)) < ROW_OF[home(path)]
+    ]
+    assert not upwards
+
+
+def test_matrix_is_an_independent_route():
+    for path in SOURCES:
+        if home(path) == "matrix":
+            assert {part for _, part in imported_parts(path)} <= {"matrix", "geometry", "padding", "_checks"}
+
+
+@pytest.mark.parametrize("folder", ["jaxconv", "tests", "benchmarks", "docs"])
+def test_only_public_jax(folder):
+    private = "jax." + "_src"
+    files = [path for path in (ROOT / folder).rglob("*.py") if private in path.read_text()]
+    assert not files
