@@ -1,0 +1,10 @@
+"""Networks for dense prediction, one file each; `REGISTRY` finds them by name. Needs the extra "nn" (flax)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxconv.models.unet import UNet
+
+REGISTRY: dict[str, Callable[..., Any]] = {"unet": UNet}
+
+__all__ = ["REGISTRY", "UNet"]

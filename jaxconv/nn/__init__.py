@@ -1,0 +1,10 @@
+"""Flax NNX layers for dense prediction: parameters plus one call down to jaxconv's operations.
+
+The same two convolutions for flax.linen are in `jaxconv.nn.linen`. Needs the extra "nn" (flax).
+"""
+
+from jaxconv.nn.blocks import ConvBlock, PReLU, batch_norm
+from jaxconv.nn.convolution import Conv, ConvTranspose
+from jaxconv.nn.pooling import AvgPool, MaxPool, MaxUnpool
+
+__all__ = ["AvgPool", "Conv", "ConvBlock", "ConvTranspose", "MaxPool", "MaxUnpool", "PReLU", "batch_norm"]
