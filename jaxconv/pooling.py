@@ -4,8 +4,8 @@ In a jaxpr each function is one jitted call named `max_pool`, `max_pool_with_ind
 (the `name` parameter of the `jit` equation; under reverse mode the derivative's parts carry the same name).
 """
 
-from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from .windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
+from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
 
 _LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
 
@@ -45,7 +45,7 @@ def max_pool(
     Returns:
       y, (*batch, *output, channels), of x's type; with `return_indices` the pair (y, indices), where indices (int32)
       are flat row-major positions in the spatial axes of x, one for each batch entry and channel. A window that holds
-      nothing but padding gives the lowest value of the type and the input position nearest to its first tap.
+      nothing but padding along an axis gives the lowest value of the type and position 0 there.
 
     Raises:
       ValueError, TypeError: where an argument is out of range; the message names it.
@@ -160,25 +160,43 @@ def _max_pool_indexed(x: Array, windows: tuple[AxisWindow, ...]) -> tuple[Array,
     return x, indices
 
 
+class _Stage(NamedTuple):
+    """One pass of comparisons along one axis."""
 
-def _stages(w: AxisWindow) -> list[tuple]:
-    """A window as passes along its axis: one where it is small, else a few of growing reach (about 2 log2(size) taps)."""
-    offsets = w.offsets
-    if len(offsets) <= _LARGE_WINDOW:
-        return [(w.axis, offsets, w.stride, w.low, w.output_size)]
-    stages, reach, low = [], 1, w.low
-    count = (w.output_size - 1) * w.stride + offsets[-1] + 1
-    while reach * 4 < w.size:  # after each pass position p holds the maximum over `4 * reach` taps from p on
-        step = tuple(t * reach * w.dilation for t in range(4))
-        count -= step[-1]
-        stages.append((w.axis, step, 1, low, count))
-        reach, low = reach * 4, 0
-    last = tuple(min(t, w.size - reach) * w.dilation for t in range(0, w.size, reach))
-    return stages + [(w.axis, last, w.stride, low, w.output_size)]
+    axis: int
+    offsets: tuple[int, ...]
+    stride: int
+    low: int
+    count: int
+    first: tuple[int, ...]  # of each window, the first tap that is not padding
+
+
+def _stages(w: AxisWindow) -> list[_Stage]:
+    """A window as passes along its axis: one where it is small, else a few of growing reach."""
+    plan, reach, low = [], 1, w.low
+    if w.size > _LARGE_WINDOW:
+        count = (w.output_size - 1) * w.stride + w.offsets[-1] + 1
+        while reach * 4 < w.size:  # after each pass position p holds the maximum over the `reach` taps from p on
+            step = tuple(t * reach * w.dilation for t in range(4))
+            count -= step[-1]
+            plan.append((step, 1, low, count))
+            reach, low = reach * 4, 0
+    steps = -(-w.size // reach)
+    plan.append(
+        (tuple(min(t * reach, w.size - reach) * w.dilation for t in range(steps)), w.stride, low, w.output_size)
+    )
+    stages, real = [], np.ones(w.input_size, bool)
+    for offsets, stride, low, count in plan:
+        position = np.arange(count)[:, None] * stride + np.asarray(offsets) - low
+        inside = (position >= 0) & (position < len(real))
+        taps = inside & real[np.clip(position, 0, len(real) - 1)]
+        stages.append(_Stage(w.axis, offsets, stride, low, count, tuple(int(t) for t in taps.argmax(axis=1))))
+        real = taps.any(axis=1)
+    return stages
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _stage(x: Array, indices: Array | None, stage: tuple) -> tuple[Array, Array | None]:
+def _stage(x: Array, indices: Array | None, stage: _Stage) -> tuple[Array, Array | None]:
     y, indices, _ = _compare(x, indices, stage, winners=False)
     return y, indices
 
@@ -186,7 +204,7 @@ def _stage(x: Array, indices: Array | None, stage: tuple) -> tuple[Array, Array 
 @_stage.defjvp
 def _stage_jvp(stage, primals, tangents):
     x, indices = primals
-    axis, offsets, stride, low, count = stage
+    axis, offsets, stride, low, count, _ = stage
     y, out_indices, winner = _compare(x, indices, stage, winners=True)
     taps = axis_taps(tangents[0], axis, offsets, stride, low, count, 0)
     # A select for each tap: linear in the tangent, and its transpose sends each cotangent to one tap only.
@@ -197,9 +215,9 @@ def _stage_jvp(stage, primals, tangents):
     return (y, out_indices), (dy, no_tangent)
 
 
-def _compare(x: Array, indices: Array | None, stage: tuple, winners: bool):
+def _compare(x: Array, indices: Array | None, stage: _Stage, winners: bool):
     """Running maximum over the taps; the first maximum's index and tap number where asked for."""
-    axis, offsets, stride, low, count = stage
+    axis, offsets, stride, low, count, first = stage
     fill = _lowest(x.dtype)
     taps = axis_taps(x, axis, offsets, stride, low, count, fill)
     if indices is None and not winners:
@@ -208,7 +226,6 @@ def _compare(x: Array, indices: Array | None, stage: tuple, winners: bool):
             best = lax.max(best, tap)
         return best, None, None
     # Pads before the input hold the lowest value and could tie with it: such windows start at their first real tap.
-    first = _first_real_tap(x.shape[axis], offsets, stride, low, count)
     shape = [1] * x.ndim
     shape[axis] = count
     winner = jnp.broadcast_to(jnp.asarray(first, jnp.int32).reshape(shape), taps[0].shape)
@@ -224,11 +241,6 @@ def _compare(x: Array, indices: Array | None, stage: tuple, winners: bool):
         for t, part in enumerate(parts[1:], 1):
             indices = jnp.where(winner == t, part, indices)
     return best, indices, winner
-
-
-def _first_real_tap(n: int, offsets: Sequence[int], stride: int, low: int, count: int) -> np.ndarray:
-    position = np.arange(count)[:, None] * stride + np.asarray(offsets) - low
-    return ((position >= 0) & (position < n)).argmax(axis=1)
 
 
 def _lowest(dtype) -> object:

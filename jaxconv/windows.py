@@ -5,11 +5,12 @@ q * stride + t * dilation - low, t = 0 .. K - 1.
 """
 
 from collections.abc import Sequence
-from operator import index
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
+
+from jaxconv._checks import per_axis
 
 Ints = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
@@ -51,22 +52,6 @@ def spatial_rank(ndim: int, batch_and_channels: str, **arguments: object) -> int
     return rank
 
 
-def per_axis(name: str, value: object, rank: int, minimum: int) -> tuple[int, ...]:
-    """One integer per axis, each at least `minimum`."""
-    values = list(value) if isinstance(value, (tuple, list)) else [value] * rank
-    if len(values) != rank:
-        raise ValueError(f"{name}={value!r} has {len(values)} entries for {rank} spatial axes")
-    try:
-        if any(isinstance(v, bool) for v in values):
-            raise TypeError
-        numbers = tuple(index(v) for v in values)
-    except TypeError:
-        raise TypeError(f"{name}={value!r} must be an integer or one integer per spatial axis") from None
-    if min(numbers) < minimum:
-        raise ValueError(f"{name}={value!r} must be at least {minimum} on every axis")
-    return numbers
-
-
 def _pads(padding: object, sizes, extents, strides) -> tuple[tuple[int, int], ...]:
     """(low, high) pads per axis; `extents` are the effective window sizes dilation * (window - 1) + 1."""
     rank = len(sizes)
@@ -77,8 +62,8 @@ def _pads(padding: object, sizes, extents, strides) -> tuple[tuple[int, int], ..
     if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
         if len(padding) != rank or any(not isinstance(p, (tuple, list)) or len(p) != 2 for p in padding):
             raise ValueError(f"padding={padding!r} must hold one (low, high) pair for each of {rank} spatial axes")
-        return tuple(per_axis("padding", tuple(p), 2, 0) for p in padding)
-    return tuple((p, p) for p in per_axis("padding", padding, rank, 0))
+        return tuple(per_axis(tuple(p), "padding", 2, 0) for p in padding)
+    return tuple((p, p) for p in per_axis(padding, "padding", rank, 0))
 
 
 def _named_pad(name: str, n: int, extent: int, stride: int) -> tuple[int, int]:
@@ -108,9 +93,9 @@ def resolve_windows(
             len(shape), f"shape {tuple(shape)}", window=window, stride=stride, padding=pads, dilation=dilation
         )
     sizes = tuple(shape[len(shape) - 1 - rank : -1])
-    window_ = per_axis("window", window, rank, 1)
-    stride_ = per_axis("stride", window if stride is None else stride, rank, 1)
-    dilation_ = per_axis("dilation", dilation, rank, 1)
+    window_ = per_axis(window, "window", rank, 1)
+    stride_ = per_axis(window if stride is None else stride, "stride", rank, 1)
+    dilation_ = per_axis(dilation, "dilation", rank, 1)
     extents = tuple(d * (k - 1) + 1 for k, d in zip(window_, dilation_))
     pads_ = _pads(padding, sizes, extents, stride_)
     records = []

@@ -1,0 +1,436 @@
+"""Resizing, pixel shuffles, and windows as columns, for data (*batch, *spatial, channels) of any rank.
+
+In a jaxpr each function is one jitted call named `resize`, `pixel_shuffle`, `pixel_unshuffle`, `unfold` or `fold`
+(the `name` parameter of the `jit` equation).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import floor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxconv._checks import per_axis
+from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
+
+_METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """A linear map along one axis, out[o] = sum over j of weights[o, j] * x[taps[o, j]], as static arrays."""
+
+    input_size: int
+    taps: np.ndarray  # (out, T), positions in 0 .. input_size - 1
+    weights: np.ndarray  # (out, T), float64
+    _key: tuple = field(init=False, repr=False)
+
+    def __post_init__(self):
+        key = (self.input_size, self.taps.shape, self.taps.tobytes(), self.weights.tobytes())
+        object.__setattr__(self, "_key", key)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AxisMap) and self._key == other._key
+
+    @property
+    def output_size(self) -> int:
+        return self.taps.shape[0]
+
+    @property
+    def is_selection(self) -> bool:
+        """Whether every output is a copy of one input."""
+        return self.taps.shape[1] == 1 and bool((self.weights == 1).all())
+
+    def dense(self) -> np.ndarray:
+        """The (out, in) matrix, float64."""
+        matrix = np.zeros((self.output_size, self.input_size))
+        np.add.at(matrix, (np.arange(self.output_size)[:, None], self.taps), self.weights)
+        return matrix
+
+
+def axis_map(
+    input_size: int,
+    coordinates: np.ndarray,
+    method: str = "linear",
+    *,
+    cubic_coeff: float = -0.75,
+    shrink: float = 1.0,
+    outside: str = "clamp",
+) -> AxisMap:
+    """The interpolation matrix of one axis, for any source coordinates.
+
+    Args:
+      input_size: n.
+      coordinates: (out,), where each output lies on the input's grid (sample i at coordinate i).
+      method: "linear" or "cubic".
+      cubic_coeff: a in Keys' cubic kernel.
+      shrink: the kernel is widened by this factor (>= 1) to suppress aliasing.
+      outside: taps beyond the ends read the nearest sample ("clamp") or are left out and the remaining weights
+        scaled to sum to one ("renormalise").
+
+    Returns:
+      The map. Source: Keys 1981, "Cubic convolution interpolation for digital image processing", eq. (15).
+    """
+    x = np.asarray(coordinates, np.float64)
+    reach = {"linear": 1, "cubic": 2}[method] * shrink
+    first = np.floor(x - reach).astype(np.int64) + 1
+    taps = first[:, None] + np.arange(int(np.ceil(2 * reach)))
+    weights = _kernel((taps - x[:, None]) / shrink, method, cubic_coeff)
+    if outside == "renormalise":
+        weights = np.where((taps >= 0) & (taps < input_size), weights, 0.0)
+    if outside == "renormalise" or shrink != 1:
+        total = weights.sum(axis=1, keepdims=True)
+        weights = weights / np.where(total == 0, 1, total)
+    return AxisMap(input_size, np.clip(taps, 0, input_size - 1), weights)
+
+
+def _kernel(t: np.ndarray, method: str, a: float) -> np.ndarray:
+    t = np.abs(t)
+    if method == "linear":
+        return np.maximum(1 - t, 0)
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def selection_map(input_size: int, positions: np.ndarray) -> AxisMap:
+    """The map that copies x[positions[o]] to output o; positions are clipped to the input."""
+    taps = np.clip(np.asarray(positions, np.int64), 0, input_size - 1)[:, None]
+    return AxisMap(input_size, taps, np.ones(taps.shape))
+
+
+def area_map(input_size: int, output_size: int) -> AxisMap:
+    """Adaptive average: output o is the mean of x[floor(o n / m)] .. x[ceil((o + 1) n / m) - 1]."""
+    o = np.arange(output_size)
+    begin, end = o * input_size // output_size, -(-(o + 1) * input_size // output_size)
+    taps = begin[:, None] + np.arange(int((end - begin).max()))
+    weights = np.where(taps < end[:, None], 1.0 / (end - begin)[:, None], 0.0)
+    return AxisMap(input_size, np.minimum(taps, input_size - 1), weights)
+
+
+def resize_map(
+    input_size: int,
+    output_size: int,
+    method: str = "linear",
+    *,
+    align_corners: bool = False,
+    antialias: bool = False,
+    scale: float | None = None,
+    cubic_coeff: float | None = None,
+) -> AxisMap:
+    """The map of `resize` along one axis; `scale` (output over input) sets the coordinates where it is given."""
+    o, n, m = np.arange(output_size), input_size, output_size
+    if method == "area":
+        return area_map(n, m)
+    if method == "nearest":
+        return selection_map(n, o * n // m if scale is None else np.floor(o / scale))
+    if method == "nearest-exact":
+        return selection_map(n, (2 * o + 1) * n // (2 * m) if scale is None else np.floor((o + 0.5) / scale))
+    if align_corners:
+        ratio = (n - 1) / (m - 1) if m > 1 else 0.0
+        coordinates = o * (n - 1) / max(m - 1, 1)
+    else:
+        ratio = n / m if scale is None else 1 / scale
+        coordinates = (2 * o + 1) * n / (2 * m) - 0.5 if scale is None else (o + 0.5) / scale - 0.5
+    if not antialias:
+        a = -0.75 if cubic_coeff is None else cubic_coeff
+        return axis_map(n, coordinates, method, cubic_coeff=a)
+    a = -0.5 if cubic_coeff is None else cubic_coeff
+    return axis_map(n, coordinates, method, cubic_coeff=a, shrink=max(ratio, 1.0), outside="renormalise")
+
+
+def resize(
+    x: ArrayLike,
+    size: Ints | None = None,
+    *,
+    scale: float | Sequence[float] | None = None,
+    method: str = "linear",
+    align_corners: bool = False,
+    antialias: bool = False,
+    cubic_coeff: float | None = None,
+) -> Array:
+    """Resize the spatial axes, each by its own small matrix.
+
+    y = (A_1 x A_2 x ...) x with one (out, in) matrix an axis. Output o lies at (o + 1/2) n / m - 1/2 on the input's
+    grid (n -> m samples), or with `align_corners` at o (n - 1) / (m - 1), and at 0 where m = 1; samples beyond the ends
+    repeat the last one.
+
+    Args:
+      x: (*batch, *spatial, channels). Integers and bools with the nearest methods only; float16 and bfloat16
+        accumulate in float32.
+      size: output size, one for all spatial axes (every axis but the first and the last) or one per spatial axis.
+      scale: output over input size instead; the output size is floor(n * scale), and the coordinates follow the
+        scale as given, not the rounded size. Give the size to have it the other way.
+      method: "nearest" (sample floor(o n / m)), "nearest-exact" (sample floor((o + 1/2) n / m)), "linear", "cubic",
+        or "area" (mean over floor(o n / m) .. ceil((o + 1) n / m) - 1).
+      align_corners: put the first and last output on the first and last input; for "linear" and "cubic".
+      antialias: widen the kernel where the axis shrinks; for "linear" and "cubic". Weights beyond the ends are then
+        dropped and the others scaled up.
+      cubic_coeff: a of the cubic kernel; -0.75 by default, -0.5 with `antialias`.
+
+    Returns:
+      (*batch, *size, channels), of x's type.
+
+    Raises:
+      ValueError, TypeError: where an argument is out of range; the message names it.
+
+    >>> import jax.numpy as jnp
+    >>> resize(jnp.asarray([0.0, 4.0]).reshape(1, 2, 1), 4).ravel().tolist()
+    [0.0, 1.0, 3.0, 4.0]
+    """
+    x = jnp.asarray(x)
+    if method not in _METHODS:
+        raise ValueError(f"method={method!r} is not one of {', '.join(_METHODS)}")
+    if (align_corners or antialias) and method not in ("linear", "cubic"):
+        flag = "align_corners" if align_corners else "antialias"
+        raise ValueError(f"{flag}=True has a meaning for method 'linear' and 'cubic' only, not for {method!r}")
+    if cubic_coeff is not None and method != "cubic":
+        raise ValueError(f"cubic_coeff={cubic_coeff!r} goes with method='cubic', not with {method!r}")
+    if not method.startswith("nearest") and not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(
+            f"method={method!r} needs floating-point data, got {x.dtype}; the nearest methods take any type"
+        )
+    if (size is None) == (scale is None):
+        raise ValueError(f"give either size or scale, got size={size!r} and scale={scale!r}")
+    rank = spatial_rank(x.ndim, f"shape {x.shape}", size=size, scale=scale)
+    inputs = x.shape[x.ndim - rank - 1 : -1]
+    if min(inputs) < 1:
+        raise ValueError(f"cannot resize an empty axis: shape {x.shape}")
+    scales = _scales(scale, rank)
+    if size is not None:
+        outputs = per_axis(size, "size", rank, 1)
+    else:
+        outputs = tuple(floor(n * s) for n, s in zip(inputs, scales))
+        if min(outputs) < 1:
+            raise ValueError(f"scale={scale!r} leaves nothing of spatial sizes {inputs}")
+    maps = tuple(
+        resize_map(n, m, method, align_corners=align_corners, antialias=antialias, scale=s, cubic_coeff=cubic_coeff)
+        for n, m, s in zip(inputs, outputs, scales)
+    )
+    return apply_axis_maps(x, maps)
+
+
+def _scales(scale: object, rank: int) -> tuple[float | None, ...]:
+    if scale is None:
+        return (None,) * rank
+    values = tuple(scale) if isinstance(scale, (tuple, list)) else (scale,) * rank
+    if any(isinstance(s, bool) or not isinstance(s, (int, float, np.number)) or not 0 < s < np.inf for s in values):
+        raise ValueError(f"scale={scale!r} must be positive numbers")
+    return tuple(float(s) for s in values)
+
+
+def apply_axis_maps(x: ArrayLike, maps: Sequence[AxisMap | None]) -> Array:
+    """Apply one linear map to each spatial axis of x, (*batch, *spatial, channels); None leaves an axis alone."""
+    x, rank = jnp.asarray(x), len(maps)
+    for a, m in enumerate(maps):
+        if m is not None and x.shape[a - rank - 1] != m.input_size:
+            raise ValueError(f"axis {a} has size {x.shape[a - rank - 1]}, its map is for size {m.input_size}")
+    return _resize(x, tuple(maps))
+
+
+def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
+    dtype, rank = x.dtype, len(maps)
+    half = dtype in (jnp.float16, jnp.bfloat16) and not all(m is None or m.is_selection for m in maps)
+    x = x.astype(jnp.float32) if half else x
+    # Shrinking axes first: the arrays in between stay small.
+    for a in sorted(range(rank), key=lambda a: 1 if maps[a] is None else maps[a].output_size / maps[a].input_size):
+        if maps[a] is not None:
+            x = _apply_axis_map(x, x.ndim - rank - 1 + a, maps[a])
+    return x.astype(dtype)
+
+
+def _apply_axis_map(x: Array, axis: int, m: AxisMap) -> Array:
+    if m.is_selection:
+        positions = m.taps[:, 0]
+        if m.output_size == m.input_size and (positions == np.arange(m.input_size)).all():
+            return x
+        times = m.output_size // m.input_size
+        if m.output_size % m.input_size == 0 and (positions == np.arange(m.output_size) // times).all():
+            shape = x.shape[: axis + 1] + (times,) + x.shape[axis + 1 :]
+            y = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
+            return y.reshape(x.shape[:axis] + (m.output_size,) + x.shape[axis + 1 :])
+        return x.at[(slice(None),) * axis + (positions,)].get(mode="promise_in_bounds")
+    matrix = jnp.asarray(m.dense(), x.dtype)
+    y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+    return jnp.moveaxis(y, -1, axis)
+
+
+# ---------------------------------------------------------------------------------------------------------- shuffles
+def pixel_shuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
+    """Move channels into space: (*batch, *spatial, C * prod(r)) to (*batch, *(spatial * r), C).
+
+    y[q * r + t, c] = x[q, c * prod(r) + flat(t)] with order "CRD" (channel first, Shi et al. 2016, eq. (4)), or
+    x[q, flat(t) * C + c] with order "DCR" (depth to space).
+
+    Args:
+      x: (*batch, *spatial, C * prod(r)).
+      factor: r, one for all spatial axes (every axis but the first and the last) or one per spatial axis.
+      order: "CRD" or "DCR".
+
+    Returns:
+      (*batch, *(spatial * r), C).
+
+    Raises:
+      ValueError, TypeError: where the channels are not a multiple of prod(r), or an argument is out of range.
+
+    >>> import jax.numpy as jnp
+    >>> pixel_shuffle(jnp.arange(4).reshape(1, 2, 2), 2).ravel().tolist()
+    [0, 1, 2, 3]
+    """
+    x = jnp.asarray(x)
+    factors = _factors(x, factor, order)
+    if x.shape[-1] % int(np.prod(factors)):
+        raise ValueError(f"{x.shape[-1]} channels are not a multiple of {int(np.prod(factors))} (factor={factor!r})")
+    return _pixel_shuffle(x, factors, order)
+
+
+def pixel_unshuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
+    """Move space into channels: the inverse of `pixel_shuffle`.
+
+    y[q, c * prod(r) + flat(t)] = x[q * r + t, c] with order "CRD", flat(t) * C + c with "DCR".
+
+    Args:
+      x: (*batch, *spatial, C), sizes multiples of r.
+      factor: r, one for all spatial axes (every axis but the first and the last) or one per spatial axis.
+      order: "CRD" or "DCR", as for `pixel_shuffle`.
+
+    Returns:
+      (*batch, *(spatial / r), C * prod(r)).
+
+    Raises:
+      ValueError, TypeError: where a size is not a multiple of its factor, or an argument is out of range.
+
+    >>> import jax.numpy as jnp
+    >>> pixel_unshuffle(jnp.arange(4).reshape(1, 4, 1), 2).shape
+    (1, 2, 2)
+    """
+    x = jnp.asarray(x)
+    factors = _factors(x, factor, order)
+    sizes = x.shape[x.ndim - 1 - len(factors) : -1]
+    if any(n % r for n, r in zip(sizes, factors)):
+        raise ValueError(f"spatial sizes {sizes} are not multiples of factor={factor!r}")
+    return _pixel_unshuffle(x, factors, order)
+
+
+def _factors(x: Array, factor: Ints, order: str) -> tuple[int, ...]:
+    if order not in ("CRD", "DCR"):
+        raise ValueError(f"order={order!r} is neither 'CRD' nor 'DCR'")
+    return per_axis(factor, "factor", spatial_rank(x.ndim, f"shape {x.shape}", factor=factor), 1)
+
+
+def _pixel_shuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array:
+    rank = len(factors)
+    b, sizes, c = x.ndim - rank - 1, x.shape[-rank - 1 : -1], x.shape[-1] // int(np.prod(factors))
+    x = x.reshape(x.shape[:-1] + ((c, *factors) if order == "CRD" else (*factors, c)))
+    first = b + rank + (order == "CRD")  # axis of the first factor
+    channel = b + rank if order == "CRD" else x.ndim - 1
+    pairs = [axis for a in range(rank) for axis in (b + a, first + a)]
+    x = lax.transpose(x, (*range(b), *pairs, channel))
+    return x.reshape(*x.shape[:b], *(n * r for n, r in zip(sizes, factors)), c)
+
+
+def _pixel_unshuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array:
+    rank = len(factors)
+    b, sizes, c = x.ndim - rank - 1, x.shape[-rank - 1 : -1], x.shape[-1]
+    split = tuple(v for n, r in zip(sizes, factors) for v in (n // r, r))
+    x = x.reshape(x.shape[:b] + split + (c,))
+    space, inside = (tuple(b + 2 * a + i for a in range(rank)) for i in (0, 1))
+    channel = (x.ndim - 1,)
+    x = lax.transpose(x, (*range(b), *space, *((*channel, *inside) if order == "CRD" else (*inside, *channel))))
+    return x.reshape(x.shape[: b + rank] + (c * int(np.prod(factors)),))
+
+
+# ----------------------------------------------------------------------------------------------------------- windows
+def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0, dilation: Ints = 1) -> Array:
+    """The window under every output position, laid out as channels.
+
+    cols[q, flat(t) * C + c] = x[q * stride + t * dilation - low, c], zero in the pads, so that
+    `unfold(x, k, ...) @ w.reshape(-1, w.shape[-1])` is `conv(x, w, ...)` for a kernel w of (*k, C, out).
+
+    Args:
+      x: (*batch, *spatial, C).
+      window, stride, padding, dilation: as for `conv`; a scalar means every axis but the first and the last.
+
+    Returns:
+      (*batch, *output, prod(window) * C), of x's type.
+
+    Raises:
+      ValueError, TypeError: where an argument is out of range; the message names it.
+
+    >>> import jax.numpy as jnp
+    >>> unfold(jnp.arange(4).reshape(1, 4, 1), 2)[0].tolist()
+    [[0, 1], [1, 2], [2, 3]]
+    """
+    x = jnp.asarray(x)
+    return _unfold(x, resolve_windows(x.shape, window, stride, padding, dilation))
+
+
+def fold(
+    cols: ArrayLike, output_size: Ints, window: Ints, *, stride: Ints = 1, padding: Padding = 0, dilation: Ints = 1
+) -> Array:
+    """The adjoint of `unfold`: every column entry added to the position it was read from.
+
+    x[u, c] = sum over all q * stride + t * dilation - low = u of cols[q, flat(t) * C + c].
+
+    Args:
+      cols: (*batch, *spatial, prod(window) * C), spatial sizes as `unfold` gives them for `output_size`.
+      output_size: sizes of the result's spatial axes.
+      window, stride, padding, dilation: as for `unfold`.
+
+    Returns:
+      (*batch, *output_size, C), of cols' type.
+
+    Raises:
+      ValueError, TypeError: where sizes do not fit together, or an argument is out of range.
+
+    >>> import jax.numpy as jnp
+    >>> fold(jnp.ones((1, 3, 2)), 4, 2).ravel().tolist()
+    [1.0, 2.0, 2.0, 1.0]
+    """
+    cols = jnp.asarray(cols)
+    rank = spatial_rank(cols.ndim, f"shape {cols.shape}", output_size=output_size, window=window, stride=stride)
+    sizes = per_axis(output_size, "output_size", rank, 1)
+    windows = resolve_windows((*sizes, 1), window, stride, padding, dilation, rank=rank)
+    expected, given = tuple(w.output_size for w in windows), cols.shape[cols.ndim - rank - 1 : -1]
+    if expected != given:
+        raise ValueError(
+            f"output_size={output_size!r} with window={window!r}, stride={stride!r}, padding={padding!r}, "
+            f"dilation={dilation!r} has {expected} windows, but cols has {given}"
+        )
+    taps = int(np.prod([w.size for w in windows]))
+    if cols.shape[-1] % taps:
+        raise ValueError(f"{cols.shape[-1]} channels are not a multiple of the {taps} taps of window={window!r}")
+    return _fold(cols, windows)
+
+
+def _unfold_impl(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
+    parts = [x]
+    for w in windows:
+        parts = [t for p in parts for t in axis_taps(p, w.axis, w.offsets, w.stride, w.low, w.output_size, 0)]
+    return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+
+def _fold_impl(cols: Array, windows: tuple[AxisWindow, ...]) -> Array:
+    rank, taps = len(windows), int(np.prod([w.size for w in windows]))
+    shape = (*cols.shape[: cols.ndim - rank - 1], *(w.input_size for w in windows), cols.shape[-1] // taps)
+    transpose = jax.linear_transpose(lambda x: _unfold_impl(x, windows), jax.ShapeDtypeStruct(shape, cols.dtype))
+    return transpose(cols)[0]
+
+
+def _named(function, name: str, static: tuple[int, ...]):
+    function.__name__ = function.__qualname__ = name
+    return jax.jit(function, static_argnums=static)
+
+
+_resize = _named(_resize_impl, "resize", (1,))
+_pixel_shuffle = _named(_pixel_shuffle_impl, "pixel_shuffle", (1, 2))
+_pixel_unshuffle = _named(_pixel_unshuffle_impl, "pixel_unshuffle", (1, 2))
+_unfold = _named(_unfold_impl, "unfold", (1,))
+_fold = _named(_fold_impl, "fold", (1,))

@@ -1,0 +1,197 @@
+"""Resizing, shuffles and folding against their definitions written as float64 loops."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import jaxconv as jc
+from jaxconv import resample
+
+
+def kernel(t, method, a):
+    t = abs(t)
+    if method == "linear":
+        return max(1 - t, 0.0)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+
+def matrix(n, m, method, align_corners=False, antialias=False, scale=None, a=None):
+    """One axis of resize, entry by entry."""
+    A = np.zeros((m, n))
+    for o in range(m):
+        step = 1 / scale if scale else n / m
+        if method == "nearest":
+            A[o, min(math.floor(o * step + 1e-12), n - 1)] = 1
+        elif method == "nearest-exact":
+            A[o, min(math.floor((o + 0.5) * step + 1e-12), n - 1)] = 1
+        elif method == "area":
+            i, j = math.floor(o * n / m), math.ceil((o + 1) * n / m)
+            A[o, i:j] = 1 / (j - i)
+        else:
+            if align_corners:
+                step = (n - 1) / (m - 1) if m > 1 else 0
+            at = o * step if align_corners else (o + 0.5) * step - 0.5
+            wide = max(step, 1) if antialias else 1
+            c = (-0.5 if antialias else -0.75) if a is None else a
+            for j in range(-4 * n - 8, 5 * n + 8):
+                w = kernel((j - at) / wide, method, c)
+                if antialias and not 0 <= j < n:
+                    continue
+                A[o, min(max(j, 0), n - 1)] += w
+            if antialias:
+                A[o] /= A[o].sum()
+    return A
+
+
+SIZES = [(5, 10), (5, 3), (4, 4), (1, 6), (6, 1), (7, 21), (9, 4), (3, 8), (12, 30), (12, 5), (64, 3)]
+METHODS = [(m, ac, aa) for m in ("linear", "cubic") for ac in (False, True) for aa in (False, True)]
+METHODS += [("nearest", False, False), ("nearest-exact", False, False), ("area", False, False)]
+
+
+@pytest.mark.parametrize("method, align_corners, antialias", METHODS)
+def test_the_matrix_of_an_axis_is_its_definition(method, align_corners, antialias):
+    for n, m in SIZES:
+        got = resample.resize_map(n, m, method, align_corners=align_corners, antialias=antialias).dense()
+        np.testing.assert_allclose(got, matrix(n, m, method, align_corners, antialias), atol=1e-12, err_msg=f"{n} {m}")
+        if not align_corners and method != "area":
+            for scale in (m / n * 1.04, m / n * 1.01):
+                got = resample.resize_map(n, m, method, antialias=antialias, scale=scale).dense()
+                want = matrix(n, m, method, False, antialias, scale)
+                np.testing.assert_allclose(got, want, atol=1e-12, err_msg=f"{n} {m} scale {scale}")
+
+
+@pytest.mark.parametrize("method, n, m, flags", [
+    ("linear", (5, 7), (10, 21), {}), ("linear", (8, 6), (5, 3), {"antialias": True}),
+    ("linear", (3, 5), (9, 17), {"align_corners": True}), ("cubic", (5, 5), (10, 7), {"cubic_coeff": -0.6}),
+    ("nearest", (3, 4), (9, 10), {}), ("nearest", (6, 7), (3, 5), {}), ("nearest-exact", (5, 4), (13, 4), {}),
+    ("area", (7, 6), (3, 3), {}), ("linear", (20, 33), (30, 129), {}),
+])  # fmt: skip
+def test_resize_applies_its_matrices_and_their_transposes(method, n, m, flags, x64):
+    rng = np.random.default_rng(0)
+    A = [matrix(a, b, method, flags.get("align_corners", False), flags.get("antialias", False),
+                a=flags.get("cubic_coeff")) for a, b in zip(n, m)]  # fmt: skip
+    x, g = rng.standard_normal((2, *n, 3)), rng.standard_normal((2, *m, 3))
+    y, pull = jax.vjp(lambda x: jc.resize(x, m, method=method, **flags), x)
+    np.testing.assert_allclose(y, np.einsum("pi,qj,bijc->bpqc", *A, x), atol=1e-12)
+    np.testing.assert_allclose(pull(g)[0], np.einsum("pi,qj,bpqc->bijc", *A, g), atol=1e-12)
+    tangent = jax.jvp(lambda x: jc.resize(x, m, method=method, **flags), (x,), (x,))[1]
+    np.testing.assert_allclose(tangent, y, atol=1e-12)
+
+
+def test_resize_by_scale_takes_the_floor_and_other_ranks_and_types(x64):
+    x = np.random.default_rng(1).standard_normal((2, 5, 2))
+    np.testing.assert_allclose(
+        jc.resize(x, scale=1.5), np.einsum("pi,bic->bpc", matrix(5, 7, "linear", scale=1.5), x), atol=1e-12
+    )
+    volume = np.random.default_rng(2).standard_normal((3, 4, 2, 1))
+    np.testing.assert_allclose(
+        jc.resize(volume, (4, 3, 4)),
+        np.einsum("pi,qj,rk,ijkc->pqrc", *(matrix(a, b, "linear") for a, b in zip((3, 4, 2), (4, 3, 4))), volume),
+        atol=1e-12,
+    )
+    for dtype in ("int32", "bool", "uint8"):
+        z = jnp.asarray(x > 0, dtype)
+        for size in (10, 7, 3):
+            got = jc.resize(z, size, method="nearest")
+            assert got.dtype == z.dtype
+            np.testing.assert_array_equal(got, np.asarray(z)[:, np.arange(size) * 5 // size])
+    half = jnp.asarray(x, jnp.bfloat16)
+    want = jc.resize(half.astype(jnp.float32), 9).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(jc.resize(half, 9), want)
+
+
+def test_nearest_copies_values_that_arithmetic_would_spoil():
+    x = jnp.asarray([np.inf, 1.0, np.nan, -np.inf]).reshape(1, 4, 1)
+    for size in (8, 7, 3):
+        np.testing.assert_array_equal(
+            jc.resize(x, size, method="nearest")[0, :, 0], x[0, np.arange(size) * 4 // size, 0]
+        )
+
+
+@pytest.mark.parametrize("order", ["CRD", "DCR"])
+@pytest.mark.parametrize("sizes, r", [((3,), (2,)), ((2, 3), (3, 2)), ((2, 1, 2), (1, 2, 2))])
+def test_pixel_shuffle_is_its_definition(sizes, r, order):
+    P, C = math.prod(r), 3
+    x = np.arange(2 * math.prod(sizes) * P * C).reshape(2, *sizes, P * C)
+    want = np.zeros((2, *(n * s for n, s in zip(sizes, r)), C), int)
+    for b, q, t, c in itertools.product(range(2), np.ndindex(*sizes), np.ndindex(*r), range(C)):
+        flat = int(np.ravel_multi_index(t, r))
+        channel = c * P + flat if order == "CRD" else flat * C + c
+        want[(b, *(i * s + j for i, s, j in zip(q, r, t)), c)] = x[(b, *q, channel)]
+    got = jc.pixel_shuffle(x, r, order=order)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(jc.pixel_unshuffle(got, r, order=order), x)
+
+
+FOLDS = [((5,), (3,), (2,), (1,), ((1, 1),)), ((4, 5), (2, 3), (1, 2), (2, 1), ((0, 1), (1, 1))),
+         ((6, 6), (3, 3), (3, 3), (1, 1), ((0, 0), (0, 0))), ((3, 2, 3), (2, 1, 2), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes, k, s, d, pads", FOLDS)
+def test_unfold_and_fold_are_their_definitions(sizes, k, s, d, pads, x64):
+    C, rng = 2, np.random.default_rng(3)
+    out = tuple((n + lo + hi - dd * (kk - 1) - 1) // ss + 1 for n, kk, ss, dd, (lo, hi) in zip(sizes, k, s, d, pads))
+    x, cols = rng.standard_normal((2, *sizes, C)), rng.standard_normal((2, *out, math.prod(k) * C))
+    want, back = np.zeros_like(cols), np.zeros_like(x)
+    for q, t in itertools.product(np.ndindex(*out), np.ndindex(*k)):
+        u = tuple(i * ss + j * dd - lo for i, ss, j, dd, (lo, _) in zip(q, s, t, d, pads))
+        if all(0 <= i < n for i, n in zip(u, sizes)):
+            at = int(np.ravel_multi_index(t, k)) * C
+            want[(slice(None), *q, slice(at, at + C))] = x[(slice(None), *u)]
+            back[(slice(None), *u)] += cols[(slice(None), *q, slice(at, at + C))]
+    kwargs = dict(stride=s, dilation=d, padding=pads)
+    np.testing.assert_array_equal(jc.unfold(x, k, **kwargs), want)
+    np.testing.assert_allclose(jc.fold(cols, sizes, k, **kwargs), back, atol=1e-12)
+    np.testing.assert_allclose(jax.vjp(lambda x: jc.unfold(x, k, **kwargs), x)[1](cols)[0], back, atol=1e-12)
+    np.testing.assert_allclose(jax.vjp(lambda c: jc.fold(c, sizes, k, **kwargs), cols)[1](x)[0], want, atol=1e-12)
+
+
+def test_unfold_times_kernel_is_the_convolution():
+    rng = np.random.default_rng(4)
+    x, w = rng.standard_normal((2, 5, 6, 3)).astype("float32"), rng.standard_normal((3, 2, 3, 4)).astype("float32")
+    kwargs = dict(stride=(1, 2), padding=1, dilation=(1, 2))
+    cols = jc.unfold(x, (3, 2), **kwargs) @ w.reshape(-1, 4)
+    np.testing.assert_allclose(cols, jc.conv(x, w, **kwargs), atol=1e-5)
+
+
+def test_second_order_vmap_and_batch_axes(x64):
+    x = np.random.default_rng(5).standard_normal((2, 3, 4, 4, 4))
+    calls = {
+        "resize": lambda x: jc.resize(x, (6, 7)) ** 3,
+        "pixel_shuffle": lambda x: jc.pixel_shuffle(x, (2, 2)) ** 3,
+        "pixel_unshuffle": lambda x: jc.pixel_unshuffle(x, (2, 2)) ** 3,
+        "unfold": lambda x: jc.unfold(x, (2, 2)) ** 3,
+        "fold": lambda x: jc.fold(x, (5, 5), (2, 2)) ** 3,
+    }
+    for name, f in calls.items():
+        np.testing.assert_allclose(jax.vmap(f)(x), f(x), atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(f(x)[1, 2], f(x[1, 2]), atol=1e-12, err_msg=name)
+        check_grads(f, (x[0, :1],), order=2, modes=("fwd", "rev"))
+        assert name in [e.params.get("name") for e in jax.make_jaxpr(f)(x).eqns]
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda x: jc.resize(x), "size=None"), (lambda x: jc.resize(x, 4, scale=2), "scale=2"),
+    (lambda x: jc.resize(x, 0), "size=0"), (lambda x: jc.resize(x, (4, 4, 4, 4)), "4 spatial axes"),
+    (lambda x: jc.resize(x, 4, method="bilinear"), "bilinear"), (lambda x: jc.resize(x, scale=0.01), "0.01"),
+    (lambda x: jc.resize(x, scale=-1.0), "-1.0"), (lambda x: jc.resize(x, scale=float("nan")), "nan"),
+    (lambda x: jc.resize(x, 4, method="area", align_corners=True), "align_corners"),
+    (lambda x: jc.resize(x, 4, method="nearest", antialias=True), "antialias"),
+    (lambda x: jc.resize(x, 4, cubic_coeff=-0.5), "cubic_coeff"),
+    (lambda x: jc.resize(x.astype(int), 4), "int"), (lambda x: jc.resize(x, 2.5), "2.5"),
+    (lambda x: jc.pixel_shuffle(x, 2), "3 channels"), (lambda x: jc.pixel_shuffle(x, 1, order="X"), "'X'"),
+    (lambda x: jc.pixel_unshuffle(x, 4), "factor=4"), (lambda x: jc.pixel_unshuffle(x, 0), "factor=0"),
+    (lambda x: jc.unfold(x, 9), "window=9"), (lambda x: jc.fold(x, 9, 2), "output_size=9"),
+    (lambda x: jc.fold(x, (6, 7), 2), "3 channels"),
+])  # fmt: skip
+def test_refusals_name_the_value(call, words):
+    with pytest.raises((ValueError, TypeError)) as error:
+        call(jnp.zeros((1, 5, 6, 3)))
+    assert words in str(error.value)
