@@ -6,6 +6,11 @@ _HOME = {
     "check_rates": "rates",
     "search_rates": "rates",
     "RateCheck": "rates",
+    "receptive_field": "field",
+    "ReceptiveField": "field",
+    "GradientField": "gradient",
+    "NotUnderstood": "interpret",
+    "GlobalOp": "graph",
 }
 
 __all__ = sorted(_HOME)

@@ -1,0 +1,164 @@
+"""Rules for what acts on each position by itself: element-wise work, broadcasting, reductions, and calls."""
+
+from typing import Any
+
+import numpy as np
+
+from .constants import Const
+from .graph import Axis, GlobalOp, Value, uniform
+from .interpret import Anything, Reader, rule
+from .links import take
+
+POINTWISE = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex conj
+convert_element_type copy copy_p cos cosh device_put digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
+igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul name ne neg nextafter
+not or polygamma population_count pow pcast pvary real reduce_precision regularized_incomplete_beta rem round rsqrt
+select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient
+sub tan tanh xor zeta mul_add mesh_cast reshard bitcast_convert_type optimization_barrier
+""".split()
+
+
+def values_of(inputs: list[Anything]) -> list[Value]:
+    return [v for v in inputs if isinstance(v, Value)]
+
+
+@rule(*POINTWISE)
+def _pointwise(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    if eqn.primitive.name == "optimization_barrier":
+        return inputs
+    shape = eqn.outvars[0].aval.shape
+    if any(v.shape not in (shape, ()) for v in inputs):
+        raise reader.refuse(f"operands of shapes {[v.shape for v in inputs]} are not element-wise")
+    scalars = [v for v in values_of(inputs) if v.shape == () and shape != ()]
+    whole = [v for v in values_of(inputs) if v.shape == shape]
+    axes = tuple(uniform(n) for n in shape)
+    spread = [reader.graph.remap(v, axes, []) for v in scalars]
+    return [reader.graph.pointwise([*whole, *spread], reader.place)]
+
+
+@rule("broadcast_in_dim")
+def _broadcast(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value, *_rest) = inputs
+    shape, where = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    axes = [uniform(n) for n in shape]
+    for a, target in enumerate(where):
+        old = value.axes[a]
+        # One position spread over many keeps its role: a 1x1 map stretched over an image has an image's axes.
+        axes[target] = old if old.size == shape[target] else uniform(shape[target], old.role)
+    return [reader.graph.remap(value, axes, where)]
+
+
+@rule("transpose")
+def _transpose(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    permutation = eqn.params["permutation"]
+    where = [permutation.index(a) for a in range(len(permutation))]
+    return [reader.graph.remap(value, [value.axes[p] for p in permutation], where)]
+
+
+@rule("squeeze")
+def _squeeze(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    gone = set(eqn.params["dimensions"])
+    kept = [a for a in range(len(value.axes)) if a not in gone]
+    where = [kept.index(a) if a in kept else None for a in range(len(value.axes))]
+    return [reader.graph.remap(value, [value.axes[a] for a in kept], where)]
+
+
+@rule("expand_dims")
+def _expand(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    shape, new = eqn.outvars[0].aval.shape, set(eqn.params["dimensions"])
+    kept = [a for a in range(len(shape)) if a not in new]
+    axes = [uniform(1) if a in new else value.axes[kept.index(a)] for a in range(len(shape))]
+    return [reader.graph.remap(value, axes, kept)]
+
+
+REDUCTIONS = """
+reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin
+""".split()
+
+
+@rule(*REDUCTIONS)
+def _reduce(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    return [reduced(reader, value, tuple(int(a) for a in eqn.params["axes"]))]
+
+
+@rule("reduce")
+def _reduce_any(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    axes = tuple(eqn.params["dimensions"])
+    half = len(inputs) // 2
+    one = reader.graph.pointwise(values_of(inputs[:half]), reader.place)
+    return [reduced(reader, one, axes)] * len(eqn.outvars)
+
+
+def reduced(reader: Reader, value: Value, axes: tuple[int, ...]) -> Value:
+    """A reduction is pointwise over the axes that are not spatial; over spatial ones it is global."""
+    return reader.graph.dropped(value, axes, reader.place, global_over(reader, value, axes))
+
+
+def global_over(reader: Reader, value: Value, axes: tuple[int, ...]) -> GlobalOp | None:
+    """The record of a global operation, where one of the axes is spatial, longer than one and really read."""
+    read = {t for e in value.edges for t in e.to if t is not None}
+    wide = tuple(a for a in axes if value.axes[a].spatial and value.axes[a].size > 1 and a in read)
+    if not wide:
+        return None
+    found = GlobalOp(reader._eqn.primitive.name, reader.place, wide)
+    if found not in reader.graph.global_ops:
+        reader.graph.global_ops.append(found)
+    return found
+
+
+@rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+def _cumulative(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    return [_spread_over(reader, value, eqn.params["axis"], eqn.outvars[0].aval.shape)]
+
+
+@rule("sort", "top_k", "approx_top_k")
+def _sort(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    one = reader.graph.pointwise(values_of(inputs), reader.place)
+    axis = eqn.params.get("dimension", eqn.params.get("reduction_dimension", len(one.axes) - 1)) % len(one.axes)
+    return [_spread_over(reader, one, axis, v.aval.shape) for v in eqn.outvars]
+
+
+def _spread_over(reader: Reader, value: Value, axis: int, shape: tuple[int, ...]) -> Value:
+    """Every position of the axis may read every position of it."""
+    record = global_over(reader, value, (axis,))
+    reduced_value = reader.graph.dropped(value, (axis,), reader.place, record)
+    kept = [a for a in range(len(value.axes)) if a != axis]
+    axes = list(value.axes)
+    axes[axis] = uniform(shape[axis], value.axes[axis].role)
+    return reader.graph.remap(reduced_value, axes, kept)
+
+
+@rule("fft")
+def _fft(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    shape = eqn.outvars[0].aval.shape
+    for axis in range(len(shape) - len(eqn.params["fft_lengths"]), len(shape)):
+        value = _spread_over(reader, value, axis, shape)
+    return [value]
+
+
+@rule("rev")
+def _rev(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    counted = reader.graph.counted(value, [a for a in eqn.params["dimensions"] if value.axes[a].spatial], reader.place)
+    axes, links = list(counted.axes), {}
+    for a in eqn.params["dimensions"]:
+        old = counted.axes[a]
+        if old.spatial:
+            links[a] = take(np.arange(old.size)[::-1], old.size, -1)
+            axes[a] = Axis(old.size, "s")
+        else:
+            axes[a] = Axis(old.size, "c", old.positions[::-1])
+    if not links:
+        return [reader.graph.remap(counted, axes, range(len(axes)))]
+    return [reader.graph.linked(counted, links, axes, "rev", reader.place)]
+
+
+def const_or_none(value: Anything) -> Const | None:
+    return value if isinstance(value, Const) else None

@@ -1,0 +1,270 @@
+"""Rules for sliding windows: convolutions of every kind, reduce_window, and the library's pooling calls."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import gcd
+from typing import Any
+
+import numpy as np
+
+from .constants import Const
+from .graph import Axis, Value, merge_classes, uniform
+from .interpret import NAMED_CALLS, Anything, Reader, rule
+from .links import Affine, Link, from_pattern, transposed_window, window
+
+
+# -------------------------------------------------------------------------------------------------- windows on one axis
+def _counts_positions(axis: Axis) -> bool:
+    """Whether a window along this axis counts positions: on a spatial axis, and on one whose positions all differ."""
+    return axis.spatial or (axis.size > 1 and axis.classes is None)
+
+
+def slide(axis: Axis, link: Link) -> tuple[Axis, Link | None]:
+    """An axis seen through a window: positions count one by one where they have a class each, else classes count once."""
+    if _counts_positions(axis):
+        return Axis(link.n_out, axis.role), link
+    touched = (link.dense() @ np.eye(axis.count, dtype=np.int64)[axis.positions]) > 0
+    classes, first = merge_classes(touched)
+    pattern = touched[first]
+    identity = len(pattern) == axis.count and np.array_equal(pattern, np.eye(axis.count, dtype=bool))
+    return Axis(link.n_out, "c", classes), None if identity else from_pattern(pattern, Fraction(1))
+
+
+def grouped_channels(axis: Axis, groups: int, features: int) -> tuple[Axis, Link]:
+    """Channels that read the classes of their group, each once."""
+    members = axis.positions.reshape(groups, -1)
+    touched = np.zeros((groups, axis.count), bool)
+    touched[np.arange(groups)[:, None], members] = True
+    classes, first = merge_classes(touched)
+    return Axis(features, "c", np.repeat(classes, features // groups)), from_pattern(touched[first], Fraction(1))
+
+
+def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: str, **layer: Any) -> Value:
+    """A layer that slides windows over the given axes."""
+    spatial = [a for a in links if value.axes[a].spatial]
+    value = reader.graph.counted(value, spatial, reader.place)
+    axes, used = list(value.axes), {}
+    for a, link in links.items():
+        axes[a], made = slide(value.axes[a], link)
+        if made is not None:
+            used[a] = made
+    return reader.graph.linked(value, used, axes, primitive, reader.place, **layer)
+
+
+def _layer(kind: str, relations: Sequence[Affine], **more: Any) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "kernel": tuple(r.taps for r in relations),
+        "stride": tuple(r.stride for r in relations),
+        "dilation": tuple(r.dilation for r in relations),
+        "base": tuple(r.base for r in relations),
+        "relations": tuple(relations),
+        **more,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- convolutions
+@rule("conv_general_dilated")
+def _conv(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    value, kernel = inputs
+    p, out_shape = eqn.params, eqn.outvars[0].aval.shape
+    if not isinstance(value, Value) or isinstance(kernel, Value):
+        raise reader.refuse("its kernel depends on the input")
+    if p["batch_group_count"] != 1:
+        raise reader.refuse("batch_group_count is not 1")
+    lhs, rhs, out = p["dimension_numbers"]
+    relations = []
+    for i, (a, b) in enumerate(zip(lhs[2:], out[2:], strict=True)):
+        relations.append(
+            Affine(
+                n_in=value.shape[a],
+                n_out=out_shape[b],
+                taps=kernel.shape[rhs[2 + i]],
+                stride=p["window_strides"][i],
+                dilation=p["rhs_dilation"][i],
+                base=p["lhs_dilation"][i],
+                low=p["padding"][i][0],
+            )
+        )
+    layer = _conv_layer(relations, kernel, (rhs[1], rhs[0], *rhs[2:]), p["feature_group_count"])
+    links = {a: window(r) for a, r in zip(lhs[2:], relations, strict=True)}
+    order = [lhs.index(b) for b in range(len(lhs))]  # input axis -> its place in (batch, feature, *spatial)
+    seen = _convolved(reader, value, lhs[1], links, p["feature_group_count"], out_shape[out[1]], layer)
+    where = [out[order[a]] for a in range(len(lhs))]
+    axes = [seen.axes[where.index(b)] for b in range(len(out))]
+    return [reader.graph.remap(seen, axes, where)]
+
+
+def _conv_layer(relations, kernel: Anything, order: Sequence[int], groups: int) -> dict[str, Any]:
+    transposed = any(r.base > 1 for r in relations)
+    kind = "conv_transpose" if transposed else "conv"
+    return _layer(kind, relations, weights=kernel, order=tuple(order), groups=groups)
+
+
+def _convolved(reader, value: Value, feature: int, links: dict[int, Link], groups: int, features: int, layer) -> Value:
+    value = reader.graph.counted(value, [a for a in links if value.axes[a].spatial], reader.place)
+    channels = value.axes[feature]
+    if channels.spatial and channels.size > 1:
+        raise reader.refuse(f"it contracts axis {feature}, which is spatial")
+    axes, used = list(value.axes), {}
+    axes[feature], used[feature] = grouped_channels(channels, groups, features)
+    for a, link in links.items():
+        axes[a], made = slide(value.axes[a], link)
+        if made is not None:
+            used[a] = made
+    return reader.graph.linked(value, used, axes, layer["kind"], reader.place, **layer)
+
+
+@rule("conv_apply", "conv_adjoint")
+def _face(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    value, kernel = inputs
+    g, shape = eqn.params["geometry"], eqn.outvars[0].aval.shape
+    if not isinstance(value, Value) or isinstance(kernel, Value):
+        raise reader.refuse("its kernel depends on the input")
+    forward = [
+        Affine(
+            n_in=g.input_size[a],
+            n_out=g.output_size[a],
+            taps=g.kernel_size[a],
+            stride=g.stride[a],
+            dilation=g.dilation[a],
+            base=g.base_dilation[a],
+            low=g.pads[a][0],
+        )
+        for a in range(len(g.kernel_size))
+    ]
+    rank = len(forward)
+    apply = eqn.primitive.name == "conv_apply"
+    order = (rank, rank + 1, *range(rank)) if apply else (rank + 1, rank, *range(rank))
+    made = [window(r) if apply else transposed_window(r) for r in forward]
+    layer = _conv_layer([m.affine for m in made], kernel, order, g.groups)
+    layer["flip"] = not apply
+    links = {len(shape) - rank - 1 + a: link for a, link in enumerate(made)}
+    return [_convolved(reader, value, len(shape) - 1, links, g.groups, shape[-1], layer)]
+
+
+@rule("conv_kernel")
+def _kernel_gradient(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    raise reader.refuse("a kernel's gradient reads all positions at once")
+
+
+# ------------------------------------------------------------------------------------------------------ reduce_window
+REDUCE_WINDOW = "reduce_window reduce_window_sum reduce_window_max reduce_window_min cumulative_window".split()
+
+
+@rule(*REDUCE_WINDOW)
+def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    p, shape = eqn.params, eqn.outvars[0].aval.shape
+    values = [v for v in inputs if isinstance(v, Value) and v.shape != ()]
+    if any(isinstance(v, Value) and v.shape == () for v in inputs):
+        raise reader.refuse("its initial value depends on the input")
+    value = reader.graph.pointwise(values, reader.place)
+    rank = len(shape)
+    relations, links = [], {}
+    for a in range(rank):
+        r = Affine(
+            n_in=value.shape[a],
+            n_out=shape[a],
+            taps=p["window_dimensions"][a],
+            stride=p["window_strides"][a],
+            dilation=(p.get("window_dilation") or (1,) * rank)[a],
+            base=(p.get("base_dilation") or (1,) * rank)[a],
+            low=p["padding"][a][0],
+        )
+        if r != Affine(value.shape[a], value.shape[a], 1):
+            relations.append(r)
+            links[a] = window(r)
+    seen = windowed(reader, value, links, eqn.primitive.name, **_layer("pool", relations))
+    return [seen] * len(eqn.outvars)
+
+
+# -------------------------------------------------------------------------- the library's pooling, as jitted calls by name
+def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Affine]:
+    """The window that a pooling call slides along each axis, found from what is inside of it.
+
+    The inside is read on its own as a graph; along each axis the bounds of what an output reads, and the spacing of the taps
+    at one output in the middle, are the window.
+    """
+    from .interpret import Reader as Inner
+    from .sweep import bounds, counts_at
+
+    inner = Inner()
+    axes = [Axis(n, "s") if a.size > 1 and not _flat(a) else uniform(n) for a, n in zip(value.axes, value.shape, strict=True)]
+    source = inner.graph.node(axes, [], "input", "")
+    inner._eqn = reader._eqn
+    array = np.broadcast_to(np.float32(0), value.shape)
+    args: list[Anything] = [inner.graph.value(source), *[Const(array) for _ in eqn.invars[1:]]]
+    outputs = inner.closed(eqn.params["jaxpr"], args)
+    out = inner.graph.materialize(next(v for v in outputs if isinstance(v, Value)))
+    found = {}
+    for a, axis in enumerate(value.axes):
+        if not axes[a].spatial:
+            continue
+        low, high = bounds(inner.graph, source, out, a, nominal=False)
+        low, high = np.broadcast_to(low, out.shape), np.broadcast_to(high, out.shape)
+        others = tuple(slice(None) if b == a else n // 2 for b, n in enumerate(out.shape))
+        n_out, middle = out.shape[a], out.shape[a] // 2
+        index = tuple(middle if b == a else n // 2 for b, n in enumerate(out.shape))
+        block, starts = counts_at(source, out, index)
+        taps = np.nonzero(block.sum(axis=tuple(b for b in range(block.ndim) if b != a)))[0] + starts[a]
+        found[a] = _fit(axis.size, n_out, low[others], high[others], taps)
+    return {a: r for a, r in found.items() if r != Affine(value.shape[a], value.shape[a], 1)}
+
+
+def _flat(axis: Axis) -> bool:
+    """An axis that no window needs to be followed on: batch or channels."""
+    return not axis.spatial and axis.count < axis.size
+
+
+def _fit(n_in: int, n_out: int, low: np.ndarray, high: np.ndarray, taps: np.ndarray) -> Affine:
+    """The sliding window whose cut reads run from low[q] to high[q], with taps spaced as the given ones are."""
+    dilation = int(np.gcd.reduce(np.diff(taps))) if len(taps) > 1 else 1
+    real = np.isfinite(low)
+    q = np.nonzero(real)[0]
+    low, high = low[real].astype(int), high[real].astype(int)
+    size = max(int((high - low).max()) // dilation + 1, len(taps))
+    full = np.nonzero((high - low) // dilation + 1 == size)[0]
+    stride = 1
+    if len(full) > 1:
+        stride = int((low[full[1]] - low[full[0]]) // (q[full[1]] - q[full[0]]))
+    elif n_out > 1:
+        stride = max(int(np.max(np.abs(np.diff(high)), initial=1)), int(np.max(np.abs(np.diff(low)), initial=1)), 1)
+    shift = stride * int(q[full[0]]) - int(low[full[0]])
+    return Affine(n_in=n_in, n_out=n_out, taps=size, stride=max(stride, 1), dilation=dilation, low=shift)
+
+
+def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    value = inputs[0]
+    if not isinstance(value, Value):
+        raise reader.refuse("its first operand does not depend on the input")
+    found = separable_window(reader, eqn, value)
+    layer = _layer("pool", list(found.values()), windows=found)
+    seen = windowed(reader, value, {a: window(r) for a, r in found.items()}, eqn.params["name"], **layer)
+    return [seen] * len(eqn.outvars)
+
+
+def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    """A value goes to some position of the window that its index was taken from: the pooling's link, transposed."""
+    value, indices = inputs[0], inputs[1]
+    if not isinstance(value, Value):
+        raise reader.refuse("only its indices depend on the input")
+    windows = _pool_windows(indices)
+    if windows is None:
+        raise reader.refuse("its indices do not come from a max_pool in this function")
+    links = {a: transposed_window(r) for a, r in windows.items()}
+    shape = eqn.outvars[0].aval.shape
+    if any(link.n_in != value.shape[a] or link.n_out != shape[a] for a, link in links.items()):
+        raise reader.refuse(f"its indices come from a pooling of another size than {value.shape} -> {shape}")
+    return [windowed(reader, value, links, "max_unpool", **_layer("unpool", [k.affine for k in links.values()]))]
+
+
+def _pool_windows(indices: Anything) -> dict[int, Affine] | None:
+    if not isinstance(indices, Value):
+        return None
+    found = [e.src.layer["windows"] for e in indices.edges if "windows" in e.src.layer and not any(e.links)]
+    return found[0] if found else None
+
+
+NAMED_CALLS["max_unpool"] = _unpool_call
+for _name in ("max_pool", "max_pool_with_indices", "avg_pool"):
+    NAMED_CALLS[_name] = _pool_call

@@ -1,0 +1,149 @@
+"""From a function and its arguments to a graph of links."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import rules_control, rules_dot, rules_index, rules_pointwise, rules_shape, rules_window
+from .constants import Const, known
+from .graph import Axis, GlobalOp, Graph, Node, Value, uniform
+from .interpret import RULES, Reader
+
+RULE_MODULES = (rules_control, rules_dot, rules_index, rules_pointwise, rules_shape, rules_window)
+
+
+@dataclass
+class Traced:
+    """The graph of a function: where it begins and ends, and which axes are spatial."""
+
+    graph: Graph
+    source: Node
+    out: Node
+    spatial_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        return tuple(self.source.axes[a].size for a in self.spatial_axes)
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        return tuple(self.out.axes[a].size for a in self.out_axes)
+
+    @property
+    def global_ops(self) -> tuple[GlobalOp, ...]:
+        return tuple(self.graph.global_ops)
+
+    def layers(self) -> list[Node]:
+        """The nodes that are layers with a window (convolutions, pooling, resizing), in order."""
+        from .sweep import ancestors
+
+        return [n for n in ancestors(self.out, through_global=True) if n.layer.get("kind")]
+
+
+def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself; a Flax NNX module as a pure function of its input (its state is split off and put back)."""
+    if not callable(fn):
+        raise TypeError(f"fn must be a function or a callable module, got {type(fn).__name__}")
+    nnx = _nnx()
+    if nnx is None or not isinstance(fn, nnx.Module):
+        return fn
+    graphdef, state = nnx.split(fn)
+
+    def pure(*args: Any) -> Any:
+        return nnx.merge(graphdef, state)(*args)
+
+    return pure
+
+
+def _nnx() -> Any:
+    """flax.nnx where the program has already imported it: only then can an object be one of its modules."""
+    import sys
+
+    return sys.modules.get("flax.nnx")
+
+
+def spatial_axes_of(array: Any, spatial_axes: Sequence[int] | None) -> tuple[int, ...]:
+    """The spatial axes of the first argument: all but the first and the last, or the ones named."""
+    if not hasattr(array, "shape"):
+        raise TypeError(f"the first argument must be an array or a ShapeDtypeStruct, got {type(array).__name__}")
+    rank = len(array.shape)
+    if spatial_axes is None:
+        if rank < 3:
+            raise ValueError(
+                f"the first argument has shape {tuple(array.shape)}: without spatial_axes all axes but the first and the "
+                "last are spatial, so it needs three or more"
+            )
+        return tuple(range(1, rank - 1))
+    axes = tuple(int(a) + rank if a < 0 else int(a) for a in spatial_axes)
+    if len(set(axes)) != len(axes) or any(not 0 <= a < rank for a in axes) or not axes:
+        raise ValueError(f"spatial_axes={tuple(spatial_axes)} are not distinct axes of shape {tuple(array.shape)}")
+    return axes
+
+
+def _argument(leaf: Any, aval: Any) -> Const:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return Const(aval)
+    return known(leaf)
+
+
+def trace(fn: Callable[..., Any], args: Sequence[Any], spatial_axes: Sequence[int] | None, output: int | None) -> Traced:
+    """Trace fn and build its graph."""
+    if not args:
+        raise TypeError("give the function's arguments, the image (or its ShapeDtypeStruct) first")
+    axes = spatial_axes_of(args[0], spatial_axes)
+    closed = jax.make_jaxpr(as_function(fn))(*args)
+    leaves = jax.tree.leaves(args)
+    reader = Reader()
+    shape = args[0].shape
+    source = reader.graph.node(
+        [Axis(n, "s") if a in axes else uniform(n) for a, n in enumerate(shape)], [], "input", ""
+    )
+    rest = [_argument(x, v.aval) for x, v in zip(leaves[1:], closed.jaxpr.invars[1:], strict=True)]
+    outputs = reader.run(closed.jaxpr, [known(c) for c in closed.consts], [reader.graph.value(source), *rest])
+    chosen = _chosen(outputs, output)
+    if not isinstance(chosen, Value):
+        raise ValueError("the output does not depend on the first argument")
+    chosen = reader.graph.counted(chosen, [a for a, x in enumerate(chosen.axes) if x.spatial])
+    out = reader.graph.materialize(chosen)
+    out_axes = _out_axes(out, len(shape), axes)
+    return Traced(reader.graph, source, out, axes, out_axes)
+
+
+def _chosen(outputs: Sequence[Any], output: int | None) -> Any:
+    if output is None and len(outputs) == 1:
+        return outputs[0]
+    if output is None or not -len(outputs) <= output < len(outputs):
+        shapes = [o.shape for o in outputs]
+        raise ValueError(f"the function has {len(outputs)} outputs, of shapes {shapes}; choose one with output=, got {output}")
+    return outputs[output]
+
+
+def _out_axes(out: Node, rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The spatial axes of the output: those that carry the role, or the input's where the ranks agree."""
+    carried = tuple(a for a, x in enumerate(out.axes) if x.spatial)
+    if len(out.axes) == rank and all(a in axes for a in carried):
+        return axes
+    return carried
+
+
+def rules() -> tuple[str, ...]:
+    """The names of the primitives that the analysis understands."""
+    return tuple(sorted(RULES))
+
+
+def one_hot(traced: Traced, index: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """A seed for a sweep: ones on every class of the output at one spatial index, and where that block starts."""
+    starts, shape = [], []
+    place = dict(zip(traced.out_axes, index, strict=True))
+    for a, axis in enumerate(traced.out.axes):
+        if a in place:
+            starts.append(int(axis.positions[place[a]]))
+            shape.append(1)
+        else:
+            starts.append(0)
+            shape.append(axis.count)
+    return np.ones(shape), tuple(starts)
