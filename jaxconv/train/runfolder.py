@@ -147,7 +147,7 @@ def save_run(
     write_description(
         folder, model_name=model_name, model_kwargs=model_kwargs, preprocessing=preprocessing, extra=extra
     )
-    save_weights(folder / "weights.safetensors", model)
+    save_weights(folder / "weights.safetensors", nnx.state(model))
     return folder
 
 
@@ -175,16 +175,16 @@ def load_run(folder: str | Path) -> tuple[nnx.Module, Run]:
     return model, run
 
 
-def save_weights(path: str | Path, model: nnx.Module) -> Path:
-    """Stores every variable of the model but its random streams, under dotted paths."""
-    from safetensors.numpy import save_file
+def save_weights(path: str | Path, state: nnx.State) -> Path:
+    """Stores every variable of a model's state but its random streams, under dotted paths."""
+    from safetensors.numpy import save
 
     tensors = {
         _dotted(p): np.ascontiguousarray(v.get_value())
-        for p, v in nnx.to_flat_state(nnx.state(model))
+        for p, v in nnx.to_flat_state(state)
         if not isinstance(v, nnx.RngState)
     }
-    return write_beside(path, lambda p: save_file(tensors, p, metadata={"format": "jaxconv"}))
+    return write_beside(path, lambda p: p.write_bytes(save(tensors, metadata={"format": "jaxconv"})))
 
 
 def load_weights(path: str | Path, abstract: nnx.State) -> nnx.State:

@@ -1,0 +1,103 @@
+"""The command line: parse, then call. Every command is one function; what it does is elsewhere."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+Images = Annotated[tuple[Path, ...], tyro.conf.Positional]
+Folder = Annotated[Path, tyro.conf.Positional]
+
+
+def train(
+    config: str | None = None,
+    out: Path | None = None,
+    data: Path | None = None,
+    split: str | None = None,
+    val_split: str | None = None,
+    model: str | None = None,
+    steps: int | None = None,
+    set: tuple[str, ...] = (),
+    restart: bool = False,
+) -> None:
+    """Train a network, or continue an interrupted run. Without arguments: a small U-Net on mosaics of photographs.
+
+    Args:
+        config: NAME for configs/NAME.py, or a path; without it the main job.
+        out: run folder; default runs/CONFIG, or runs/FOLDER-MODEL with --data.
+        data: folder with SPLIT/*.png beside SPLITannot/*.png; without it the embedded mosaics.
+        split: training images below --data (train).
+        val_split: images below --data that score the network (val).
+        model: unet or enet.
+        steps: gradient steps.
+        set: any other key of the config, as KEY=VALUE.
+        restart: keep an earlier run in --out beside it and start anew.
+    """
+    from jaxconv.train.command import train_command
+
+    given = {"data": data and str(data), "split": split, "val_split": val_split, "model": model, "steps": steps}
+    train_command(config, out, given, set, restart)
+
+
+def evaluate(run: Folder, data: Path | None = None, split: str = "test", batch_size: int = 8) -> None:
+    """Score a run folder's network: IoU of each class and mIoU.
+
+    Args:
+        run: run folder, from train or convert.
+        data: folder with SPLIT/*.png beside SPLITannot/*.png; without it the embedded mosaics.
+        split: which images.
+        batch_size: images at a time.
+    """
+    from jaxconv.train.evaluate import evaluate as call
+
+    call(run, data_folder=data, split=split, batch_size=batch_size)
+
+
+def predict(run: Folder, images: Images, out: Path, labels: bool = False) -> None:
+    """Segment images of any size and write overlays in the run's palette.
+
+    Args:
+        run: run folder, from train or convert.
+        images: image files.
+        out: folder for NAME_overlay.png.
+        labels: also write NAME_labels.png, whose value is the class.
+    """
+    from jaxconv.train.predict import predict as call
+
+    call(run, images, out, labels=labels)
+
+
+def convert(checkpoint: Folder, model: str, out: Path) -> None:
+    """Turn another framework's checkpoint into a run folder.
+
+    Args:
+        checkpoint: PyTorch state_dict or safetensors file.
+        model: which architecture it is for, such as enet.
+        out: run folder to write.
+    """
+    from jaxconv.convert import convert_checkpoint
+
+    print(convert_checkpoint(checkpoint, model, out))
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "convert": convert}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; a mistake in what was given is one sentence on stderr and exit status 1."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="jaxconv", description="Convolution for dense prediction in JAX.", args=arguments
+        )
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"jaxconv: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"jaxconv: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Checkpoints with orbax, each with digests of its files, so that a damaged one is noticed before it is used."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxconv.train.files import read_json, write_json
+
+_DIGESTS = "digests.json"
+
+
+class Checkpoints:
+    """The newest two checkpoints of a run, in ``folder/STEP``.
+
+    Orbax writes a checkpoint beside and renames it. It does not notice every damaged byte when it reads, so a file of
+    SHA-256 digests is added last; a checkpoint without it, or with another digest, is put aside as ``STEP.unreadable``.
+
+    Args:
+        folder: made if missing.
+        say: receives a sentence when a checkpoint is put aside.
+    """
+
+    def __init__(self, folder: str | Path, say: Callable[[str], None] = print):
+        self.folder = Path(folder).resolve()  # orbax needs absolute paths
+        self._say = say
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._put_damaged_aside()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step that can be read, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves a pytree of arrays; does nothing if the step is saved already."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(step, args=ocp.args.StandardSave(_by_name(state)))
+        write_json(self.folder / str(step) / _DIGESTS, _digests(self.folder / str(step)))
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """Reads a pytree like ``abstract`` (of ShapeDtypeStruct).
+
+        Raises:
+            ValueError: the checkpoint holds other arrays (another model or optimizer); the message names the folder.
+        """
+        names = _by_name(abstract)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=device) for k, v in names.items()}
+        try:
+            found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"checkpoint {self.folder / str(step)} does not fit this run: {error}") from error
+        return jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in names])
+
+    def close(self) -> None:
+        """Releases orbax's threads."""
+        self._manager.close()
+
+    def _put_damaged_aside(self) -> None:
+        for path in sorted((p for p in self.folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)):
+            reason = _damage(path)
+            if reason is None:
+                continue
+            aside, number = path.with_name(f"{path.name}.unreadable"), 1
+            while aside.exists():
+                aside, number = path.with_name(f"{path.name}.unreadable{number}"), number + 1
+            path.rename(aside)
+            self._say(f"checkpoint {path} is damaged ({reason}); put aside as {aside.name}, using the one before it")
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Leaves under their paths: plain names survive a change of container classes between versions."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _DIGESTS)
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _damage(folder: Path) -> str | None:
+    """Why a checkpoint is not as it was written, or None."""
+    if not (folder / _DIGESTS).is_file():
+        return f"{_DIGESTS} is missing: writing it was interrupted"
+    try:
+        wanted = read_json(folder / _DIGESTS)
+    except ValueError as error:
+        return str(error)
+    found = _digests(folder)
+    bad = [name for name in wanted if found.get(name) != wanted[name]]
+    return f"{', '.join(bad)} truncated, changed or missing" if bad else None

@@ -1,0 +1,91 @@
+"""What a run learns from: the embedded mosaics, or a folder. Both are functions of the example's number."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from jaxconv.train import folder, mosaic
+from jaxconv.train.config import TrainConfig
+from jaxconv.train.record import Preprocessing
+
+Examples = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+class Batches(Protocol):
+    """Training examples by number."""
+
+    def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Examples ``start .. start + count - 1``: images (count, h, w, channels) uint8, labels (count, h, w)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Training batches and the images that score a network.
+
+    Args:
+        record: preprocessing and classes.
+        train: see `Batches`.
+        val: makes an iterator over (image, labels) pairs, scored during training.
+        test: the same, scored at the end.
+        train_labels: makes an iterator over label maps, for class weights.
+    """
+
+    record: Preprocessing
+    train: Batches
+    val: Examples
+    test: Examples
+    train_labels: Callable[[], Iterator[np.ndarray]]
+
+
+def load_data(config: TrainConfig, record: Preprocessing | None = None) -> Data:
+    """The data of a config; ``record`` is that of an earlier start of the same run, if there is one."""
+    return _mosaics(config) if config.data is None else _folder(config, record)
+
+
+def mosaic_examples(split: str, size: int, count: int, seed: int = 0) -> Examples:
+    """The first ``count`` mosaics of a split, as (image, labels) pairs."""
+    source = mosaic.Mosaics.of_photographs(split, seed=seed, size=size)
+
+    def examples() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in range(count):
+            images, labels = source.batch(index, 1)
+            yield images[0], labels[0]
+
+    return examples
+
+
+def folder_examples(pairs: list, record: Preprocessing) -> Examples:
+    """Whole images with their label maps."""
+    return lambda: (folder.read_pair(*pair, record) for pair in pairs)
+
+
+def _mosaics(config: TrainConfig) -> Data:
+    size = config.crop[0]
+    train = mosaic.Mosaics.of_photographs("train", seed=config.seed, size=size)
+    # The images that score are the same for every seed of training.
+    return Data(
+        record=mosaic.mosaic_preprocessing(),
+        train=train,
+        val=mosaic_examples("val", size, config.eval_images),
+        test=mosaic_examples("test", size, config.test_images),
+        train_labels=lambda: (train.mosaic(index)[1] for index in range(100)),
+    )
+
+
+def _folder(config: TrainConfig, record: Preprocessing | None) -> Data:
+    pairs = folder.find_pairs(config.data, config.split)
+    scored = folder.find_pairs(config.data, config.val_split)
+    if record is None:
+        record = folder.describe_folder(config.data, config.split, config.ignore_index, config.channels)
+    # Spread over the split: neighbours are often frames of one film.
+    some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
+    return Data(
+        record=record,
+        train=folder.FolderData(pairs, record, config.crop, config.seed),
+        val=folder_examples(some, record),
+        test=folder_examples(scored, record),
+        train_labels=lambda: (folder.read_labels(label) for _, label in pairs),
+    )

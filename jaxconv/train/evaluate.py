@@ -1,0 +1,71 @@
+"""``jaxconv evaluate``: the scores of a run folder's network on labelled images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jaxconv.train import data, folder
+from jaxconv.train.config import TrainConfig
+from jaxconv.train.metrics import mean_iou, per_class_iou, pixel_accuracy
+from jaxconv.train.record import Preprocessing
+from jaxconv.train.runfolder import Run, load_run
+from jaxconv.train.segment import run_segmenter, score
+
+
+def evaluate(
+    run_folder: str | Path,
+    *,
+    data_folder: str | Path | None = None,
+    split: str = "test",
+    batch_size: int = 8,
+    say: Callable[[str], None] = print,
+) -> np.ndarray:
+    """Scores a network and says the IoU of each class and one line ``mIoU 0.1234``.
+
+    Pixels with the ignored label are not counted; classes absent from labels and predictions are left out of the mean.
+
+    Args:
+        run_folder: written by train or convert.
+        data_folder: ``data_folder/split/*.png`` with ``data_folder/splitannot/*.png``; None for the embedded mosaics.
+        split: which images.
+        batch_size: images at a time.
+        say: receives the lines.
+
+    Returns:
+        (classes, classes) the confusion matrix, true classes down.
+
+    Raises:
+        FileNotFoundError, ValueError: with the name of the file that is missing, unreadable or has illegal labels.
+    """
+    model, run = load_run(run_folder)
+    record = run.preprocessing
+    examples = _mosaics(run, split) if data_folder is None else _folder(record, data_folder, split)
+    confusion = score(run_segmenter(model, record, batch_size), examples(), record, batch_size)
+    for line in report(confusion, record):
+        say(line)
+    return confusion
+
+
+def report(confusion: np.ndarray, record: Preprocessing) -> list[str]:
+    """One line a class, the pixel accuracy, and the line ``mIoU 0.1234``."""
+    iou = per_class_iou(confusion, record.ignore_index)
+    width = max(map(len, record.class_names))
+    lines = [
+        f"{name:<{width}}  IoU {value:.4f}" if not np.isnan(value) else f"{name:<{width}}  not scored"
+        for name, value in zip(record.class_names, iou, strict=True)
+    ]
+    lines.append(f"pixel accuracy {pixel_accuracy(confusion):.4f}")
+    lines.append(f"mIoU {mean_iou(confusion, record.ignore_index):.4f}")
+    return lines
+
+
+def _folder(record: Preprocessing, data_folder: str | Path, split: str) -> data.Examples:
+    return data.folder_examples(folder.find_pairs(data_folder, split), record)
+
+
+def _mosaics(run: Run, split: str) -> data.Examples:
+    if run.train is None or run.train.get("data") is not None:
+        raise ValueError(f"{run.folder} was not trained on the embedded mosaics; give --data FOLDER --split NAME")
+    config = TrainConfig().override(**run.train)
+    return data.mosaic_examples(split, config.crop[0], config.test_images)

@@ -1,0 +1,67 @@
+"""The picture that a run leaves: input, label and prediction side by side."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxconv.train.files import write_beside
+from jaxconv.train.record import Preprocessing
+
+
+def colour(labels: np.ndarray, record: Preprocessing) -> np.ndarray:
+    """Label map (h, w) to colours (h, w, 3) uint8; labels outside the classes become black.
+
+    >>> record = Preprocessing(class_names=("a", "b"), palette=((9, 9, 9), (200, 0, 0)), ignore_index=255)
+    >>> colour(np.array([[0, 1, 255]]), record).tolist()
+    [[[9, 9, 9], [200, 0, 0], [0, 0, 0]]]
+    """
+    table = np.array([*record.palette, (0, 0, 0)], np.uint8)
+    inside = (labels >= 0) & (labels < record.classes)
+    return table[np.where(inside, labels, record.classes)]
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, record: Preprocessing, opacity: float = 0.5) -> np.ndarray:
+    """Blends the colours of a label map (h, w) over an image (h, w, 1 or 3) uint8, in whole 8-bit steps.
+
+    >>> record = Preprocessing(class_names=("a",), palette=((200, 0, 100),))
+    >>> overlay(np.full((1, 1, 1), 100, np.uint8), np.array([[0]]), record).tolist()
+    [[[150, 50, 100]]]
+    """
+    rgb = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.float32)
+    return np.rint((1 - opacity) * rgb + opacity * colour(labels, record)).astype(np.uint8)
+
+
+def save_picture(
+    path: str | Path,
+    images: list[np.ndarray],
+    labels: list[np.ndarray],
+    predictions: list[np.ndarray],
+    record: Preprocessing,
+    title: str = "",
+) -> Path:
+    """Writes a PNG with one row an example - input, label, prediction - and a legend of the classes.
+
+    Pixels of an ignored label are black, in the label and in the prediction.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(6.6, 2.1 * len(images) + 1.0), layout="constrained", dpi=120)
+    axes = figure.subplots(len(images), 3, squeeze=False)
+    for row, image, label, predicted in zip(axes, images, labels, predictions, strict=True):
+        ignored = np.zeros(label.shape, bool) if record.ignore_index is None else label == record.ignore_index
+        shown = [np.where(ignored, record.classes, values) for values in (label, predicted)]
+        row[0].imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
+        for axis, values in zip(row[1:], shown, strict=True):
+            axis.imshow(colour(values, record), interpolation="nearest")
+    for axis, name in zip(axes[0], ("input", "label", "prediction"), strict=True):
+        axis.set_title(name, fontsize=10)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    handles = [
+        Patch(color=np.array(colour) / 255, label=name.replace("_", " "))
+        for name, colour in zip(record.class_names, record.palette, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return write_beside(path, lambda p: figure.savefig(p, format="png"))

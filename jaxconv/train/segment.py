@@ -1,0 +1,81 @@
+"""A network with its preprocessing: images in, label maps out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxconv.train.folder import resize_image, resize_labels
+from jaxconv.train.metrics import confusion_matrix
+from jaxconv.train.record import Preprocessing
+
+Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def make_forward(graph: nnx.GraphDef, record: Preprocessing) -> Callable[[Any, np.ndarray], jax.Array]:
+    """A jitted function of (states, images (n, h, w, channels) uint8) to the best class of each pixel, (n, h, w)."""
+
+    @jax.jit
+    def forward(states, images):
+        logits = nnx.merge(graph, *states)(record.normalise(images))
+        return logits.argmax(-1).astype(jnp.uint8 if record.classes <= 256 else jnp.uint16)
+
+    return forward
+
+
+def segmenter(
+    forward: Callable[[Any, np.ndarray], jax.Array], states: tuple, record: Preprocessing, batch_size: int
+) -> Predict:
+    """A function of images (h, w, channels) uint8, of any sizes, to label maps (h, w) of the same sizes.
+
+    Neighbours of one size share a batch. A last batch is filled up rather than compiled anew.
+    """
+
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        sized = [resize_image(image, record.size) if record.size else image for image in images]
+        batch = np.stack([_pad(image, record.size_multiple) for image in sized])
+        filled = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)])
+        labels = np.asarray(forward(states, filled))[: len(batch), : sized[0].shape[0], : sized[0].shape[1]]
+        return [resize_labels(label, image.shape[:2]) for label, image in zip(labels, images, strict=True)]
+
+    def predict_all(images: list[np.ndarray]) -> list[np.ndarray]:
+        return [label for group in _groups(images, batch_size, lambda x: x.shape) for label in predict(group)]
+
+    return predict_all
+
+
+def run_segmenter(model: nnx.Module, record: Preprocessing, batch_size: int) -> Predict:
+    """The `segmenter` of a loaded run's model."""
+    graph, state = nnx.split(model)
+    return segmenter(make_forward(graph, record), (state,), record, batch_size)
+
+
+def score(
+    predict: Predict, examples: Iterable[tuple[np.ndarray, np.ndarray]], record: Preprocessing, batch_size: int
+) -> np.ndarray:
+    """The confusion matrix of predictions over (image, labels) pairs, read as they are needed."""
+    confusion = np.zeros((record.classes, record.classes), np.int64)
+    for group in _groups(examples, batch_size, lambda pair: pair[0].shape):
+        for (_, labels), predicted in zip(group, predict([image for image, _ in group]), strict=True):
+            confusion += confusion_matrix(labels, predicted, record.classes, record.ignore_index)
+    return confusion
+
+
+def _groups(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """Runs of at most ``count`` neighbours with equal keys."""
+    group: list[Any] = []
+    for item in items:
+        if group and (len(group) == count or key(item) != key(group[0])):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _pad(image: np.ndarray, multiple: int) -> np.ndarray:
+    pads = [(0, -n % multiple) for n in image.shape[:2]]
+    return np.pad(image, [*pads, (0, 0)], "edge") if any(hi for _, hi in pads) else image
