@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from jaxconv.models.enet import ENet
 from jaxconv.models.unet import UNet
 
-REGISTRY: dict[str, Callable[..., Any]] = {"unet": UNet}
+REGISTRY: dict[str, Callable[..., Any]] = {"enet": ENet, "unet": UNet}
 
-__all__ = ["REGISTRY", "UNet"]
+__all__ = ["REGISTRY", "ENet", "UNet"]

@@ -74,8 +74,8 @@ def tuple_of_ints(value: Sequence[int], name: str) -> tuple[int, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(
             f"{name}={value!r} does not say how many spatial axes there are: flax reads a bare int as one axis, and "
-            "then runs a 1-D convolution over (batch, height, width, channels) data with height taken for a batch axis. "
-            f"Give one int per axis, such as {name}=({value!r}, {value!r}) for images"
+            "then runs a 1-D convolution over (batch, height, width, channels) data with height taken for a batch "
+            f"axis. Give one int per axis, such as {name}=({value!r}, {value!r}) for images"
         )
     if len(value) == 0:
         raise ValueError(f"{name}=() has no spatial axis; at least one is needed")

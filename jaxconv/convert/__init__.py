@@ -1,0 +1,15 @@
+"""Weights from other frameworks: read a checkpoint, match it with a model, place every tensor in its layer's layout.
+
+Needs the extra "train" (flax, safetensors); PyTorch only for reading PyTorch's own files.
+"""
+
+from jaxconv.convert.checkpoints import camvid_preprocessing, convert_checkpoint
+from jaxconv.convert.layers import Layer, Need, walk
+from jaxconv.convert.matching import load_tensors
+from jaxconv.convert.report import Placement, Report
+from jaxconv.convert.sources import Checkpoint, read_checkpoint
+
+__all__ = [
+    "Checkpoint", "Layer", "Need", "Placement", "Report", "camvid_preprocessing", "convert_checkpoint", "load_tensors",
+    "read_checkpoint", "walk",
+]  # fmt: skip

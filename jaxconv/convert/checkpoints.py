@@ -1,0 +1,107 @@
+"""From a checkpoint file to a run folder that `jaxconv evaluate` and `jaxconv predict` need nothing beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from jaxconv.convert.matching import Rename, load_tensors
+from jaxconv.convert.report import Report
+from jaxconv.convert.sources import Checkpoint, read_checkpoint
+from jaxconv.models import REGISTRY
+from jaxconv.train.record import Preprocessing
+from jaxconv.train.runfolder import build_model, save_run
+
+# The classes of CamVid in the SegNet tutorial's labels, with its colours; pixels of the last are not scored.
+_CAMVID = {
+    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128), "road": (128, 64, 128),
+    "pavement": (60, 40, 222), "tree": (128, 128, 0), "sign": (192, 128, 128), "fence": (64, 64, 128),
+    "car": (64, 0, 128), "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192), "void": (0, 0, 0),
+}  # fmt: skip
+
+
+def camvid_preprocessing() -> Preprocessing:
+    """The record of a network trained on CamVid's 11 classes and void: RGB of 0..1, 360 rows, 480 columns."""
+    return Preprocessing(
+        class_names=tuple(_CAMVID), palette=tuple(_CAMVID.values()), ignore_index=11, scale=1 / 255, size=(360, 480)
+    )
+
+
+def _plain_preprocessing(classes: int, channels: int) -> Preprocessing:
+    return Preprocessing(class_names=tuple(f"class {i}" for i in range(classes)), channels=channels)
+
+
+def _enet(checkpoint: Checkpoint) -> tuple[dict[str, Any], Preprocessing]:
+    """The published ENet: its head's shape says how many classes there are; 12 are CamVid's."""
+    head = checkpoint.tensors.get("transposed_conv.weight")
+    classes = 12 if head is None or head.ndim != 4 else int(head.shape[1])
+    record = camvid_preprocessing() if classes == len(_CAMVID) else _plain_preprocessing(classes, 3)
+    return {"classes": classes}, record
+
+
+PRESETS: dict[str, Callable[[Checkpoint], tuple[dict[str, Any], Preprocessing]]] = {"enet": _enet}
+
+
+def convert_checkpoint(
+    path: str | Path,
+    model: str,
+    out: str | Path,
+    *,
+    model_kwargs: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    convention: str = "torch",
+    rename: Rename | None = None,
+    dry_run: bool = False,
+) -> Path | Report:
+    """Convert a checkpoint into a run folder: weights, model description, preprocessing, class names, palette, ignored
+    index.
+
+    Args:
+        path: PyTorch state_dict, safetensors or .npz file (see `read_checkpoint`).
+        model: name in `jaxconv.models.REGISTRY`, such as "enet".
+        out: folder to make; it must not hold anything yet.
+        model_kwargs: arguments of the model; they may be left out for "enet", whose checkpoint tells them.
+        preprocessing: what to do with images and what the classes are. Default for an "enet" of 12 classes: CamVid's
+            (RGB/255, 480 x 360, void ignored); else the pixel values / 255, for as many nameless classes as the model
+            has.
+        convention: "torch" or "keras", how the file names and lays out its tensors.
+        rename: see `load_tensors`.
+        dry_run: match only, write nothing.
+
+    Returns:
+        The folder, or with `dry_run` the `Report`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FileExistsError: `out` holds something.
+        ValueError: a file that cannot be read, an unknown model, arguments it does not take, or tensors that are
+            missing, unexpected or mis-shaped (the message lists all of them).
+
+    Example:
+        >>> convert_checkpoint("weights.pth", "enet", "runs/enet")  # doctest: +SKIP
+        PosixPath('runs/enet')
+    """
+    if model not in REGISTRY:
+        raise ValueError(f"no model is called {model!r}; models are: {', '.join(sorted(REGISTRY))}")
+    checkpoint = read_checkpoint(path)
+    kwargs, record = PRESETS[model](checkpoint) if model in PRESETS and model_kwargs is None else ({}, None)
+    kwargs = {**kwargs, **(model_kwargs or {})}
+    # Abstract: no random number is drawn for parameters that the file is about to fill.
+    network = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
+    report = load_tensors(
+        network, checkpoint.tensors, convention=convention, rename=rename, ordered=checkpoint.ordered, dry_run=dry_run,
+        source=str(path),
+    )  # fmt: skip
+    if dry_run:
+        return report
+    config = network.config
+    if preprocessing is None:
+        preprocessing = record or _plain_preprocessing(config["classes"], config["in_channels"])
+    network.eval()
+    extra = {"converted_from": Path(path).name, "placed": len(report.placed)}
+    return save_run(
+        Path(out), network, model_name=model, model_kwargs=config, preprocessing=preprocessing, extra=extra
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Find for each layer of a model its tensors in a checkpoint: by name where names agree, else by structure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from jaxconv.convert.layers import Layer, Need, walk
+from jaxconv.convert.report import Placement, Report
+
+Rename = Mapping[str, str] | Callable[[str], str]
+# PyTorch counts the batches that batch normalisation has seen; flax has no such number.
+_COUNTERS = ("num_batches_tracked", "seed_generator_state")
+# Path parts that containers add: nnx.Sequential keeps its layers in `layers`, DataParallel wraps a model in `module`.
+_WRAPPERS = ("layers", "module")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """The tensors of one layer of a checkpoint: tensor name within the layer -> full name."""
+
+    path: str
+    names: dict[str, str]
+
+    def signature(self, tensors: Mapping[str, np.ndarray]) -> tuple:
+        return tuple(sorted((short, tuple(tensors[name].shape)) for short, name in self.names.items()))
+
+
+def load_tensors(
+    model: nnx.Module,
+    tensors: Mapping[str, Any],
+    *,
+    convention: str = "torch",
+    rename: Rename | None = None,
+    ordered: bool = True,
+    strict: bool = True,
+    dry_run: bool = False,
+    source: str = "the checkpoint",
+) -> Report:
+    """Place the tensors of a checkpoint in a model, each in its layer's layout.
+
+    Layers are matched by name (``encoder.0.conv`` with ``encoder.0.conv``; containers' ``layers`` and ``module`` do not
+    count). Where no name agrees they are matched by structure: of the layers that need tensors of the same names and
+    shapes, the first in the checkpoint goes to the first defined in the model, the second to the second, and so on.
+
+    Args:
+        model: an NNX module; its variables are overwritten, and may be abstract (from ``nnx.eval_shape``).
+        tensors: name -> array, as a PyTorch state_dict (values with ``.numpy()`` too) or Keras variables by path.
+        convention: "torch" (weight, bias, running_mean, running_var; kernels with channels first) or "keras" (kernel,
+            bias, gamma, beta, moving_mean, moving_variance; kernels with channels last).
+        rename: for layers that are called otherwise in the model: a mapping from the checkpoint's layer paths (or their
+            beginnings) to the model's, or a function of a tensor's name.
+        ordered: whether the order of `tensors` is the order of definition. If not (safetensors sorts), layers are
+            matched by structure only where that is unambiguous.
+        strict: whether anything that does not match is an error; otherwise what matches is placed.
+        dry_run: only report; the model stays as it is.
+        source: name of the checkpoint for messages.
+
+    Returns:
+        The `Report`: what was placed where, and how each was matched.
+
+    Raises:
+        ValueError: `strict` and something is missing, unexpected or mis-shaped (the message lists all of it); an
+            unknown convention.
+
+    Example:
+        >>> import numpy as np
+        >>> from flax import nnx
+        >>> from jaxconv.nn import Conv
+        >>> layer = Conv(3, 8, (5, 5), rngs=nnx.Rngs(0))
+        >>> print(load_tensors(layer, {"weight": np.ones((8, 3, 5, 5)), "bias": np.zeros(8)}))
+        placed 2, missing 0, unexpected 0, mis-shaped 0, ignored 0
+          weight (8, 3, 5, 5) -> kernel (5, 5, 3, 8)
+          bias (8,) -> bias (8,)
+    """
+    arrays = {name: _as_numpy(value) for name, value in tensors.items()}
+    layers = walk(model, convention)
+    sources, ignored = _group(arrays, rename)
+    report = _report(layers, sources, _pair(layers, sources, arrays, ordered), arrays, ignored, ordered)
+    if strict and not dry_run:
+        report.raise_if_failed(source)
+    if not dry_run:
+        _write(layers, report, arrays)
+    return report
+
+
+def _as_numpy(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # NumPy has no bfloat16; float32 holds each of its values.
+        value = value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
+    return np.asarray(value)
+
+
+def _group(arrays: Mapping[str, np.ndarray], rename: Rename | None) -> tuple[dict[str, _Source], list[str]]:
+    """Tensors by layer, in order of appearance; counters apart."""
+    groups: dict[str, _Source] = {}
+    ignored = []
+    for name in arrays:
+        path, _, short = _renamed(name.replace("/", "."), rename).rpartition(".")
+        if short in _COUNTERS:
+            ignored.append(name)
+            continue
+        path = _canonical(path)
+        groups.setdefault(path, _Source(path, {})).names[short.removesuffix(":0")] = name
+    return groups, ignored
+
+
+def _renamed(name: str, rename: Rename | None) -> str:
+    if rename is None:
+        return name
+    if callable(rename):
+        return rename(name)
+    fits = [old for old in rename if name == old or name.startswith(old + ".")]
+    if not fits:
+        return name
+    longest = max(fits, key=len)
+    return (rename[longest] + name[len(longest) :]).lstrip(".")
+
+
+def _canonical(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part and part not in _WRAPPERS)
+
+
+def _pair(
+    layers: list[Layer], sources: dict[str, _Source], arrays: Mapping[str, np.ndarray], ordered: bool
+) -> dict[str, tuple[str, str]]:
+    """Layer path -> (source path, how the two were matched)."""
+    pairs = {layer.path: (name, "name") for layer in layers if (name := _canonical(layer.path)) in sources}
+    if 2 * len(pairs) >= len(layers):
+        # Where most names agree, a layer without its name is more likely a mistake than a matter of style.
+        return pairs
+    taken = {name for name, _ in pairs.values()}
+    mine, theirs = defaultdict(list), defaultdict(list)
+    for layer in layers:
+        if layer.path not in pairs:
+            mine[layer.signature].append(layer.path)
+    for name, group in sources.items():
+        if name not in taken:
+            theirs[group.signature(arrays)].append(name)
+    for signature, paths in mine.items():
+        if ordered or len(paths) == len(theirs[signature]) == 1:
+            pairs |= {path: (name, "structure") for path, name in zip(paths, theirs[signature], strict=False)}
+    return pairs
+
+
+def _report(layers, sources, pairs, arrays, ignored, ordered) -> Report:
+    placed, missing, misshaped = [], [], []
+    used: set[str] = set(ignored)
+    for layer in layers:
+        path, by = pairs.get(layer.path, (None, ""))
+        names = {} if path is None else sources[path].names
+        for need in layer.needs:
+            name = names.get(need.name)
+            if name is None:
+                missing.append((need.variable, need.shape))
+                continue
+            used.add(name)
+            shape = tuple(arrays[name].shape)
+            if shape != need.shape:
+                misshaped.append((name, shape, need.variable, need.shape))
+            else:
+                placed.append(Placement(name, need.variable, shape, need.target_shape, by))
+    unexpected = [(name, tuple(a.shape)) for name, a in arrays.items() if name not in used]
+    hints = _hints(missing, unexpected, ordered)
+    return Report(*map(tuple, (placed, missing, unexpected, misshaped, ignored, hints)))
+
+
+def _hints(missing, unexpected, ordered: bool) -> list[str]:
+    shapes = defaultdict(list)
+    for name, shape in unexpected:
+        shapes[shape].append(name)
+    needed = [shape for _, shape in missing]
+    fits = [(v, shapes[s][0]) for v, s in missing if len(shapes.get(s, ())) == 1 and needed.count(s) == 1]
+    hints = [
+        f"{name} has the shape that {variable} needs; if it is the same, say so with rename" for variable, name in fits
+    ]
+    if not ordered and missing and unexpected:
+        hints.append("the file does not keep the order of the layers: layers of equal shapes are matched by name only")
+    return hints
+
+
+def _write(layers: list[Layer], report: Report, arrays: Mapping[str, np.ndarray]) -> None:
+    needs: dict[str, Need] = {need.variable: need for layer in layers for need in layer.needs}
+    for placement in report.placed:
+        need = needs[placement.target]
+        dtype = need.slot.get_value().dtype
+        need.slot.set_value(_to_jax(need.to_model(arrays[placement.source]), dtype))
+
+
+def _to_jax(array: np.ndarray, dtype: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.asarray(array, dtype)
