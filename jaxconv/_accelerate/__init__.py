@@ -1,0 +1,7 @@
+"""Convolutions read off a jaxpr and computed by jaxconv's faces; users call [`accelerate`][jaxconv.accelerate]."""
+
+from jaxconv._accelerate.recognise import Assignment, assignments
+from jaxconv._accelerate.report import Report, Row
+from jaxconv._accelerate.transform import accelerate
+
+__all__ = ["Assignment", "Report", "Row", "accelerate", "assignments"]

@@ -1,0 +1,115 @@
+"""Which face of the trilinear form an equation is: every admissible reading, best first.
+
+With ``b*u + lo = s*q + d*t`` and u on A, t on B, q on C (see `jaxconv._accelerate.equation`), any of the three
+tensors may play the image x as long as its spacing is 1 on every axis, since a face sums over ``u + lo = s*q + d*t``.
+A stands alone on its side of the equation. If A is not x, the tensor that is neither A nor x changes sides by being
+reversed: with p the spacing and z the index of that tensor, ``p*z = p*(size-1) - p*z'``, so that the offset becomes
+``p*(size-1) - lo``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from jaxconv._accelerate.equation import Equation
+from jaxconv.geometry import ConvGeometry
+
+# Where the reading is a free choice: the rhs is the kernel lax speaks of, and an x that is A needs no reversal.
+_KERNEL_ORDER = "BCA"
+_IMAGE_ORDER = "ACB"
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """One reading of an equation.
+
+    Attributes:
+        x: the tensor that plays the image: "A" (lhs), "B" (rhs) or "C" (result).
+        w: the tensor that plays the kernel.
+        y: the tensor that plays the convolution's result.
+        flipped: the tensor that has to be reversed along its spatial axes, or None.
+        geometry: the geometry of the convolution under this reading.
+    """
+
+    x: str
+    w: str
+    y: str
+    flipped: str | None
+    geometry: ConvGeometry
+
+    @property
+    def face(self) -> str:
+        """Which slot the equation leaves open: "apply" (y), "adjoint" (x) or "kernel" (w)."""
+        return {"y": "apply", "x": "adjoint", "w": "kernel"}[self.role("C")]
+
+    def role(self, tensor: str) -> str:
+        """The slot ("x", "w" or "y") that tensor "A", "B" or "C" fills."""
+        return {self.x: "x", self.w: "w", self.y: "y"}[tensor]
+
+    @property
+    def roles(self) -> str:
+        """The slots of (lhs, rhs, result) as three letters, such as "xwy" for a plain convolution."""
+        return "".join(self.role(t) for t in "ABC")
+
+
+def assignments(equation: Equation) -> list[Assignment]:
+    """All admissible readings of an equation (at most six), the one to use first.
+
+    The kernel is the spatially smallest tensor that can be one; on a tie it is the rhs, then the result.
+    """
+    if refusal(equation) is not None:
+        return []
+    found = []
+    for x in _IMAGE_ORDER:
+        if any(step != 1 for step in equation.spacings[x]):
+            continue
+        for w in _KERNEL_ORDER:
+            if w != x:
+                (y,) = set("ABC") - {x, w}
+                found.append(_assignment(equation, x, w, y))
+    return sorted(found, key=lambda a: _preference(equation, a))
+
+
+def refusal(equation: Equation) -> str | None:
+    """Why an equation is no face of the trilinear form, or None."""
+    if equation.rank == 0:
+        return "no spatial axis: a matrix product"
+    empty = [shape for shape in equation.shapes.values() if 0 in shape]
+    if empty:
+        return f"an empty array of shape {empty[0]}"
+    if all(any(step != 1 for step in steps) for steps in equation.spacings.values()):
+        lhs, rhs, out = (equation.spacings[t] for t in "ABC")
+        return f"no tensor has unit spacing on all axes (lhs_dilation {lhs}, rhs_dilation {rhs}, window_strides {out})"
+    return None
+
+
+def _preference(equation: Equation, a: Assignment) -> tuple[int, int, int]:
+    return math.prod(equation.size(a.w)), _KERNEL_ORDER.index(a.w), _IMAGE_ORDER.index(a.x)
+
+
+def _assignment(equation: Equation, x: str, w: str, y: str) -> Assignment:
+    flipped = None if x == "A" else next(t for t in "ABC" if t not in ("A", x))
+    sizes = {t: equation.size(t) for t in "ABC"}
+    pads = []
+    for axis, (lo, hi) in enumerate(equation.pads):
+        if flipped is not None:
+            lo = equation.spacings[flipped][axis] * (sizes[flipped][axis] - 1) - lo
+        stride = equation.spacings[y][axis]
+        extent = equation.spacings[w][axis] * (sizes[w][axis] - 1) + 1
+        smallest = stride * (sizes[y][axis] - 1) + extent - sizes[x][axis] - lo
+        # `stride` high pads give the same result: the equation's own, or one equal to lo, as libraries have fast
+        # paths for symmetric pads.
+        wanted = hi if (x, w) == ("A", "B") else lo
+        pads.append((lo, wanted if smallest <= wanted < smallest + stride else smallest))
+    geometry = ConvGeometry.resolve(
+        input_size=sizes[x],
+        kernel_size=sizes[w],
+        stride=equation.spacings[y],
+        dilation=equation.spacings[w],
+        padding=tuple(pads),
+        groups=equation.groups,
+    )
+    if geometry.output_size != sizes[y]:
+        raise RuntimeError(f"{equation} read as {x}, {w}, {y} gives {geometry}: please report this equation")
+    return Assignment(x, w, y, flipped, geometry)
