@@ -1,0 +1,48 @@
+"""torch.nn.functional by name: channels-first data, PyTorch's weight layouts, arguments, defaults and refusals.
+
+What PyTorch refuses by a RuntimeError is a ValueError here, what it refuses by its argument types a TypeError; the
+messages name the values.
+Indices are int32 where PyTorch has int64.
+"""
+
+from jaxconv.dialects.torch.conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+from jaxconv.dialects.torch.pool import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
+from jaxconv.dialects.torch.rearrange import fold, pad, pixel_shuffle, pixel_unshuffle, unfold
+from jaxconv.dialects.torch.resize import interpolate, upsample, upsample_bilinear, upsample_nearest
+
+__all__ = [
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "fold",
+    "interpolate",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
+    "pad",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "unfold",
+    "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
+]
