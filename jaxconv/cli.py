@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -68,17 +68,21 @@ def predict(run: Folder, images: Images, out: Path, labels: bool = False) -> Non
     call(run, images, out, labels=labels)
 
 
-def convert(checkpoint: Folder, model: str, out: Path) -> None:
+def convert(
+    checkpoint: Folder, model: str, out: Path, convention: Literal["torch", "keras"] = "torch", dry_run: bool = False
+) -> None:
     """Turn another framework's checkpoint into a run folder.
 
     Args:
-        checkpoint: PyTorch state_dict or safetensors file.
+        checkpoint: PyTorch state_dict, safetensors or .npz file.
         model: which architecture it is for, such as enet.
         out: run folder to write.
+        convention: how the file names and lays out its tensors.
+        dry_run: only say which tensor would go where.
     """
     from jaxconv.convert import convert_checkpoint
 
-    print(convert_checkpoint(checkpoint, model, out))
+    print(convert_checkpoint(checkpoint, model, out, convention=convention, dry_run=dry_run))
 
 
 COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "convert": convert}
@@ -88,7 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a mistake in what was given is one sentence on stderr and exit status 1."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="jaxconv", description="Convolution for dense prediction in JAX.", args=arguments
+            COMMANDS,
+            prog="jaxconv",
+            description="Convolution for dense prediction in JAX.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
         )
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"jaxconv: {error}", file=sys.stderr)

@@ -87,8 +87,6 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if len(self.crop) != 2 or min(self.crop) < 1:
             raise ValueError(f"crop={self.crop} must be (height, width), both at least 1")
-        if self.data is None and self.crop[0] != self.crop[1]:
-            raise ValueError(f"crop={self.crop}: mosaics are square")
         if self.class_weighting not in ("none", "enet"):
             raise ValueError(f'class_weighting={self.class_weighting!r} must be "none" or "enet"')
 

@@ -64,6 +64,8 @@ def folder_examples(pairs: list, record: Preprocessing) -> Examples:
 
 def _mosaics(config: TrainConfig) -> Data:
     size = config.crop[0]
+    if config.crop != (size, size):
+        raise ValueError(f"crop={config.crop}: mosaics are square (give --data FOLDER to train on images of your own)")
     train = mosaic.Mosaics.of_photographs("train", seed=config.seed, size=size)
     # The images that score are the same for every seed of training.
     return Data(

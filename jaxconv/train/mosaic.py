@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxconv.train.record import Preprocessing
 
-PHOTOGRAPHS = ("brick", "grass", "gravel", "coins", "page", "immunohistochemistry", "hubble_deep_field")
+PHOTOGRAPHS = ("brick", "grass", "gravel", "coins", "text", "immunohistochemistry", "hubble_deep_field")
 STRIPS = {"train": (0.0, 0.5), "val": (0.5, 0.75), "test": (0.75, 1.0)}
 
 _MEAN, _CONTRAST = 128.0, 45.0  # 8-bit values: two standard deviations stay inside 0..255

@@ -33,10 +33,12 @@ def predict(
         The overlays' paths.
 
     Raises:
-        FileNotFoundError, ValueError: an image is missing or unreadable, or two images would be written to one file;
-            nothing is written for it.
+        FileNotFoundError, ValueError: an image is missing or unreadable (what comes before it is written), two images
+            would be written to one file, or none is given.
     """
     paths = [Path(image) for image in images]
+    if not paths:
+        raise ValueError("no image was given to predict")
     names = [path.stem for path in paths]
     twice = [str(path) for path in paths if names.count(path.stem) > 1]
     if twice:

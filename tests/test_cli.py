@@ -1,0 +1,181 @@
+"""The command line, in this process (fast) and once as a program of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flax")
+pytest.importorskip("optax")
+pytest.importorskip("orbax.checkpoint")
+pytest.importorskip("safetensors")
+pytest.importorskip("skimage")
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+pytest.importorskip("tyro")
+from PIL import Image
+from safetensors.numpy import load_file
+
+from jaxconv.cli import COMMANDS, main
+from jaxconv.train.config import TrainConfig, load_config
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--set", "model_kwargs={'widths': [4, 8]}", "crop=(32, 32)", "batch_size=2", "log_every=1", "eval_every=40",
+    "eval_images=2", "test_images=3", "checkpoint_every=2",
+]  # fmt: skip
+
+
+def run_program(*arguments, **options):
+    command = [sys.executable, "-m", "jaxconv.cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that was killed after its first checkpoint and started again, both as programs."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    arguments = ["train", "--out", out, "--steps", 80, *SMALL]
+    process = run_program(*arguments)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoints/*/digests.json")) and process.poll() is None:
+        assert time.monotonic() < deadline, "no checkpoint in 120 s"
+        time.sleep(0.05)
+    process.kill()
+    said, complained = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said + complained
+    assert not (out / "weights.safetensors").exists()
+    process = run_program(*arguments)
+    said, complained = process.communicate(timeout=300)
+    assert process.returncode == 0, said + complained
+    return out, said
+
+
+def test_killed_run_resumes_and_finishes(trained):
+    out, said = trained
+    assert re.search(r"resuming .* after step \d+ of 80", " ".join(said.split()))
+    assert re.search(
+        r"test mIoU 0\.\d{4}; a classifier of single pixel intensities has 0\.\d{4}", " ".join(said.split())
+    )
+    assert load_file(out / "weights.safetensors")
+    steps = [int(line.split(",")[0]) for line in (out / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == list(range(1, 81))
+    assert not list(out.rglob(".tmp.*"))
+
+
+def test_evaluate_prints_one_miou_line(trained, capsys):
+    assert main(["evaluate", str(trained[0])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "mIoU" in line]) == 1
+    assert re.fullmatch(r"mIoU 0\.\d{4}", lines[-1])
+    assert sum("IoU" in line for line in lines) == 8  # seven classes and the mean
+
+
+@pytest.fixture
+def labelled(trained, tmp_path):
+    """A folder whose labels are what the network predicts, but for one corner."""
+    pictures = {"one": (40, 52), "two": (40, 52), "three": (33, 41)}
+    rng = np.random.default_rng(3)
+    (tmp_path / "val").mkdir()
+    for name, size in pictures.items():
+        noise = np.kron(rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1)), np.ones((8, 8)))
+        Image.fromarray(noise[: size[0], : size[1]].astype(np.uint8)).save(tmp_path / "val" / f"{name}.png")
+    files = sorted(map(str, (tmp_path / "val").iterdir()))
+    assert main(["predict", str(trained[0]), *files, "--out", str(tmp_path / "valannot"), "--labels"]) == 0
+    for name in pictures:
+        (tmp_path / "valannot" / f"{name}_labels.png").rename(tmp_path / "valannot" / f"{name}.png")
+        (tmp_path / "valannot" / f"{name}_overlay.png").rename(tmp_path / f"{name}_overlay.png")
+    return tmp_path
+
+
+def test_predict_writes_overlays_of_any_size_and_evaluate_agrees(trained, labelled, capsys):
+    for name, size in (("one", (52, 40)), ("three", (41, 33))):
+        with Image.open(labelled / f"{name}_overlay.png") as picture:
+            assert picture.size == size and picture.mode == "RGB"
+    assert main(["evaluate", str(trained[0]), "--data", str(labelled), "--split", "val", "--batch-size", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "mIoU 1.0000"
+
+
+def test_errors_name_the_file(trained, labelled, capsys, tmp_path):
+    run = str(trained[0])
+
+    def complaint(*arguments):
+        assert main(list(arguments)) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("jaxconv: ") and "Traceback" not in captured.err
+        return captured.err
+
+    path = labelled / "valannot" / "two.png"
+    labels = np.array(Image.open(path))
+    labels[0, 0] = 99
+    Image.fromarray(labels).save(path)
+    arguments = ["evaluate", run, "--data", str(labelled), "--split", "val"]
+    assert "two.png: label 99 out of range" in complaint(*arguments)
+    (labelled / "val" / "one.png").write_bytes(b"")
+    assert "one.png cannot be read" in complaint(*arguments)
+    assert "one.png cannot be read" in complaint(
+        "predict", run, str(labelled / "val" / "one.png"), "--out", str(tmp_path)
+    )
+    assert "test does not exist" in complaint("evaluate", run, "--data", str(labelled), "--split", "test")
+    assert "nowhere does not exist" in complaint("evaluate", str(tmp_path / "nowhere"))
+    assert "finished run" in complaint("train", "--out", run, "--steps", "80", *SMALL)
+    assert "unknown key 'step' in the training config" in complaint("train", "--out", "x", "--set", "step=3")
+    assert "no model is called 'vgg'" in complaint("train", "--out", str(tmp_path / "v"), "--model", "vgg")
+    crop = ["--out", str(tmp_path / "v"), "--set", "crop=(32, 48)"]
+    assert "crop=(32, 48): mosaics are square" in complaint("train", *crop)
+    assert "no image was given" in complaint("predict", run, "--out", str(tmp_path / "v"))
+    assert not (tmp_path / "v").exists()
+
+
+def test_help_is_fast_to_import_and_lists_the_commands():
+    code = "import sys, jaxconv.cli as c; print('jax' in sys.modules, 'flax' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert ran.stdout.split() == ["False", "False"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "jaxconv.cli", "--help"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert all(command in ran.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_loads_and_says_what_it_is_for(path):
+    assert isinstance(load_config(path), TrainConfig)
+    text = path.read_text()
+    for word in ("Paper:", "Expected:", "Time:", "Command:"):
+        assert word in text, f"{path.name} has no {word}"
+
+
+def test_config_files_refuse_unknown_keys(tmp_path):
+    (tmp_path / "c.py").write_text('def config():\n    return {"steps": 5, "learing_rate": 1.0}\n')
+    with pytest.raises(ValueError, match="unknown key 'learing_rate' in the training config; known keys: model"):
+        load_config(tmp_path / "c.py")
+    (tmp_path / "c.py").write_text('def config():\n    return {"steps": 5}\n')
+    assert load_config(tmp_path / "c.py") == TrainConfig(steps=5)
+    (tmp_path / "d.py").write_text("steps = 5\n")
+    with pytest.raises(ValueError, match=r"d\.py defines no function config"):
+        load_config(tmp_path / "d.py")
+    with pytest.raises(FileNotFoundError, match=r"e\.py does not exist; configs in .*: c, d"):
+        load_config(tmp_path / "e.py")
+
+
+def test_config_checks_values():
+    for changes, message in (
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
+        ({"crop": (32, 0)}, r"crop=\(32, 0\) must be \(height, width\), both at least 1"),
+        ({"class_weighting": "focal"}, "class_weighting='focal' must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TrainConfig().override(**changes)
+    assert TrainConfig().override(model="enet").model_kwargs == {}
+    assert TrainConfig().override(model="enet", model_kwargs={"a": 1}).model_kwargs == {"a": 1}
