@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv.unpooling import unpool
 from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
 
 _LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
@@ -207,40 +208,45 @@ def _stage_jvp(stage, primals, tangents):
     axis, offsets, stride, low, count, _ = stage
     y, out_indices, winner = _compare(x, indices, stage, winners=True)
     taps = axis_taps(tangents[0], axis, offsets, stride, low, count, 0)
-    # A select for each tap: linear in the tangent, and its transpose sends each cotangent to one tap only.
-    dy = jnp.zeros_like(taps[0])
-    for t, tap in enumerate(taps):
-        dy = jnp.where(winner == t, tap, dy)
+    # A sum of selects, not a chain of them: the transpose of a chain is one long dependence.
+    dy = sum(jnp.where(winner == t, tap, jnp.zeros((), tap.dtype)) for t, tap in enumerate(taps))
     no_tangent = None if indices is None else np.zeros(out_indices.shape, jax.dtypes.float0)
     return (y, out_indices), (dy, no_tangent)
 
 
 def _compare(x: Array, indices: Array | None, stage: _Stage, winners: bool):
-    """Running maximum over the taps; the first maximum's index and tap number where asked for."""
+    """Maximum over the taps; the first maximum's index and tap number where asked for."""
     axis, offsets, stride, low, count, first = stage
-    fill = _lowest(x.dtype)
-    taps = axis_taps(x, axis, offsets, stride, low, count, fill)
-    if indices is None and not winners:
-        best = taps[0]
-        for tap in taps[1:]:
-            best = lax.max(best, tap)
-        return best, None, None
-    # Pads before the input hold the lowest value and could tie with it: such windows start at their first real tap.
-    shape = [1] * x.ndim
-    shape[axis] = count
-    winner = jnp.broadcast_to(jnp.asarray(first, jnp.int32).reshape(shape), taps[0].shape)
+    taps = axis_taps(x, axis, offsets, stride, low, count, _lowest(x.dtype))
     best = taps[0]
-    for t, tap in enumerate(taps[1:], 1):
-        better = tap > best
+    for tap in taps[1:]:
+        best = lax.max(best, tap)  # NaN stays
+    if indices is None and not winners:
+        return best, None, None
+    winner = jnp.full(best.shape, len(taps) - 1, jnp.int8)
+    for t, tap in reversed(list(enumerate(taps[:-1]))):
+        is_best = tap == best
         if jnp.issubdtype(x.dtype, jnp.floating):
-            better |= (tap != tap) & (best == best)
-        best, winner = jnp.where(better, tap, best), jnp.where(better, t, winner)
+            is_best |= tap != tap  # where a tap is NaN, so is the best
+        # Pads before the input hold the lowest value and may tie with it.
+        is_best = _where_real(is_best, axis % x.ndim, np.asarray(first) <= t)
+        winner = jnp.where(is_best, jnp.int8(t), winner)
     if indices is not None:
         parts = axis_taps(indices, axis, offsets, stride, low, count, 0)
         indices = parts[0]
         for t, part in enumerate(parts[1:], 1):
             indices = jnp.where(winner == t, part, indices)
     return best, indices, winner
+
+
+def _where_real(mask: Array, axis: int, real: np.ndarray) -> Array:
+    """`mask` where `real` holds along the axis; compares a counter, which vectorises, rather than reading a table."""
+    if real.all():
+        return mask
+    begin = int(real.argmax())
+    if real[begin:].all():
+        return mask & (lax.broadcasted_iota(jnp.int32, mask.shape, axis) >= begin)
+    return mask & lax.broadcast_in_dim(jnp.asarray(real), mask.shape, (axis,))
 
 
 def _lowest(dtype) -> object:
@@ -272,24 +278,6 @@ def _tap_counts(w: AxisWindow, include_pads: bool) -> np.ndarray:
     return ((position >= -low) & (position < w.input_size + high)).sum(axis=1)
 
 
-# ------------------------------------------------------------------------------------------------------- unpooling
-def _max_unpool_impl(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
-    rank = len(sizes)
-    batch, spatial, channels = y.shape[: y.ndim - rank - 1], y.shape[y.ndim - rank - 1 : -1], y.shape[-1]
-    total, count = int(np.prod(sizes)), int(np.prod(spatial))
-    y, indices = y.reshape(-1, count, channels), indices.reshape(-1, count, channels)
-    lead = y.shape[0]
-    where = jnp.where((indices >= 0) & (indices < total), indices, total)
-    n, c = jnp.arange(lead)[:, None, None], jnp.arange(channels)
-    order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[:, None], y.shape)
-    # A scatter promises no order among duplicates, a maximum does not need one: the largest position wins.
-    last = jnp.full((lead, total, channels), -1, jnp.int32).at[n, where, c].max(order, mode="drop")
-    wins = last.at[n, where, c].get(mode="fill", fill_value=-1) == order
-    where = jnp.where(wins, where, total)
-    x = jnp.zeros((lead, total, channels), y.dtype).at[n, where, c].set(y, mode="drop", unique_indices=True)
-    return x.reshape(*batch, *sizes, channels)
-
-
 def _named(function, name: str, static: tuple[int, ...]):
     function.__name__ = function.__qualname__ = name
     return jax.jit(function, static_argnums=static)
@@ -298,4 +286,4 @@ def _named(function, name: str, static: tuple[int, ...]):
 _max_pool = _named(_max_pool_values, "max_pool", (1,))
 _max_pool_with_indices = _named(_max_pool_indexed, "max_pool_with_indices", (1,))
 _avg_pool = _named(_avg_pool_impl, "avg_pool", (1, 2, 3))
-_max_unpool = _named(_max_unpool_impl, "max_unpool", (2,))
+_max_unpool = _named(unpool, "max_unpool", (2,))
