@@ -25,6 +25,13 @@ def pytest_report_header(config):
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Every shape compiles a program; without this the whole run keeps all of them in memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""
