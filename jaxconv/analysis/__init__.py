@@ -9,6 +9,11 @@ _HOME = {
     "receptive_field": "field",
     "ReceptiveField": "field",
     "GradientField": "gradient",
+    "gridding": "holes",
+    "Gridding": "holes",
+    "tiled": "tiling",
+    "Tiled": "tiling",
+    "TilingRefused": "tiling",
     "NotUnderstood": "interpret",
     "GlobalOp": "graph",
 }

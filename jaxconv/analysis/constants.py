@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal
 
 
 class UnknownConstant(ValueError):
@@ -35,6 +35,7 @@ class Const:
 
 
 def known(value: Any) -> Const:
+    """A constant whose numbers are there."""
     return Const(value if hasattr(value, "shape") else np.asarray(value), value=value)
 
 
@@ -58,13 +59,27 @@ def _evaluate(eqn: Any, values: list[Any]) -> Sequence[Any]:
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(name)
         if isinstance(inner, ClosedJaxpr) and len(inner.jaxpr.invars) == len(values):
-            return jaxpr_as_fun(inner)(*values)
+            return _run(inner, values)
     outputs = eqn.primitive.bind(*values, **eqn.params)
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
+def _run(inner: ClosedJaxpr, values: list[Any]) -> list[Any]:
+    """A jitted helper (`where`, `clip`, ...) equation by equation: compiling each would cost more than all the rest."""
+    jaxpr = inner.jaxpr
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, inner.consts, strict=True))
+    env.update(zip(jaxpr.invars, values, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        env.update(zip(eqn.outvars, _evaluate(eqn, [read(v) for v in eqn.invars]), strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
 def _plain_aval(aval: Any) -> bool:
-    return getattr(aval, "dtype", None) is not None and np.dtype(bool) is not None and _numpy_dtype(aval.dtype)
+    return getattr(aval, "dtype", None) is not None and _numpy_dtype(aval.dtype)
 
 
 def _plain(value: Any) -> bool:
@@ -94,7 +109,11 @@ def _iota(params: dict[str, Any]) -> np.ndarray:
 
 def _select(params: dict[str, Any], which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
     which = np.broadcast_to(which, cases[0].shape)
-    return np.choose(which.astype(int), cases) if len(cases) <= 32 else np.take_along_axis(np.stack(cases), which[None], 0)[0]
+    return (
+        np.choose(which.astype(int), cases)
+        if len(cases) <= 32
+        else np.take_along_axis(np.stack(cases), which[None], 0)[0]
+    )
 
 
 def _quiet(operation: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """The receptive field of any JAX function, exact, from its jaxpr."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -49,9 +50,10 @@ class ReceptiveField:
         seen = np.isfinite(low)
         if not seen.any():
             return 0, 0, 0
-        size = int(np.max(np.where(seen, high - low + 1, 0)))
+        size = self._widest(i, low, high)
         moving = [(t, j) for t, j in enumerate(swept.jumps[out.number]) if j is not None]
         own = [m for m in moving if i < len(self.traced.out_axes) and m[0] == self.traced.out_axes[i]] or moving[-1:]
+        own = own or self._measured(i, low)
         if not own:
             return size, 0, int(low[seen].min())
         axis, jump = own[0]
@@ -62,6 +64,26 @@ class ReceptiveField:
         middle = middle if np.isfinite(line[middle]) else int(np.nonzero(np.isfinite(line))[0][0])
         offset = int(np.floor(line[middle] - float(jump) * middle))
         return size, int(jump) if jump.denominator == 1 else jump, offset
+
+    def _widest(self, i: int, low: np.ndarray, high: np.ndarray) -> int:
+        width = np.where(np.isfinite(low), high - low + 1, 0)
+        inner = width[tuple(slice(n // 4, max(n - n // 4, n // 4 + 1)) for n in width.shape)]
+        if width.max() > inner.max() > 0 and width.max() >= self.input_size[i]:
+            self.traced.graph.notes.append(
+                f"near the borders the field spans axis {i} from end to end (circular padding or a shift); size is "
+                "that of the outputs in the middle"
+            )
+            return int(inner.max())
+        return int(width.max())
+
+    def _measured(self, i: int, low: np.ndarray) -> list[tuple[int, Fraction]]:
+        """The step along the output's own axis from neighbouring bounds, where the graph does not state it."""
+        if i >= low.ndim or low.shape[i] < 2:
+            return []
+        line = np.moveaxis(low, i, 0).reshape(low.shape[i], -1).min(axis=1)
+        middle = len(line) // 2
+        step = line[middle] - line[middle - 1]
+        return [(i, Fraction(int(step)))] if np.isfinite(step) and step else []
 
     @cached_property
     def _cut(self) -> list[Bounds]:
@@ -75,10 +97,7 @@ class ReceptiveField:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         notes = [f"beyond this field the output reads whole axes: {op}" for op in self.global_ops]
-        others = [a for a in range(len(self.traced.out.axes)) if a not in self.traced.out_axes]
-        if any(self.traced.out.axes[a].count > 1 for a in others):
-            notes.append("channels of the output (or of its batch) see different things; counts are summed over them")
-        return tuple(notes)
+        return (*notes, *self.traced.graph.notes)
 
     def _index(self, index: int | Sequence[int]) -> tuple[int, ...]:
         given = (index,) if isinstance(index, (int, np.integer)) else tuple(index)
@@ -141,7 +160,8 @@ class ReceptiveField:
                 slices.append(slice(0, 0))
                 continue
             pick = tuple(
-                slice(None) if a not in where or low.shape[a] == 1 else slice(where[a], where[a] + 1) for a in range(low.ndim)
+                slice(None) if a not in where or low.shape[a] == 1 else slice(where[a], where[a] + 1)
+                for a in range(low.ndim)
             )
             first, last = low[pick].min(), swept.high[self.traced.out.number][pick].max()
             slices.append(slice(int(first), int(last) + 1) if np.isfinite(first) else slice(0, 0))
@@ -158,8 +178,9 @@ class ReceptiveField:
             a = self.traced.out_axes[i]
             width = np.where(np.isfinite(low), swept.high[self.traced.out.number] - low, -1)
             line = np.moveaxis(width, a, 0).reshape(width.shape[a], -1).max(axis=1)
-            best = np.nonzero(line == line.max())[0]
             if len(line) == self.output_size[i]:
+                line[: len(line) // 4] = line[len(line) - len(line) // 4 :] = -1
+                best = np.nonzero(line == line.max())[0]
                 index[i] = int(best[np.argmin(np.abs(best - len(line) // 2))])
         return tuple(index)
 
@@ -203,9 +224,9 @@ def receptive_field(
         args: its arguments: arrays or `jax.ShapeDtypeStruct`; the image first. Weights need no numbers.
         spatial_axes: spatial axes of the first argument; all but the first and the last by default.
         output: which output (of the flattened outputs) is meant, where there are several.
-        method: "jaxpr" reads the function's equations and is exact; it raises `NotUnderstood` at a primitive that it has
-            no rule for. "gradient" measures masks by differentiation instead (no counts). "auto" is the first, and the
-            second where the first does not understand something, with a note that names the primitive.
+        method: "jaxpr" reads the function's equations and is exact; it raises `NotUnderstood` at a primitive that it
+            has no rule for. "gradient" measures masks by differentiation instead (no counts). "auto" is the first, and
+            the second where the first does not understand something, with a note that names the primitive.
 
     Returns:
         A `ReceptiveField` (or a `GradientField` for the gradient method).

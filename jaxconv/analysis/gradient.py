@@ -27,8 +27,9 @@ def numbers_for(args: Sequence[Any], seed: int) -> list[Any]:
 class GradientField:
     """A receptive field measured from gradients: masks and boxes, without counts.
 
-    A position belongs to the mask where the gradient of some channel is not zero for one of several random inputs. Where a
-    gradient vanishes (a weight of zero, a maximum that is never taken) the mask is too small: this is a lower bound.
+    A position belongs to the mask where the gradient of some channel is not zero for one of several random inputs.
+    Where a gradient vanishes (a weight of zero, a maximum that is never taken) the mask is too small: this is a lower
+    bound.
     """
 
     method = "gradient"
@@ -68,7 +69,9 @@ class GradientField:
         """Which input positions the output at `index` was seen to depend on."""
         given = (index,) if isinstance(index, (int, np.integer)) else tuple(index)
         if len(given) != len(self.output_size):
-            raise ValueError(f"index {index!r} has {len(given)} entries, the output has spatial size {self.output_size}")
+            raise ValueError(
+                f"index {index!r} has {len(given)} entries, the output has spatial size {self.output_size}"
+            )
         if any(not -n <= i < n for i, n in zip(given, self.output_size, strict=True)):
             raise ValueError(f"index {index!r} is outside of the output's spatial size {self.output_size}")
         given = tuple(int(i) % n for i, n in zip(given, self.output_size, strict=True))

@@ -1,11 +1,10 @@
 """The graph of links: nodes are values of the network, edges say what they read along each axis.
 
 Every axis of a value carries a role and a map from its positions to classes. A spatial axis ("s") has positions that
-count one by one. Every other axis ("c": batch, channels, phases split off a spatial axis, ...) is collapsed to classes of
-positions that see the same; a contraction over it reads each class once. Arrays of counts have the classes' shape.
+count one by one. Every other axis ("c": batch, channels, phases split off a spatial axis, ...) is collapsed to classes
+of positions that see the same; a contraction over it reads each class once. Arrays of counts have the classes' shape.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -133,6 +132,17 @@ def canonical(edge: Edge, axes: Sequence[Axis]) -> Edge:
     return Edge(edge.src, edge.links, tuple(kept(j, t) for j, t in enumerate(edge.to)), edge.mid, edge.global_op)
 
 
+def _is_source(value: Value) -> bool:
+    """Whether a value is nothing but its one source."""
+    (edge,) = value.edges
+    axes = edge.src.axes
+    if edge.mid is not None or edge.global_op is not None or any(edge.links) or len(value.axes) != len(axes):
+        return False
+    if not all(a.same(b) and a.role == b.role for a, b in zip(value.axes, axes, strict=True)):
+        return False
+    return edge.to == canonical(Edge(edge.src, edge.links, tuple(range(len(axes)))), value.axes).to
+
+
 class Graph:
     """Collects nodes; makes values out of values."""
 
@@ -160,15 +170,8 @@ class Graph:
 
     def materialize(self, value: Value, place: str = "") -> Node:
         """A node for this value; the source itself where the value is nothing but that source."""
-        if len(value.edges) == 1:
-            (edge,) = value.edges
-            whole = canonical(Edge(edge.src, (None,) * len(edge.src.axes), tuple(range(len(edge.src.axes)))), value.axes)
-            alike = len(value.axes) == len(edge.src.axes) and all(
-                a.same(b) and a.role == b.role for a, b in zip(value.axes, edge.src.axes, strict=True)
-            )
-            plain = edge.mid is None and edge.global_op is None and not any(edge.links)
-            if alike and plain and edge.to == whole.to:
-                return edge.src
+        if len(value.edges) == 1 and _is_source(value):
+            return value.edges[0].src
         key = ("cluster", tuple(id(e) for e in value.edges), tuple(id(a) for a in value.axes))
         # The memo keeps the value alive, so that the ids in its key stay taken.
         return self.memo(key, lambda: self.node(value.axes, value.edges, "pointwise", place, keep=value))
@@ -200,7 +203,9 @@ class Graph:
             edges.append(canonical(Edge(e.src, e.links, to, e.mid, e.global_op), axes))
         return Value(tuple(axes), edges)
 
-    def linked(self, value: Value, links: dict[int, Link], axes: Sequence[Axis], primitive: str, place: str, **layer):
+    def linked(
+        self, value: Value, links: dict[int, Link], axes: Sequence[Axis], primitive: str, place: str, **layer: Any
+    ) -> Value:
         """A new node that reads the value through the given links."""
         node = self.materialize(value, place)
         key = tuple(links.get(a) for a in range(len(axes)))
@@ -286,7 +291,7 @@ def add_edge(edges: list[Edge], edge: Edge, axes: Sequence[Axis]) -> None:
 
 
 def _union(a: Edge, b: Edge, axes: Sequence[Axis]) -> Edge | None:
-    """One edge for two that differ at most in which classes of non-spatial axes they read; None where they differ more."""
+    """One edge for two that differ at most in the classes of non-spatial axes they read, else None."""
     to, links = [], []
     for j, (ta, tb) in enumerate(zip(a.to, b.to, strict=True)):
         la, lb = a.links[j], b.links[j]
@@ -317,7 +322,3 @@ def _equal(a: Link | None, b: Link | None) -> bool:
     if a is None or b is None or a.index.shape != b.index.shape or a.n_in != b.n_in:
         return False
     return np.array_equal(a.index, b.index) and (a.weight is b.weight or np.array_equal(a.weight, b.weight))
-
-
-def flat_size(axes: Sequence[Axis]) -> int:
-    return math.prod(a.size for a in axes)

@@ -1,11 +1,11 @@
 """Links: how often each position of one axis reads each position of another, as small sparse count matrices.
 
-Every primitive that acts per axis (convolution, pooling, resize, pad, slice, ...) is one link an axis. A link is kept as a
-table with one row per output position: the input positions it reads, padded with -1, and how often it reads each.
+Every primitive that acts per axis (convolution, pooling, resize, pad, slice, ...) is one link an axis. A link is kept
+as a table with one row per output position: the input positions it reads, padded with -1, and how often it reads each.
 """
 
-from functools import cached_property, lru_cache
 from fractions import Fraction
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ _DENSE_TAPS = 48  # tables wider than this are applied as dense matrices
 
 
 class Affine(NamedTuple):
-    """A sliding relation  base*u + low = stride*q + dilation*t  with t = 0 .. taps - 1, for sizes n_in (u), n_out (q)."""
+    """The relation  base*u + low = stride*q + dilation*t  with t = 0 .. taps - 1, for sizes n_in (u) and n_out (q)."""
 
     n_in: int
     n_out: int

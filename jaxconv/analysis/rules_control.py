@@ -107,5 +107,3 @@ def _while(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
         # Counters are evaluated turn by turn: a chain of delayed values would grow with the number of turns.
         carry = [known(v.value) if isinstance(v, Const) and v.shape == () else v for v in carry]
     raise reader.refuse(f"more than {_TURNS} turns")
-
-

@@ -19,7 +19,9 @@ def _dot(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     edges: list[Edge] = []
     axes: list[Axis] = []
     sides = [(left, contract[0], batch[0]), (right, contract[1], batch[1])]
-    parts = [_Side(reader, v, c, b, other) for (v, c, b), (other, _, _) in zip(sides, (sides[1], sides[0]), strict=True)]
+    parts = [
+        _Side(reader, v, c, b, other) for (v, c, b), (other, _, _) in zip(sides, (sides[1], sides[0]), strict=True)
+    ]
     for i in range(len(batch[0])):
         axes.append(reader_join(parts[0].axis(batch[0][i]), parts[1].axis(batch[1][i])))
     free = [part.free for part in parts]
@@ -63,7 +65,17 @@ class _Side:
     def axis(self, a: int) -> Axis:
         return self.value.axes[a] if isinstance(self.value, Value) else uniform(self.value.shape[a])
 
-    def edge(self, reader: Reader, where: dict[int, int], axes, banded: dict[int, tuple[int, Link]], place: str) -> Edge:
+    def _sum_channels(self, reader: Reader, banded: dict[int, tuple[int, Link]]) -> None:
+        """Contracted axes that are not spatial: every distinct source once per class of its own."""
+        gone = [a for a in self.contract if a not in banded and not self.value.axes[a].spatial]
+        kept = [a for a in range(len(self.value.axes)) if a not in gone]
+        axes = [uniform(x.size) if a in gone else x for a, x in enumerate(self.value.axes)]
+        self.value = reader.graph.remap(reader.graph.dropped(self.value, gone, reader.place), axes, kept)
+
+    def edge(
+        self, reader: Reader, where: dict[int, int], axes, banded: dict[int, tuple[int, Link]], place: str
+    ) -> Edge:
+        self._sum_channels(reader, banded)
         own = [axes[where[a]] if a in self.batch else self.value.axes[a] for a in range(len(self.value.axes))]
         record = global_over(reader, self.value, tuple(a for a in self.contract if a not in banded))
         node = reader.graph.materialize(reader.graph.aligned(self.value, own, place), place)
@@ -78,7 +90,7 @@ class _Side:
 
 
 def _banded(reader: Reader, parts, contract, axes: list[Axis], batches: int, free) -> dict[int, tuple[int, Link]]:
-    """A spatial axis contracted with known weights that are mostly zero keeps its place: it is a resize, not a global sum."""
+    """A spatial axis contracted with known, mostly zero weights keeps its place: it is a resize, not a global sum."""
     for number, (part, other) in enumerate(((parts[0], parts[1]), (parts[1], parts[0]))):
         if not isinstance(part.value, Value) or not isinstance(other.value, Const):
             continue

@@ -70,7 +70,9 @@ def _is_known(indices: Const) -> bool:
     return True
 
 
-def _gather_axis(reader, axis: Axis, size: int, start, batch_out, offset: int | None, axes) -> tuple[list[int], Link | None]:
+def _gather_axis(
+    reader, axis: Axis, size: int, start, batch_out, offset: int | None, axes
+) -> tuple[list[int], Link | None]:
     """Which result axes one operand axis becomes, and the link to it; sets those axes."""
     if start is None:
         if offset is not None:
@@ -92,7 +94,7 @@ def _gather_axis(reader, axis: Axis, size: int, start, batch_out, offset: int | 
 
 def _picked(axis: Axis, positions: np.ndarray, places: Sequence[int], shape: Sequence[int], axes) -> Link | None:
     if axis.spatial:
-        flat, link = Axis(len(positions), "s"), take(positions, axis.size, _step(positions))
+        flat, link = Axis(len(positions), "s"), take(positions, axis.size, _step(positions, axis.size))
     else:
         flat, link = select_classes(axis, positions)
     if len(places) == 1:
@@ -107,11 +109,15 @@ def _picked(axis: Axis, positions: np.ndarray, places: Sequence[int], shape: Seq
     return link
 
 
-def _step(positions: np.ndarray) -> Fraction:
+def _step(positions: np.ndarray, n_in: int) -> Fraction:
     """What one step of the result is worth in input positions, on the whole."""
     real = positions[positions >= 0]
     if len(real) < 2:
         return Fraction(1)
+    even = Fraction(n_in, len(positions))
+    drift = positions - np.arange(len(positions)) * float(even)
+    if len(real) == len(positions) and drift.max() - drift.min() <= max(1.0, float(even)):
+        return even
     return Fraction(int(real[-1] - real[0]), len(real) - 1).limit_denominator(64)
 
 
@@ -229,11 +235,15 @@ def _inside(reader: Reader, update: Value, axes: Sequence[Axis], boxes: dict[int
         rows = np.full(axes[a].size, -1, np.int64)
         real = (box >= 0) & (box < axes[a].size)
         rows[box[real]] = node.axes[a].positions[np.nonzero(real)[0]]
-        links[a] = take(rows, node.axes[a].count, Fraction(1))
+        spacing = np.unique(np.diff(box))
+        step = Fraction(1, int(spacing[0])) if len(spacing) == 1 and spacing[0] > 0 else Fraction(1)
+        links[a] = take(rows, node.axes[a].count, step)
     return Edge(node, tuple(links), tuple(range(len(axes))))
 
 
-def _outside(reader: Reader, operand: Value, axes: Sequence[Axis], boxes: dict[int, np.ndarray], keep: bool) -> list[Edge]:
+def _outside(
+    reader: Reader, operand: Value, axes: Sequence[Axis], boxes: dict[int, np.ndarray], keep: bool
+) -> list[Edge]:
     """Everything but a box is a sum of boxes: outside along one axis, inside along the axes before it."""
     counted = reader.graph.counted(operand, [a for a in boxes if operand.axes[a].spatial], reader.place)
     own = [counted.axes[a] if a in boxes else axes[a] for a in range(len(axes))]
@@ -253,5 +263,3 @@ def _outside(reader: Reader, operand: Value, axes: Sequence[Axis], boxes: dict[i
         edges.append(edge({**before, a: np.where(hit, -1, everywhere[a])}))
         before[a] = np.where(hit, everywhere[a], -1)
     return edges
-
-

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from .constants import Const
 from .graph import Axis, GlobalOp, Value, uniform
 from .interpret import Anything, Reader, rule
 from .links import take
@@ -14,12 +13,13 @@ abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
 convert_element_type copy copy_p cos cosh device_put digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
 igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul name ne neg nextafter
 not or polygamma population_count pow pcast pvary real reduce_precision regularized_incomplete_beta rem round rsqrt
-select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient
-sub tan tanh xor zeta mul_add mesh_cast reshard bitcast_convert_type optimization_barrier
+select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+stop_gradient sub tan tanh xor zeta mul_add mesh_cast reshard bitcast_convert_type optimization_barrier
 """.split()
 
 
 def values_of(inputs: list[Anything]) -> list[Value]:
+    """Those of the operands that depend on the input."""
     return [v for v in inputs if isinstance(v, Value)]
 
 
@@ -28,13 +28,19 @@ def _pointwise(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
     if eqn.primitive.name == "optimization_barrier":
         return inputs
     shape = eqn.outvars[0].aval.shape
-    if any(v.shape not in (shape, ()) for v in inputs):
-        raise reader.refuse(f"operands of shapes {[v.shape for v in inputs]} are not element-wise")
-    scalars = [v for v in values_of(inputs) if v.shape == () and shape != ()]
-    whole = [v for v in values_of(inputs) if v.shape == shape]
-    axes = tuple(uniform(n) for n in shape)
-    spread = [reader.graph.remap(v, axes, []) for v in scalars]
-    return [reader.graph.pointwise([*whole, *spread], reader.place)]
+    return [reader.graph.pointwise([_stretched(reader, v, shape) for v in values_of(inputs)], reader.place)]
+
+
+def _stretched(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
+    """An operand brought to the result's shape: scalars and axes of length one are broadcast."""
+    if value.shape == shape:
+        return value
+    if value.shape == ():
+        return reader.graph.remap(value, [uniform(n) for n in shape], [])
+    if len(value.shape) != len(shape) or any(m not in (1, n) for m, n in zip(value.shape, shape, strict=True)):
+        raise reader.refuse(f"operands of shapes {value.shape} and {shape} are not element-wise")
+    axes = [x if x.size == n else uniform(n, x.role) for x, n in zip(value.axes, shape, strict=True)]
+    return reader.graph.remap(value, axes, range(len(axes)))
 
 
 @rule("broadcast_in_dim")
@@ -158,7 +164,3 @@ def _rev(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     if not links:
         return [reader.graph.remap(counted, axes, range(len(axes)))]
     return [reader.graph.linked(counted, links, axes, "rev", reader.place)]
-
-
-def const_or_none(value: Anything) -> Const | None:
-    return value if isinstance(value, Const) else None

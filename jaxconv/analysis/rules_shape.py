@@ -1,6 +1,5 @@
 """Rules for reshape, slice, pad, concatenate and split: what moves positions without mixing them."""
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -56,8 +55,8 @@ def merged(parts: Sequence[Axis]) -> Axis:
 def _restorable(axis: Axis, sizes: Sequence[int]) -> bool:
     """Whether a split only takes apart what a merge put together: rows and columns, or a batch before an image's axis.
 
-    A spatial axis in front of others that are not is an upsampling (a repeat, a pixel shuffle): its result has positions of
-    its own, which a later split must tell apart.
+    A spatial axis in front of others that are not is an upsampling (a repeat, a pixel shuffle): its result has
+    positions of its own, which a later split must tell apart.
     """
     if [p.size for p in axis.parts] != [n for n in sizes if n > 1]:
         return False
@@ -99,6 +98,7 @@ def _reshape(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]
 
 
 def reshaped(reader: Reader, value: Value, new: Sequence[int]) -> Value:
+    """The value in another shape: runs of axes are merged, split, or both."""
     if 0 in value.shape:
         return Value(tuple(uniform(n) for n in new), [])
     runs = groups(value.shape, new)
@@ -159,7 +159,9 @@ def _sizes_of(axes: Sequence[Axis]) -> list[int]:
 
 
 # ------------------------------------------------------------------------------------------- positions of one axis each
-def select_positions(reader: Reader, value: Value, picks: dict[int, tuple[np.ndarray, Link | None]], name: str) -> Value:
+def select_positions(
+    reader: Reader, value: Value, picks: dict[int, tuple[np.ndarray, Link | None]], name: str
+) -> Value:
     """Per axis the positions picked (-1: none), with the sliding link to use for a spatial axis, if there is one."""
     spatial = [a for a in picks if value.axes[a].spatial]
     value = reader.graph.counted(value, spatial, reader.place)
@@ -184,6 +186,8 @@ def select_positions(reader: Reader, value: Value, picks: dict[int, tuple[np.nda
 def select_classes(old: Axis, positions: np.ndarray) -> tuple[Axis, Link | None]:
     """A non-spatial axis after picking positions: the classes that are left, and one that is empty for -1."""
     read = np.where(positions >= 0, old.positions[positions], -1)
+    if old.count == 1 and (read >= 0).any():
+        return uniform(len(positions)), None  # padding channels adds nothing: no class of its own
     classes, first = merge_classes(read[:, None])
     kept = read[first]
     axis = Axis(len(positions), "c", classes)
@@ -206,6 +210,7 @@ def _slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 
 def sliced(reader: Reader, value: Value, starts, shape, strides) -> Value:
+    """The value's positions starts + strides * (0 .. shape - 1) on each axis."""
     picks = {}
     for a, (start, size, stride) in enumerate(zip(starts, shape, strides, strict=True)):
         if size != value.shape[a]:
@@ -217,7 +222,9 @@ def sliced(reader: Reader, value: Value, starts, shape, strides) -> Value:
 def _dynamic_slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     value, *starts = inputs
     shape = eqn.outvars[0].aval.shape
-    return [sliced(reader, _only(reader, value), constant_starts(reader, value, starts, shape), shape, (1,) * len(shape))]
+    return [
+        sliced(reader, _only(reader, value), constant_starts(reader, value, starts, shape), shape, (1,) * len(shape))
+    ]
 
 
 def _only(reader: Reader, value: Anything) -> Value:
@@ -260,7 +267,11 @@ def _pad(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     picks = {}
     for a, (low, high, interior) in enumerate(eqn.params["padding_config"]):
         if (low, high, interior) != (0, 0, 0):
-            picks[a] = _slide(value.shape[a], eqn.outvars[0].aval.shape[a], base=interior + 1, low=low)
+            n = value.shape[a]
+            positions, link = _slide(n, eqn.outvars[0].aval.shape[a], base=interior + 1, low=low)
+            # A border is padding, beyond which the nominal field goes on; more than that places a piece on a canvas.
+            piece = max(low, high) >= max(n * (interior + 1), 2)
+            picks[a] = positions, take(positions, n, link.step) if piece else link
     return [select_positions(reader, value, picks, "pad") if picks else value]
 
 
@@ -275,6 +286,9 @@ def joined(reader: Reader, inputs: Sequence[Anything], axis: int) -> Value:
     sizes = [v.shape[axis] for v in inputs]
     values = [v for v in inputs if isinstance(v, Value)]
     spatial = any(v.axes[axis].spatial for v in values)
+    if not spatial and len(values) == 1 and values[0].axes[axis].count == 1:
+        axes = [uniform(sum(sizes)) if a == axis else x for a, x in enumerate(values[0].axes)]
+        return reader.graph.remap(values[0], axes, range(len(axes)))
     if spatial:
         inputs = [reader.graph.counted(v, [axis], reader.place) if isinstance(v, Value) else v for v in inputs]
         values = [v for v in inputs if isinstance(v, Value)]

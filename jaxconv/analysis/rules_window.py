@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import gcd
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ def _counts_positions(axis: Axis) -> bool:
 
 
 def slide(axis: Axis, link: Link) -> tuple[Axis, Link | None]:
-    """An axis seen through a window: positions count one by one where they have a class each, else classes count once."""
+    """An axis seen through a window: positions count one by one if each has a class of its own, else classes once."""
     if _counts_positions(axis):
         return Axis(link.n_out, axis.role), link
     touched = (link.dense() @ np.eye(axis.count, dtype=np.int64)[axis.positions]) > 0
@@ -37,6 +36,13 @@ def grouped_channels(axis: Axis, groups: int, features: int) -> tuple[Axis, Link
     touched[np.arange(groups)[:, None], members] = True
     classes, first = merge_classes(touched)
     return Axis(features, "c", np.repeat(classes, features // groups)), from_pattern(touched[first], Fraction(1))
+
+
+def contracted(reader: Reader, value: Value, axis: int, new: Axis) -> Value:
+    """Channels summed: every distinct source is read once per class of its own; all of the new ones see the same."""
+    kept = [a for a in range(len(value.axes)) if a != axis]
+    summed = reader.graph.dropped(value, (axis,), reader.place)
+    return reader.graph.remap(summed, [new if a == axis else x for a, x in enumerate(value.axes)], kept)
 
 
 def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: str, **layer: Any) -> Value:
@@ -106,8 +112,13 @@ def _convolved(reader, value: Value, feature: int, links: dict[int, Link], group
     channels = value.axes[feature]
     if channels.spatial and channels.size > 1:
         raise reader.refuse(f"it contracts axis {feature}, which is spatial")
-    axes, used = list(value.axes), {}
-    axes[feature], used[feature] = grouped_channels(channels, groups, features)
+    used: dict[int, Link] = {}
+    if groups == 1:
+        value = contracted(reader, value, feature, uniform(features))
+        axes = list(value.axes)
+    else:
+        axes = list(value.axes)
+        axes[feature], used[feature] = grouped_channels(channels, groups, features)
     for a, link in links.items():
         axes[a], made = slide(value.axes[a], link)
         if made is not None:
@@ -178,18 +189,21 @@ def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Any
     return [seen] * len(eqn.outvars)
 
 
-# -------------------------------------------------------------------------- the library's pooling, as jitted calls by name
+# --------------------------------------------------------------------- the library's pooling, as jitted calls by name
 def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Affine]:
     """The window that a pooling call slides along each axis, found from what is inside of it.
 
-    The inside is read on its own as a graph; along each axis the bounds of what an output reads, and the spacing of the taps
-    at one output in the middle, are the window.
+    The inside is read on its own as a graph; along each axis the bounds of what an output reads, and the spacing of
+    the taps at one output in the middle, are the window.
     """
     from .interpret import Reader as Inner
     from .sweep import bounds, counts_at
 
     inner = Inner()
-    axes = [Axis(n, "s") if a.size > 1 and not _flat(a) else uniform(n) for a, n in zip(value.axes, value.shape, strict=True)]
+    axes = [
+        Axis(n, "s") if a.size > 1 and not _flat(a) else uniform(n)
+        for a, n in zip(value.axes, value.shape, strict=True)
+    ]
     source = inner.graph.node(axes, [], "input", "")
     inner._eqn = reader._eqn
     array = np.broadcast_to(np.float32(0), value.shape)

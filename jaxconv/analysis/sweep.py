@@ -1,7 +1,7 @@
 """Sweeps over the graph: counts backwards from an output, bounds and totals forwards from the input.
 
-Nothing is ever expanded: a sweep visits each edge once and carries a block of counts (only the part that is not zero) or
-an array of bounds through the edge's links, axis by axis.
+Nothing is ever expanded: a sweep visits each edge once and carries a block of counts (only the part that is not zero)
+or an array of bounds through the edge's links, axis by axis.
 """
 
 import heapq
@@ -162,8 +162,8 @@ def _placed(edge: Edge, array: np.ndarray) -> np.ndarray:
 class Bounds:
     """Per node the smallest and largest input position along one axis that each of its positions reads.
 
-    With `nominal` the input is taken to go on beyond its borders. `jumps[node]` holds, per axis of a node, how many input
-    positions one step is worth (None where the axis does not move along the input).
+    With `nominal` the input is taken to go on beyond its borders. `jumps[node]` holds, per axis of a node, how many
+    input positions one step is worth (None where the axis does not move along the input).
     """
 
     def __init__(self, source: Node, out: Node, axis: int, nominal: bool):
@@ -262,7 +262,7 @@ def _jumps_reshaped(jumps, old: Sequence[int], new: Sequence[int]) -> list[Fract
 
 
 def bounds(graph: Graph, source: Node, out: Node, axis: int, nominal: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest input position along `axis` that each position of `out` reads (infinite where it reads none)."""
+    """Lowest and highest input position along `axis` that each position of `out` reads (infinite: none)."""
     swept = Bounds(source, out, axis, nominal)
     if out.number not in swept.low:
         shape = (1,) * len(out.axes)

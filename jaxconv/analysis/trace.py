@@ -74,8 +74,8 @@ def spatial_axes_of(array: Any, spatial_axes: Sequence[int] | None) -> tuple[int
     if spatial_axes is None:
         if rank < 3:
             raise ValueError(
-                f"the first argument has shape {tuple(array.shape)}: without spatial_axes all axes but the first and the "
-                "last are spatial, so it needs three or more"
+                f"the first argument has shape {tuple(array.shape)}: without spatial_axes all axes but the first and "
+                "the last are spatial, so it needs three or more"
             )
         return tuple(range(1, rank - 1))
     axes = tuple(int(a) + rank if a < 0 else int(a) for a in spatial_axes)
@@ -90,7 +90,9 @@ def _argument(leaf: Any, aval: Any) -> Const:
     return known(leaf)
 
 
-def trace(fn: Callable[..., Any], args: Sequence[Any], spatial_axes: Sequence[int] | None, output: int | None) -> Traced:
+def trace(
+    fn: Callable[..., Any], args: Sequence[Any], spatial_axes: Sequence[int] | None, output: int | None
+) -> Traced:
     """Trace fn and build its graph."""
     if not args:
         raise TypeError("give the function's arguments, the image (or its ShapeDtypeStruct) first")
@@ -107,10 +109,14 @@ def trace(fn: Callable[..., Any], args: Sequence[Any], spatial_axes: Sequence[in
     chosen = _chosen(outputs, output)
     if not isinstance(chosen, Value):
         raise ValueError("the output does not depend on the first argument")
-    chosen = reader.graph.counted(chosen, [a for a, x in enumerate(chosen.axes) if x.spatial])
+    out_axes = _out_axes(chosen, len(shape), axes)
+    gone = [a for a in range(len(chosen.axes)) if a not in out_axes]
+    if any(chosen.axes[a].count > 1 for a in gone):
+        reader.graph.notes.append("channels of the output see different things; counts are summed over them")
+    chosen = reader.graph.dropped(chosen, gone, "output")
+    chosen = reader.graph.counted(chosen, range(len(chosen.axes)))
     out = reader.graph.materialize(chosen)
-    out_axes = _out_axes(out, len(shape), axes)
-    return Traced(reader.graph, source, out, axes, out_axes)
+    return Traced(reader.graph, source, out, axes, tuple(range(len(out_axes))))
 
 
 def _chosen(outputs: Sequence[Any], output: int | None) -> Any:
@@ -118,11 +124,13 @@ def _chosen(outputs: Sequence[Any], output: int | None) -> Any:
         return outputs[0]
     if output is None or not -len(outputs) <= output < len(outputs):
         shapes = [o.shape for o in outputs]
-        raise ValueError(f"the function has {len(outputs)} outputs, of shapes {shapes}; choose one with output=, got {output}")
+        raise ValueError(
+            f"the function has {len(outputs)} outputs, of shapes {shapes}; choose one with output=, got {output}"
+        )
     return outputs[output]
 
 
-def _out_axes(out: Node, rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+def _out_axes(out: Value, rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
     """The spatial axes of the output: those that carry the role, or the input's where the ranks agree."""
     carried = tuple(a for a, x in enumerate(out.axes) if x.spatial)
     if len(out.axes) == rank and all(a in axes for a in carried):
@@ -137,13 +145,4 @@ def rules() -> tuple[str, ...]:
 
 def one_hot(traced: Traced, index: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
     """A seed for a sweep: ones on every class of the output at one spatial index, and where that block starts."""
-    starts, shape = [], []
-    place = dict(zip(traced.out_axes, index, strict=True))
-    for a, axis in enumerate(traced.out.axes):
-        if a in place:
-            starts.append(int(axis.positions[place[a]]))
-            shape.append(1)
-        else:
-            starts.append(0)
-            shape.append(axis.count)
-    return np.ones(shape), tuple(starts)
+    return np.ones((1,) * len(traced.out.axes)), tuple(index)

@@ -1,0 +1,336 @@
+"""Exact tiled inference: a function of whole images in bounded memory, halo and alignment read off the function."""
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .interpret import NotUnderstood
+from .sweep import Bounds
+from .trace import Traced, as_function, spatial_axes_of, trace
+
+
+class TilingRefused(ValueError):
+    """The function cannot be computed tile by tile with the values of the whole image; the message says why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one axis is cut: crops of `crop` input pixels that start at multiples of `align`.
+
+    Output q of a crop is exact where its nominal field lies inside of the crop, or reaches over a border that is also
+    the image's: it is exact from `low` on (0 at the image's begin) and up to `high` (all at its end).
+    """
+
+    size: int
+    crop: int
+    align: int
+    out_size: int
+    out_crop: int
+    low: int
+    high: int
+
+    def starts(self) -> list[int]:
+        """Where the crops begin, in input pixels."""
+        if self.crop >= self.size:
+            return [0]
+        last = self.size - self.crop
+        step = self.keep // self.align * self.align
+        return [*range(0, last, step), last]
+
+    @property
+    def keep(self) -> int:
+        """Input pixels by which one crop may be ahead of the one before without a gap in what is exact."""
+        return max((self.high - self.low) * self.align // max(self.shift(self.align), 1), 0)
+
+    def shift(self, start: int) -> int:
+        """The output position that a crop's first output has in the whole image."""
+        return 0 if self.crop >= self.size else start * (self.out_size - self.out_crop) // (self.size - self.crop)
+
+    def exact(self, start: int) -> tuple[int, int]:
+        """First and last-plus-one output of the crop at `start` that has the whole image's value."""
+        first = 0 if start == 0 else self.low
+        last = self.out_crop if start + self.crop >= self.size else self.high
+        return first, last
+
+
+class Tiled:
+    """A function of whole images that computes tile by tile; made by `tiled`."""
+
+    def __init__(self, fn, tile, spatial_axes, verify, progress):
+        self._fn, self._tile, self._spatial_axes = as_function(fn), tile, spatial_axes
+        self._verify, self._progress = verify, progress
+        self._plans: dict[Any, tuple[Any, ...]] = {}
+
+    @cached_property
+    def _jitted(self) -> Callable[..., jax.Array]:
+        return jax.jit(self._fn)
+
+    def __call__(self, image: Any, *args: Any, out: Any = None) -> Any:
+        """The function of the whole image.
+
+        Args:
+            image: an array (numpy, jax or numpy.memmap); only crops of it are read.
+            args: further arguments (weights); whole for every tile.
+            out: an array to fill (numpy.memmap too); made where it is not given.
+
+        Returns:
+            `out`, or a new numpy array.
+
+        Raises:
+            TilingRefused: where the values of the whole image cannot be had tile by tile.
+            ValueError: where `out` has another shape than the result.
+        """
+        plans, axes, out_axes, result = self.plan(image, *args)
+        if out is None:
+            out = np.empty(result.shape, result.dtype)
+        if tuple(out.shape) != result.shape:
+            raise ValueError(f"out has shape {tuple(out.shape)}, the result has shape {result.shape}")
+        corners = list(itertools.product(*(p.starts() for p in plans)))
+        report = _reporter(self._progress, len(corners))
+        for number, corner in enumerate(corners):
+            here = [slice(None)] * image.ndim
+            for axis, start, p in zip(axes, corner, plans, strict=True):
+                here[axis] = slice(start, start + p.crop)
+            part = np.asarray(self._jitted(jnp.asarray(image[tuple(here)]), *args))
+            there, keep = [slice(None)] * part.ndim, [slice(None)] * part.ndim
+            for axis, start, p in zip(out_axes, corner, plans, strict=True):
+                first, last = p.exact(start)
+                keep[axis] = slice(first, last)
+                there[axis] = slice(p.shift(start) + first, p.shift(start) + last)
+            out[tuple(there)] = part[tuple(keep)]
+            report(number + 1)
+        return out
+
+    def plan(self, image: Any, *args: Any) -> tuple[tuple[Plan, ...], tuple[int, ...], tuple[int, ...], Any]:
+        """How an image of this shape is cut: a `Plan` per spatial axis, the axes, and the result's shape and dtype."""
+        if not hasattr(image, "shape") or not hasattr(image, "dtype"):
+            raise TypeError(f"the image must be an array, got {type(image).__name__}")
+        axes = spatial_axes_of(image, self._spatial_axes)
+        key = (tuple(image.shape), str(image.dtype))
+        if key not in self._plans:
+            sizes = tuple(image.shape[a] for a in axes)
+            plans, out_axes = _plan(self._fn, image, args, axes, self._tiles(len(axes)), sizes)
+            result = jax.eval_shape(self._fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
+            if self._verify and any(p.crop < p.size for p in plans):
+                self._check(image, args, axes, out_axes, plans)
+            self._plans[key] = plans, axes, out_axes, result
+        return self._plans[key]
+
+    def _tiles(self, rank: int) -> tuple[int, ...]:
+        tile = (self._tile,) * rank if isinstance(self._tile, (int, np.integer)) else tuple(self._tile)
+        if len(tile) != rank or any(isinstance(t, bool) or int(t) != t or t < 1 for t in tile):
+            raise ValueError(f"tile={self._tile!r} must be a positive size in pixels, or one per spatial axis ({rank})")
+        return tuple(int(t) for t in tile)
+
+    def _check(self, image, args, axes, out_axes, plans: Sequence[Plan]) -> None:
+        """Compare two crops that overlap where both claim to be exact, on random pixels.
+
+        Weights that depend on the position (coordinates, an align-corners resize) do not show in what is read, but
+        here.
+        """
+        rng = np.random.default_rng(0)
+        shape = list(image.shape)
+        shifts = [p.align if p.crop < p.size else 0 for p in plans]
+        for axis, p, shift in zip(axes, plans, shifts, strict=True):
+            shape[axis] = p.crop + shift
+        noise = _noise(rng, shape, image.dtype)
+        results = []
+        for offset in (False, True):
+            where = [slice(None)] * len(shape)
+            for axis, p, shift in zip(axes, plans, shifts, strict=True):
+                start = shift if offset else 0
+                where[axis] = slice(start, start + p.crop)
+            results.append(np.asarray(self._jitted(jnp.asarray(noise[tuple(where)]), *args)))
+        first, second = results
+        left, right = [slice(None)] * first.ndim, [slice(None)] * first.ndim
+        for axis, p, shift in zip(out_axes, plans, shifts, strict=True):
+            moved = p.shift(shift) if shift else 0
+            low, high = (p.low, p.high) if shift else (0, p.out_crop)
+            left[axis], right[axis] = slice(low + moved, high), slice(low, high - moved)
+        a, b = first[tuple(left)].astype(np.float64), second[tuple(right)].astype(np.float64)
+        scale = max(float(np.abs(a).max(initial=0)), 1e-30)
+        worst = float(np.abs(a - b).max(initial=0)) / scale
+        integers = not np.issubdtype(first.dtype, np.floating)
+        wrong = float((a != b).mean()) if integers else worst
+        if wrong > 1e-3:
+            raise TilingRefused(
+                f"two overlapping tiles of random pixels differ (by {wrong:.2g} of the largest value): the function "
+                "uses something that depends on the position in the image or on its size, such as coordinates or a "
+                "resize with aligned corners"
+            )
+
+
+def _noise(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
+    if np.issubdtype(dtype, np.integer):
+        info = np.iinfo(dtype)
+        return rng.integers(max(info.min, -255), min(info.max, 255), shape, endpoint=True).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _reporter(progress: Any, total: int) -> Callable[[int], None]:
+    """Where progress goes: nowhere, to a function of (done, total), or to one line of the terminal."""
+    if not progress:
+        return lambda done: None
+    if callable(progress):
+        return lambda done: progress(done, total)
+
+    def show(done: int) -> None:
+        bar = "#" * (30 * done // total)
+        sys.stderr.write(f"\r[{bar:<30}] {done}/{total} tiles" + ("\n" if done == total else ""))
+        sys.stderr.flush()
+
+    return show
+
+
+# ------------------------------------------------------------------------------------------------------------ planning
+def _plan(fn, image, args, axes, tiles, sizes) -> tuple[tuple[Plan, ...], tuple[int, ...]]:
+    """Alignment from the steps of all nodes, the crop from the halo; both checked on the crop's own graph."""
+    small = [min(n, 256) for n in sizes]
+    try:
+        aligns = _alignments(_traced(fn, image, args, axes, small))
+        small = [min(n, _congruent(max(t, 64), n, a)) for n, a, t in zip(sizes, aligns, tiles, strict=True)]
+        first = _traced(fn, image, args, axes, small)
+        aligns = _alignments(first)
+        crops = [
+            min(n, _congruent(t + _halo(first, i) + 2 * a, n, a))
+            for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
+        ]
+        traced = _traced(fn, image, args, axes, crops)
+        _refuse_global(traced)
+        whole = jax.eval_shape(fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
+    except NotUnderstood as problem:
+        raise TilingRefused(f"halo and alignment cannot be derived: {problem}") from None
+    out_axes = _whole_axes(whole, traced, len(image.shape), axes)
+    plans = []
+    for i, (n, crop, align) in enumerate(zip(sizes, crops, aligns, strict=True)):
+        plans.append(_axis_plan(traced, i, n, crop, align, whole.shape[out_axes[i]]))
+    return tuple(plans), out_axes
+
+
+def _traced(fn, image, args, axes, sizes) -> Traced:
+    shape = list(image.shape)
+    for a, n in zip(axes, sizes, strict=True):
+        shape[a] = n
+    traced = trace(fn, (jax.ShapeDtypeStruct(tuple(shape), image.dtype), *args), axes, None)
+    _refuse_global(traced)
+    return traced
+
+
+def _refuse_global(traced: Traced) -> None:
+    if traced.global_ops:
+        listed = "; ".join(str(op) for op in traced.global_ops)
+        raise TilingRefused(f"the result depends on whole axes of the image, which no tile holds: {listed}")
+
+
+def _congruent(least: int, size: int, align: int) -> int:
+    """The smallest crop of at least `least` pixels that leaves a whole number of steps of the image."""
+    return least + (size - least) % align
+
+
+def _alignments(traced: Traced) -> list[int]:
+    """Per axis the smallest shift of the input that shifts every value of the network by whole positions."""
+    found = []
+    for a in traced.spatial_axes:
+        swept = Bounds(traced.source, traced.out, a, True)
+        steps = [j for jumps in swept.jumps.values() for j in jumps if j is not None and j != 0]
+        found.append(math.lcm(*(abs(j.numerator) for j in steps)) if steps else 1)
+    return found
+
+
+def _halo(traced: Traced, i: int) -> int:
+    """How far, to both sides together, the outputs reach beyond the input pixels that they stand for."""
+    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True)
+    low, high = swept.low[traced.out.number], swept.high[traced.out.number]
+    shape = [1] * low.ndim
+    shape[i] = traced.output_size[i]
+    at = np.arange(shape[i]).reshape(shape) * (traced.input_size[i] / traced.output_size[i])
+    seen = np.isfinite(low)
+    return int(np.where(seen, at - low, 0).max()) + int(np.where(seen, high - at, 0).max()) + 2
+
+
+def _whole_axes(whole: Any, traced: Traced, rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The result's spatial axes: as many as the image has, in the same places where the ranks agree."""
+    if len(jax.tree.leaves(whole)) != 1:
+        raise TilingRefused("the function has several outputs; tile each on its own")
+    if len(traced.out_axes) != len(axes):
+        raise TilingRefused(f"the result has {len(traced.out_axes)} spatial axes, the image {len(axes)}")
+    shape = whole.shape
+    if len(shape) == rank:
+        return axes
+    # A channel axis fewer (an argmax) or more: the spatial axes keep their places where channels come last.
+    if all(a < len(shape) for a in axes):
+        return axes
+    raise TilingRefused(f"the result of shape {shape} has no axes in the places {axes} of the image's")
+
+
+def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_size: int) -> Plan:
+    out_crop = traced.output_size[i]
+    if crop >= size:
+        return Plan(size, size, align, out_size, out_size, 0, out_size)
+    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True)
+    low, high = swept.low[traced.out.number], swept.high[traced.out.number]
+    low, high = (np.moveaxis(x, i, 0).reshape(x.shape[i], -1) for x in (low, high))
+    low, high = low.min(axis=1), np.where(np.isfinite(high), high, -np.inf).max(axis=1)
+    bad_low, bad_high = np.nonzero(low < 0)[0], np.nonzero(high > crop - 1)[0]
+    first = int(bad_low.max()) + 1 if len(bad_low) else 0
+    last = int(bad_high.min()) if len(bad_high) else out_crop
+    plan = Plan(size, crop, align, out_size, out_crop, first, last)
+    moved = size - crop
+    if (out_size - out_crop) * align % moved or plan.shift(align) < 1 or len(low) != out_crop:
+        raise TilingRefused(
+            f"on axis {traced.spatial_axes[i]} {moved} more input pixels give {out_size - out_crop} more outputs: the "
+            "function does not move with its input"
+        )
+    if plan.keep < align:
+        raise TilingRefused(f"no output of a {crop}-pixel crop on axis {traced.spatial_axes[i]} is free of its borders")
+    return plan
+
+
+def tiled(
+    fn: Callable[..., Any],
+    tile: int | Sequence[int],
+    *,
+    spatial_axes: Sequence[int] | None = None,
+    verify: bool = True,
+    progress: bool | Callable[[int, int], None] = False,
+) -> Tiled:
+    """A function of whole images, equal to fn, that computes crop by crop in bounded memory.
+
+    Each crop is the tile and a halo, both read off the function: crops begin at multiples of the alignment (the
+    smallest shift that moves every value of the network by whole positions) and are as long as the image modulo it, so
+    that paddings fall as they do in the image; of each crop those outputs are kept whose nominal field does not reach
+    over a border that the image does not have.
+
+    Args:
+        fn: a function of an image (*batch, *spatial, channels), or a module; further arguments are passed on.
+        tile: pixels of the input per tile without its halo, for all spatial axes or one per axis.
+        spatial_axes: spatial axes of the image; all but the first and the last by default.
+        verify: compare two overlapping crops of random pixels before the first use, which finds what no reading of
+            shapes can: weights that depend on the position.
+        progress: True for a line in the terminal, or a function of (tiles done, tiles in all).
+
+    Returns:
+        A function `(image, *args, out=None)`. `image` and `out` may be `numpy.memmap`s.
+
+    Raises:
+        TilingRefused: on the call, where the result depends on whole axes (norms over space, global pooling,
+            attention), does not move with the input, or is not understood.
+
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> kernel = jnp.ones((3, 3, 1, 1))
+    >>> def net(x):
+    ...     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    >>> image = np.arange(1.0 * 50 * 41, dtype=np.float32).reshape(1, 50, 41, 1)
+    >>> bool((tiled(net, 16)(image) == net(image)).all())
+    True
+    """
+    as_function(fn)
+    return Tiled(fn, tile, spatial_axes, verify, progress)

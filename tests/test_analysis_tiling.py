@@ -1,0 +1,86 @@
+"""Tiled inference against the whole image: three networks, odd sizes, memory maps, and what must be refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxconv.analysis import TilingRefused, tiled
+
+
+def kernel(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape) * 0.2, jnp.float32)
+
+
+KERNELS = [kernel(i, 3, 3, c, o) for i, (c, o) in enumerate(((3, 6), (6, 6), (6, 6), (12, 6), (12, 4), (6, 12)))]
+
+
+def conv(x, w, stride=1, rate=1):
+    return lax.conv_general_dilated(x, w, (stride,) * 2, "SAME", (1, 1), (rate,) * 2, ("NHWC", "HWIO", "NHWC"))
+
+
+def unet(x):
+    a = jax.nn.relu(conv(x, KERNELS[0]))
+    b = lax.reduce_window(a, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+    c = conv(conv(b, KERNELS[1], stride=2), KERNELS[2], rate=2)
+    up = jax.image.resize(c, (1, 2 * c.shape[1], 2 * c.shape[2], 6), "linear")[:, : b.shape[1], : b.shape[2]]
+    d = conv(jnp.concatenate([up, b], axis=-1), KERNELS[3])
+    up = jnp.repeat(jnp.repeat(d, 2, axis=1), 2, axis=2)[:, : a.shape[1], : a.shape[2]]
+    return conv(jnp.concatenate([up, a], axis=-1), KERNELS[4])
+
+
+def encoder(x):
+    return conv(jax.nn.relu(conv(x, KERNELS[0], stride=2)), KERNELS[1], stride=2)
+
+
+def upscaler(x):
+    h = conv(jax.nn.relu(conv(x, KERNELS[0])), KERNELS[5])
+    n, height, width, _ = h.shape
+    h = h.reshape(n, height, width, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+    return h.reshape(n, 2 * height, 2 * width, 3)
+
+
+@pytest.mark.parametrize("fn", [unet, encoder, upscaler], ids=lambda f: f.__name__)
+def test_equals_the_whole_image(fn):
+    image = np.random.default_rng(1).standard_normal((1, 83, 131, 3)).astype(np.float32)
+    cut = tiled(fn, 24)
+    expected = np.asarray(jax.jit(fn)(image))
+    assert sum(len(p.starts()) for p in cut.plan(image)[0]) > 3, "the image was not cut"
+    result = cut(image)
+    assert result.shape == expected.shape and result.dtype == expected.dtype
+    np.testing.assert_allclose(result, expected, atol=2e-5, rtol=0)
+
+
+def test_labels_through_memory_maps(tmp_path):
+    def labels(image):
+        return jnp.argmax(unet(image.astype(jnp.float32) / 255), axis=-1).astype(jnp.uint8)
+
+    source = np.memmap(tmp_path / "in.raw", np.uint8, "w+", shape=(1, 90, 131, 3))
+    source[:] = np.random.default_rng(2).integers(0, 256, source.shape)
+    target = np.memmap(tmp_path / "out.raw", np.uint8, "w+", shape=(1, 90, 131))
+    seen = []
+    result = tiled(labels, (32, 24), progress=lambda done, total: seen.append((done, total)))(source, out=target)
+    assert result is target
+    expected = np.asarray(jax.jit(labels)(np.asarray(source)))
+    assert (np.asarray(target) != expected).mean() == 0
+    assert seen[-1][0] == seen[-1][1] == len(seen) > 1
+
+
+def test_small_images_are_not_cut():
+    image = np.ones((1, 12, 9, 3), np.float32)
+    np.testing.assert_array_equal(tiled(encoder, 64)(image), np.asarray(jax.jit(encoder)(image)))
+
+
+def test_what_forbids_tiling_is_named():
+    image = np.ones((1, 83, 70, 3), np.float32)
+    with pytest.raises(TilingRefused, match="reduce_sum over axes"):
+        tiled(lambda x: encoder(x) - encoder(x).mean((1, 2), keepdims=True), 16)(image)
+    with pytest.raises(TilingRefused, match="position in the image"):
+        tiled(lambda x: encoder(x) * jnp.arange(-(-x.shape[1] // 4))[None, :, None, None], 16)(image)
+    with pytest.raises(TilingRefused, match="sort"):
+        tiled(lambda x: jnp.sort(x, axis=1), 16)(image)
+    with pytest.raises(ValueError, match="out has shape"):
+        tiled(encoder, 16)(image, out=np.empty((1, 2, 3, 4), np.float32))
+    with pytest.raises(ValueError, match="tile=0"):
+        tiled(encoder, 0)(image)
