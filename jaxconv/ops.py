@@ -71,6 +71,7 @@ def conv(
     if geometry.padding_mode != "zeros":
         x = padding_modes.pad(x, geometry, x.ndim - rank - 1)
         geometry = geometry.unpadded()
+    _check_method(method, "apply", geometry, x.shape[-1], w.shape[-1])
     return trilinear.apply(x, w, geometry, **params)
 
 
@@ -140,6 +141,7 @@ def conv_transpose(
     )  # fmt: skip
     _check_channels(geometry.groups, y=y, w=w)
     y, w, params = _operands(y, w, precision, preferred_element_type, method)
+    _check_method(method, "adjoint", geometry, w.shape[-2] * geometry.groups, y.shape[-1])
     if geometry.padding_mode == "zeros":
         return trilinear.adjoint(y, w, geometry, **params)
     padded = trilinear.adjoint(y, w, geometry.unpadded(), **params)
@@ -218,6 +220,7 @@ def conv_kernel(
     if geometry.padding_mode != "zeros":
         x = padding_modes.pad(x, geometry, x.ndim - rank - 1)
         geometry = geometry.unpadded()
+    _check_method(method, "kernel", geometry, x.shape[-1], y.shape[-1])
     return trilinear.kernel(x, y, geometry, **params)
 
 
@@ -303,6 +306,16 @@ def _operands(
     a, b = lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype)
     out_dtype = dtype if preferred is None else jnp.dtype(preferred)
     return a, b, {"out_dtype": out_dtype, "precision": _precision(precision), "method": method}
+
+
+def _check_method(method: str, face: str, geometry: ConvGeometry, channels_in: int, channels_out: int) -> None:
+    if method == "auto" or lowering.serves(method, face, geometry, channels_in, channels_out):
+        return
+    able = [m for m in lowering.METHODS if lowering.serves(m, face, geometry, channels_in, channels_out)]
+    raise ValueError(
+        f"method={method!r} cannot compute this {face} face (stride={geometry.stride}, dilation={geometry.dilation}, "
+        f"groups={geometry.groups}, kernel_size={geometry.kernel_size}); these can: 'auto', {', '.join(map(repr, able))}"
+    )
 
 
 def _precision(precision: Any) -> Any:

@@ -48,6 +48,8 @@ BAD = {
     "unknown padding": (conv(padding="FULL"), ValueError, ["'FULL'", "'SAME'", "'CAUSAL'"]),
     "unknown padding mode": (conv(padding_mode="symmetric"), ValueError, ["'symmetric'", "'circular'"]),
     "unknown method": (conv(method="magic"), ValueError, ["'magic'", "'window'"]),
+    "a method that cannot serve": (
+        conv(method="space_to_batch"), ValueError, ["'space_to_batch'", "dilation=(1, 1)", "'window'", "'taps'"]),
     "empty output": (conv(dilation=4), ValueError, ["axis 0", "spans 8", "spans 9", "at least 9"]),
     "empty output by cropping": (conv(padding=-3), ValueError, ["spans 2", "at least 9"]),
     "empty input": (conv(x=np.ones((2, 0, 8, 4))), ValueError, ["(0, 8)", "at least 1"]),

@@ -1,0 +1,161 @@
+"""Speed as ratios: real layers and random ones, whole networks, all contenders in turn in one run.
+
+``jaxconv bench`` is [`bench`][jaxconv.benchmark.bench]. Nothing here decides anything at run time; the lowering of a call is a pure function of
+its geometry (``jaxconv bench --explain LAYER``).
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Sequence
+
+from jaxconv.benchmark import networks, report, runner
+from jaxconv.benchmark.cases import REAL, Layer, random_layers, scaled
+from jaxconv.benchmark.contenders import CONTENDERS, Absent
+
+__all__ = ["CONTENDERS", "REAL", "Layer", "bench", "bench_networks", "explain", "random_layers"]
+
+
+def _select(cases: Sequence[str]) -> list[Layer]:
+    found = [layer for layer in REAL if not cases or any(c.lower() in layer.name.lower() for c in cases)]
+    if not found:
+        names = "\n  ".join(layer.name for layer in REAL)
+        raise ValueError(f"no layer's name contains any of {list(cases)}; the layers are\n  {names}")
+    return found
+
+
+def bench(
+    cases: Sequence[str] = (),
+    *,
+    random: int = 12,
+    seed: int | None = None,
+    contenders: Sequence[str] = tuple(CONTENDERS),
+    dtype: str = "float32",
+    repeats: int = 7,
+    batch_factor: int = 1,
+    out: pathlib.Path | None = None,
+    picture: pathlib.Path | None = None,
+) -> dict:
+    """Measure layers and print ratios.
+
+    Args:
+        cases: parts of layer names; none means all real layers.
+        random: how many random layers, which no choice was tuned on, are measured apart; none where `cases` are named.
+        seed: of the random layers; a fresh one by default, printed.
+        contenders: names from jaxconv, lax, flax, equinox, torch.
+        dtype: of all operands.
+        repeats: interleaved repeats; the best counts.
+        batch_factor: multiplies every batch, for machines that the sizes would not fill.
+        out: JSON file to write.
+        picture: PNG file to draw.
+
+    Returns:
+        The record that is written to `out`.
+
+    Raises:
+        ValueError: an unknown layer or contender.
+    """
+    unknown = [c for c in contenders if c not in CONTENDERS]
+    if unknown:
+        raise ValueError(f"unknown contenders {unknown}; there are {', '.join(CONTENDERS)}")
+    seed = time.time_ns() % 10**6 if seed is None else seed
+    real = [scaled(layer, batch_factor) for layer in _select(cases)]
+    unseen = [] if cases else [scaled(layer, batch_factor) for layer in random_layers(random, seed)]
+    print(f"peaks of this machine in this run: {(peaks := runner.machine_peaks(dtype))}")
+    print(f"{len(real)} real layers, {len(unseen)} random ones (seed {seed}); {dtype}; best of {repeats} in turn", flush=True)
+
+    def show(row) -> None:
+        print(f"{report.line(row)}  {report.roofline(row, peaks):.0%} of roofline", flush=True)
+
+    options = {"contenders": contenders, "dtype": dtype, "repeats": repeats, "progress": show}
+    measured = {"real": runner.measure(real, **options), "unseen": runner.measure(unseen, **options)}
+    absent = {name: why for rows in measured.values() for row in rows for name, why in row.absent.items()}
+    for kind, rows in measured.items():
+        if rows:
+            print(report.table(rows, f"{kind} layers"))
+            print(report.costs_table(rows))
+    for name, why in absent.items():
+        print(f"  absent somewhere: {name} ({why})")
+    record = {
+        **runner.machine(),
+        "dtype": dtype,
+        "seed": seed,
+        "peaks": peaks,
+        **{kind: report.rows_as_json(rows) for kind, rows in measured.items()},
+    }
+    if out is not None:
+        report.write_json(pathlib.Path(out), record)
+    if picture is not None:
+        report.plot(measured["real"] + measured["unseen"], pathlib.Path(picture))
+    return record
+
+
+def bench_networks(*, dtype: str = "float32", repeats: int = 9, gpu_sizes: bool = False, out: pathlib.Path | None = None) -> dict:
+    """Measure one training step of whole networks and print times and ratios.
+
+    Args:
+        dtype: of kernels and images.
+        repeats: interleaved repeats; the best counts.
+        gpu_sizes: the sizes meant for a GPU.
+        out: JSON file to write.
+
+    Returns:
+        The record that is written to `out`.
+    """
+    record: dict = {**runner.machine(), "dtype": dtype, "networks": {}}
+    for net in networks.ON_GPU if gpu_sizes else networks.ON_CPU:
+        ready, losses = {}, {}
+        for name in networks.NETWORK_CONTENDERS:
+            try:
+                ready[name], losses[name] = networks.prepare(net, name, dtype)
+            except Absent as reason:
+                print(f"  absent: {name} ({reason})")
+        seconds = runner.time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget=30)
+        record["networks"][net.name] = {
+            "seconds": seconds,
+            "first_call": {name: p.first_call for name, p in ready.items()},
+            "temporary_bytes": {name: p.temporary_bytes for name, p in ready.items()},
+            "loss": losses,
+        }
+        print(f"{net.name}: one training step")
+        for name, took in seconds.items():
+            first = f"first call {ready[name].first_call:.1f} s" if ready[name].first_call else ""
+            print(f"  {name:10} {1e3 * took:8.1f} ms   {took / seconds['jaxconv']:.2f} of jaxconv's   {first}", flush=True)
+    if out is not None:
+        report.write_json(pathlib.Path(out), record)
+    return record
+
+
+def explain(case: str, dtype: str = "float32") -> str:
+    """Which lowering each face of the named layers takes, and what the model expects of every one that serves.
+
+    Args:
+        case: part of layer names.
+        dtype: of the operands.
+
+    Returns:
+        A text table.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from jaxconv import lowering
+    from jaxconv.lowering import choice, costs
+
+    out, kind = [], jnp.dtype(dtype)
+    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    for layer in _select([case]):
+        i, o = layer.conv_channels
+        out.append(f"{layer.name}: x {layer.shapes['x']}, w {layer.shapes['w']}, y {layer.shapes['y']}")
+        for face in ("apply", "adjoint", "kernel"):
+            call = lowering.Call(face, layer.geometry, layer.batch, i, o, kind, kind, None, platform)
+            served = [m for m in lowering.METHODS if lowering.serves(m, face, layer.geometry, i, o)]
+            chosen = lowering.choose(call)
+            if platform == "cpu":
+                expected = {m: costs.seconds(m, call, choice.choose) for m in served}
+                why = ", ".join(f"{m} {1e3 * t:.2f} ms" for m, t in sorted(expected.items(), key=lambda item: item[1]))
+                out.append(f"  {face:8} {chosen:15} expected on one core: {why}")
+            else:
+                out.append(f"  {face:8} {chosen:15} by rule, out of {', '.join(served)}")
+    return "\n".join(out)

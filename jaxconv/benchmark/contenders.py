@@ -1,0 +1,228 @@
+"""Who is measured: jaxconv, lax, flax, equinox and PyTorch, each computing a layer's forward pass and its gradients alone.
+
+A contender prepares a layer once and returns ready calls without arguments; each call ends when its result is there. One that is not installed, or
+cannot compute a layer, says so and is named as absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxconv import trilinear
+from jaxconv.benchmark.cases import Layer
+
+TASKS = ("forward", "gradients")
+SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
+
+
+class Absent(Exception):
+    """A contender that is not installed or cannot compute a layer; the message says why."""
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A ready call, what its first call cost, and what it needs beside its operands and results."""
+
+    call: Callable[[], Any]
+    first_call: float | None = None
+    temporary_bytes: int | None = None
+
+
+def arrays(layer: Layer, dtype: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random x, w, y of the form; never zeros, which some libraries treat specially."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in layer.shapes.items()}
+
+
+def _compiled(f: Callable, *args: Any) -> Prepared:
+    start = time.perf_counter()
+    program = jax.jit(f).lower(*args).compile()
+    jax.block_until_ready(program(*args))
+    first = time.perf_counter() - start
+    memory = program.memory_analysis()
+    temporary = None if memory is None else int(memory.temp_size_in_bytes)
+    return Prepared(lambda: jax.block_until_ready(program(*args)), first, temporary)
+
+
+def _both_gradients(forward: Callable) -> Callable:
+    """Both gradients of a bilinear function and nothing else: its value is not computed."""
+
+    def gradients(data, w, ct):
+        # The value is dead code: a bilinear function's derivatives do not need it.
+        return jax.vjp(forward, data, w)[1](ct)
+
+    return gradients
+
+
+def _jax_task(forward: Callable, task: str, data, w, ct) -> Prepared:
+    if task == "forward":
+        return _compiled(forward, data, w)
+    return _compiled(_both_gradients(forward), data, w, ct)
+
+
+def jaxconv_(layer: Layer, task: str, dtype: str, method: str = "auto") -> Prepared:
+    """The faces, as `jaxconv.conv` and `jaxconv.conv_transpose` call them."""
+    a = {k: jnp.asarray(v, dtype) for k, v in arrays(layer, dtype).items()}
+    face = trilinear.adjoint if layer.transposed else trilinear.apply
+    forward = functools.partial(face, geometry=layer.geometry, method=method)
+    data, ct = ("y", "x") if layer.transposed else ("x", "y")
+    return _jax_task(forward, task, a[data], a["w"], a[ct])
+
+
+def lax_forward(layer: Layer) -> Callable:
+    """The layer as flax and equinox write it: `lax.conv_general_dilated`, the transposed one by an lhs dilation."""
+    g = layer.geometry
+    space = SPATIAL[g.rank]
+    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
+    if not layer.transposed:
+        return lambda x, w: lax.conv_general_dilated(
+            x, w, g.stride, g.pads, rhs_dilation=g.dilation, dimension_numbers=numbers, feature_group_count=g.groups
+        )
+    pads = [
+        (e - 1 - lo, n - 1 - (m - 1) * s + lo)
+        for e, lo, n, m, s in zip(g.kernel_extent, g.offsets, g.input_size, g.output_size, g.stride, strict=True)
+    ]
+    return lambda y, w: lax.conv_general_dilated(
+        y, w, (1,) * g.rank, pads, lhs_dilation=g.stride, rhs_dilation=g.dilation, dimension_numbers=numbers,
+        feature_group_count=g.groups,
+    )  # fmt: skip
+
+
+def plain_kernel(layer: Layer, w: np.ndarray) -> np.ndarray:
+    """The kernel that `lax_forward` takes: for a transposed layer flipped, with its channels the other way round, group by group."""
+    if not layer.transposed:
+        return w
+    g = layer.geometry
+    *k, per_group, o = w.shape
+    w = w[(slice(None, None, -1),) * g.rank].reshape(*k, per_group, g.groups, o // g.groups)
+    return np.swapaxes(w, -1, -3).reshape(*k, o // g.groups, g.groups * per_group)
+
+
+def lax_(layer: Layer, task: str, dtype: str) -> Prepared:
+    """lax alone, the kernel flipped outside, gradients by jax's own rules."""
+    a = arrays(layer, dtype)
+    data, ct = ("y", "x") if layer.transposed else ("x", "y")
+    w = jnp.asarray(plain_kernel(layer, a["w"]), dtype)
+    return _jax_task(lax_forward(layer), task, jnp.asarray(a[data], dtype), w, jnp.asarray(a[ct], dtype))
+
+
+def flax_(layer: Layer, task: str, dtype: str) -> Prepared:
+    """flax.nnx.Conv and flax.nnx.ConvTranspose."""
+    if importlib.util.find_spec("flax") is None:
+        raise Absent("flax is not installed")
+    from flax import nnx
+
+    g, a = layer.geometry, arrays(layer, dtype)
+    common = {"kernel_size": g.kernel_size, "use_bias": False, "rngs": nnx.Rngs(0), "dtype": dtype, "param_dtype": dtype}
+    data, ct = ("y", "x") if layer.transposed else ("x", "y")
+    if layer.transposed:
+        if g.groups > 1:
+            raise Absent("flax's ConvTranspose has no groups")
+        pads = [
+            (e - 1 - lo, n - 1 - (m - 1) * s + lo)
+            for e, lo, n, m, s in zip(g.kernel_extent, g.offsets, g.input_size, g.output_size, g.stride, strict=True)
+        ]
+        module: Any = nnx.ConvTranspose(
+            layer.channels_in, layer.channels_out, strides=g.stride, padding=pads, kernel_dilation=g.dilation, **common
+        )
+    else:
+        module = nnx.Conv(
+            layer.channels_in, layer.channels_out, strides=g.stride, padding=g.pads, kernel_dilation=g.dilation,
+            feature_group_count=g.groups, **common,
+        )  # fmt: skip
+    graph, _ = nnx.split(module)
+
+    def forward(x, w):
+        return nnx.merge(graph, nnx.State({"kernel": nnx.Param(w)}))(x)
+
+    w = jnp.asarray(plain_kernel(layer, a["w"]), dtype)
+    return _jax_task(forward, task, jnp.asarray(a[data], dtype), w, jnp.asarray(a[ct], dtype))
+
+
+def equinox_(layer: Layer, task: str, dtype: str) -> Prepared:
+    """equinox.nn.Conv and equinox.nn.ConvTranspose: channels first, one example, vmapped over the batch."""
+    if importlib.util.find_spec("equinox") is None:
+        raise Absent("equinox is not installed")
+    import equinox as eqx
+
+    g, a = layer.geometry, arrays(layer, dtype)
+    common = {"dilation": g.dilation, "groups": g.groups, "use_bias": False, "key": jax.random.key(0)}
+    data, ct = ("y", "x") if layer.transposed else ("x", "y")
+    if layer.transposed:
+        module: Any = eqx.nn.ConvTranspose(
+            g.rank, layer.channels_in, layer.channels_out, g.kernel_size, g.stride, output_padding=g.output_padding,
+            padding=g.pads, **common,
+        )  # fmt: skip
+    else:
+        module = eqx.nn.Conv(
+            g.rank, layer.channels_in, layer.channels_out, g.kernel_size, g.stride, padding=g.pads, **common
+        )
+
+    def forward(x, w):
+        return jax.vmap(eqx.tree_at(lambda m: m.weight, module, w))(x)
+
+    w = np.moveaxis(plain_kernel(layer, a["w"]), (-1, -2), (0, 1))
+    first = {k: jnp.asarray(np.moveaxis(a[k], -1, 1), dtype) for k in (data, ct)}
+    return _jax_task(forward, task, first[data], jnp.asarray(w, dtype), first[ct])
+
+
+def torch_(layer: Layer, task: str, dtype: str) -> Prepared:
+    """PyTorch's own operators, contiguous and channels-last, whichever is faster for the layer."""
+    if importlib.util.find_spec("torch") is None:
+        raise Absent("torch is not installed")
+    import torch
+
+    g, r = layer.geometry, layer.geometry.rank
+    if any(lo != hi for lo, hi in g.pads):
+        raise Absent("PyTorch pads both sides alike")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = {k: torch.from_numpy(v).to(device, getattr(torch, dtype)) for k, v in arrays(layer, dtype).items()}
+    x, y = a["x"].movedim(-1, 1), a["y"].movedim(-1, 1)
+    w = a["w"].movedim((-1, -2), (0, 1))
+    padding, extra = [lo for lo, _ in g.pads], list(g.output_padding) if layer.transposed else [0] * r
+    data, ct = (y, x) if layer.transposed else (x, y)
+    tail = (None, list(g.stride), padding, list(g.dilation), layer.transposed, extra, g.groups)
+    formats = [torch.contiguous_format] + ([] if r == 1 else [{2: torch.channels_last, 3: torch.channels_last_3d}[r]])
+    best = None
+    for layout in formats:
+        d, k, c = (t.contiguous(memory_format=layout) for t in (data, w, ct))
+        if task == "forward":
+            run = functools.partial(torch.ops.aten.convolution, d, k, *tail)
+        else:
+            run = functools.partial(torch.ops.aten.convolution_backward, c, d, k, *tail, [True, True, False])
+
+        def call(run=run):
+            with torch.no_grad():
+                out = run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return out
+
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        if best is None or min(times) < best[0]:
+            best = (min(times), call)
+    assert best is not None  # there is at least one format
+    return Prepared(best[1])
+
+
+CONTENDERS: dict[str, Callable[..., Prepared]] = {
+    "jaxconv": jaxconv_,
+    "lax": lax_,
+    "flax": flax_,
+    "equinox": equinox_,
+    "torch": torch_,
+}

@@ -1,0 +1,114 @@
+"""Patches (im2col) and one matrix product.
+
+``P[q, (t, i)] = x[s*q + d*t - lo, i]``, then
+
+    apply    y = P w            (M x KI) (KI x O)
+    kernel   w = P^T y          (KI x M) (M x O)
+    adjoint  x = fold(y w^T)    the patches of the gradient, added back tap by tap (stride 1)
+
+One large product instead of many small ones, at the price of a K times larger copy of x.
+
+Source: Chellapilla et al. 2006 ("High performance convolutional neural networks for document processing").
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxconv.geometry import ConvGeometry
+from jaxconv.lowering import taps
+from jaxconv.lowering.window import accumulator
+
+if TYPE_CHECKING:
+    from jaxconv.lowering.choice import Call
+
+
+def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
+    """As tap sums, apart from the adjoint, where the patches of y by the flipped kernel serve stride 1."""
+    if face == "adjoint" and any(s > 1 for s in g.stride):
+        return False
+    return taps.serves(face, g, channels_in, channels_out)
+
+
+def apply(x: Array, w: Array, call: Call) -> Array:
+    """y = P w."""
+    g = call.geometry
+    padded, lows = taps.pad_for(x, g.output_size, g.stride, _shifts(g))
+    pieces = [_take(padded, sh, lows, g.output_size, g.stride) for sh in _shifts(g)]
+    return _contract(pieces, w.reshape(-1, *w.shape[-2:]), call, call.channels_out)
+
+
+def adjoint(y: Array, w: Array, call: Call) -> Array:
+    """x = P' w', where P' are the patches of y and w' the kernel with its channels swapped."""
+    g = call.geometry
+    ones = (1,) * g.rank
+    shifts = [tuple(-s for s in shift) for shift in _shifts(g)]
+    padded, lows = taps.pad_for(y, g.input_size, ones, shifts)
+    pieces = [_take(padded, sh, lows, g.input_size, ones) for sh in shifts]
+    w = taps.swap_grouped_channels(w, g.groups) if g.groups > 1 else jnp.swapaxes(w, -1, -2)
+    return _contract(pieces, w.reshape(-1, *w.shape[-2:]), call, call.channels_in)
+
+
+def kernel(x: Array, y: Array, call: Call) -> Array:
+    """w = P^T y, contracted with y's side first: y is the smaller matrix, and stays where it is."""
+    g = call.geometry
+    wide = accumulator(call)
+    padded, lows = taps.pad_for(x, g.output_size, g.stride, _shifts(g))
+    pieces = [_take(padded, sh, lows, g.output_size, g.stride) for sh in _shifts(g)]
+    count, per_group = len(pieces), call.channels_in // g.groups
+    if g.groups == 1:
+        p = jnp.concatenate(pieces, axis=-1)
+        lead = tuple(range(p.ndim - 1))
+        w = lax.dot_general(y, p, ((lead, lead), ((), ())), precision=call.precision, preferred_element_type=wide)
+        return w.T.reshape(*g.kernel_size, per_group, call.channels_out).astype(call.out_dtype)
+    stacked = jnp.concatenate([p.reshape(*p.shape[:-1], g.groups, per_group) for p in pieces], axis=-1)
+    y = y.reshape(*y.shape[:-1], g.groups, call.channels_out // g.groups)
+    lead, group = tuple(range(y.ndim - 2)), (y.ndim - 2,)
+    w = lax.dot_general(y, stacked, ((lead, lead), (group, group)), precision=call.precision, preferred_element_type=wide)
+    w = w.reshape(g.groups, call.channels_out // g.groups, count, per_group)
+    w = jnp.transpose(w, (2, 3, 0, 1))
+    return w.reshape(*g.kernel_size, per_group, call.channels_out).astype(call.out_dtype)
+
+
+def _shifts(g: ConvGeometry) -> list[tuple[int, ...]]:
+    """d*t - lo of every tap, row-major."""
+    return [
+        tuple(d * tt - lo for tt, d, lo in zip(t, g.dilation, g.offsets, strict=True))
+        for t in itertools.product(*map(range, g.kernel_size))
+    ]
+
+
+def _take(padded: Array, shift, lows, size, step) -> Array:
+    start = [sh + lo for sh, lo in zip(shift, lows, strict=True)]
+    stop = [st + stp * (m - 1) + 1 for st, m, stp in zip(start, size, step, strict=True)]
+    return lax.slice(padded, (0, *start, 0), (padded.shape[0], *stop, padded.shape[-1]), (1, *step, 1))
+
+
+def _contract(pieces: list[Array], w: Array, call: Call, channels: int) -> Array:
+    """(taps of (..., C)) times (taps, C/groups, out): one product, or one batched over the groups."""
+    groups, wide = call.geometry.groups, accumulator(call)
+    if groups == 1:
+        p = jnp.concatenate(pieces, axis=-1)
+        y = lax.dot_general(
+            p,
+            w.reshape(-1, channels),
+            (((p.ndim - 1,), (0,)), ((), ())),
+            precision=call.precision,
+            preferred_element_type=wide,
+        )
+        return y.astype(call.out_dtype)
+    per_group = pieces[0].shape[-1] // groups
+    p = jnp.concatenate([q.reshape(*q.shape[:-1], groups, per_group) for q in pieces], axis=-1)
+    w = w.reshape(len(pieces) * per_group, groups, channels // groups)
+    y = lax.dot_general(
+        p,
+        w,
+        (((p.ndim - 1,), (0,)), ((p.ndim - 2,), (1,))),
+        precision=call.precision,
+        preferred_element_type=wide,
+    )
+    return jnp.moveaxis(y, 0, -2).reshape(*p.shape[:-2], channels).astype(call.out_dtype)
