@@ -1,0 +1,390 @@
+"""Linear operators on arrays, and what can be made of them: transposes, sums, multiples and products.
+
+Every operator is a pytree whose leaves are the arrays that it depends on, so that it passes through jit, grad and vmap
+as an argument. Products act on the last axes; any axes before them are batch axes.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+MAX_BYTES = 4 * 2**30
+
+
+class LinearOperator(abc.ABC):
+    """A linear map from arrays of `in_shape` to arrays of `out_shape`.
+
+    ``A.mv(x)`` is the product, ``A.T`` the transpose (an operator again, no conjugate), ``A.H`` the conjugate
+    transpose. Operators add, subtract, scale by numbers and compose with ``@``; ``A @ x`` with an array is ``A.mv(x)``.
+    """
+
+    # ------------------------------------------------------------------ what a subclass says
+
+    @property
+    @abc.abstractmethod
+    def in_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without batch axes."""
+
+    @property
+    @abc.abstractmethod
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of one output, without batch axes."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> Any:
+        """dtype of the operator's entries."""
+
+    @abc.abstractmethod
+    def mv(self, x: ArrayLike) -> Array:
+        """A x for x (*batch, *in_shape); the result has shape (*batch, *out_shape)."""
+
+    @abc.abstractmethod
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        """A^T y for y (*batch, *out_shape); the result has shape (*batch, *in_shape)."""
+
+    @abc.abstractmethod
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        """The matrix of the operator: the explicit, and often the expensive, form.
+
+        Args:
+            format: "dense", "bcoo", "bcsr" or "scipy".
+            max_bytes: refuse to build anything larger than this, in bytes.
+
+        Returns:
+            Matrix of shape (prod(out_shape), prod(in_shape)); entry (a, b) is the weight of input element b in output
+            element a, both counted in row-major order.
+
+        Raises:
+            ValueError: an unknown format, or a matrix that would be too large.
+        """
+
+    # ------------------------------------------------------------------ structure
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one input."""
+        return jax.ShapeDtypeStruct(self.in_shape, self.dtype)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one output."""
+        return jax.ShapeDtypeStruct(self.out_shape, self.dtype)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix."""
+        return math.prod(self.out_shape), math.prod(self.in_shape)
+
+    # ------------------------------------------------------------------ algebra
+
+    @property
+    def T(self) -> LinearOperator:  # noqa: N802 - the name that every array library uses
+        """The transpose."""
+        return Transposed(self)
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802
+        """The conjugate transpose; the transpose where the entries are real."""
+        return Conjugated(self.T) if jnp.issubdtype(self.dtype, jnp.complexfloating) else self.T
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, LinearOperator):
+            return Composition(self, other)
+        return self.mv(other)
+
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        return Sum(self, other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        return Sum(self, -other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __neg__(self) -> LinearOperator:
+        return Scaled(self, -1)
+
+    def __mul__(self, factor: ArrayLike) -> LinearOperator:
+        if isinstance(factor, LinearOperator) or jnp.ndim(factor) != 0:
+            raise TypeError(
+                "an operator is multiplied by a number; compose operators, and apply them to arrays, with @"
+            )
+        return Scaled(self, factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: ArrayLike) -> LinearOperator:
+        return self * (1 / divisor)
+
+    # ------------------------------------------------------------------ checks and uses
+
+    def dot_test(self, key: Array) -> Array:
+        """How far the transpose is from being one: the relative mismatch of the two sides of ``<A x, y> = <x, A^T y>``.
+
+        ``|sum(A x * y) - sum(x * A^T y)| / (|A x| |y|)`` for random x and y: rounding error, a few times the unit
+        roundoff, for a correct pair.
+
+        Args:
+            key: random key that x and y are drawn with.
+
+        Returns:
+            The mismatch, a real scalar; can be computed under jit.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, jaxconv as jc
+            >>> bool(jc.ConvOperator(jnp.ones((3, 3, 2, 4)), (8, 8), stride=2).dot_test(jax.random.key(0)) < 1e-6)
+            True
+
+        Source: Claerbout 1992, Earth Soundings Analysis, the dot-product test.
+        """
+        keys = jax.random.split(key)
+        x = jax.random.normal(keys[0], self.in_shape, self.dtype)
+        y = jax.random.normal(keys[1], self.out_shape, self.dtype)
+        forward, backward = self.mv(x), self.transpose_mv(y)
+        mismatch = jnp.abs(jnp.sum(forward * y) - jnp.sum(x * backward))
+        size = jnp.linalg.norm(forward.ravel()) * jnp.linalg.norm(y.ravel())
+        return mismatch / jnp.where(size > 0, size, 1)
+
+    def as_lineax(self) -> Any:
+        """This operator for lineax: a `lineax.FunctionLinearOperator` on arrays of `in_shape` (needs lineax)."""
+        import lineax
+
+        return lineax.FunctionLinearOperator(self.mv, self.in_structure())
+
+    def as_scipy(self) -> Any:
+        """This operator for scipy.sparse.linalg: a `LinearOperator` on flat NumPy vectors (needs scipy)."""
+        from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
+        forward, backward = jax.jit(self.mv), jax.jit(self.H.mv)
+        return ScipyOperator(
+            self.shape,
+            matvec=lambda x: np.asarray(forward(x.reshape(self.in_shape).astype(self.dtype))).ravel(),
+            rmatvec=lambda y: np.asarray(backward(y.reshape(self.out_shape).astype(self.dtype))).ravel(),
+            dtype=self.dtype,
+        )
+
+    # ------------------------------------------------------------------ spectra and solves
+
+    def norm(self, *, tol: float = 1e-4, max_restarts: int = 200, key: Array | None = None) -> Array:
+        """Operator norm, the largest singular value; see [`operator_norm`][jaxconv.operator.spectrum.operator_norm]."""
+        from jaxconv.operator.spectrum import operator_norm
+
+        return operator_norm(self, tol=tol, max_restarts=max_restarts, key=key)
+
+    def singular_values(self, k: int | None = None, *, method: str = "auto") -> Array:
+        """Singular values, descending; see [`singular_values`][jaxconv.operator.spectrum.singular_values]."""
+        from jaxconv.operator.spectrum import singular_values
+
+        return singular_values(self, k, method=method)
+
+    def lstsq(self, y: ArrayLike, **options: Any) -> Any:
+        """Least-squares solution of ``A x = y``; see [`least_squares`][jaxconv.operator.solve.least_squares]."""
+        from jaxconv.operator.solve import least_squares
+
+        return least_squares(self, y, **options)
+
+    def pinv(self, **options: Any) -> LinearOperator:
+        """Pseudo-inverse as an operator; see [`PseudoInverse`][jaxconv.operator.PseudoInverse]."""
+        from jaxconv.operator.solve import PseudoInverse
+
+        return PseudoInverse(self, **options)
+
+
+# ---------------------------------------------------------------------- what operators are made into
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["operator"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transposed(LinearOperator):
+    """A^T."""
+
+    operator: LinearOperator
+
+    in_shape = property(lambda self: self.operator.out_shape)
+    out_shape = property(lambda self: self.operator.in_shape)
+    dtype = property(lambda self: self.operator.dtype)
+    T = property(lambda self: self.operator)
+
+    def mv(self, x: ArrayLike) -> Array:
+        return self.operator.transpose_mv(x)
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        return self.operator.mv(y)
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        if format == "dense":
+            return self.operator.as_matrix(format, max_bytes).T
+        if format == "scipy":
+            return self.operator.as_matrix(format, max_bytes).T.tocsr()
+        matrix = self.operator.as_matrix("bcoo", max_bytes).T.sort_indices()
+        return matrix if format == "bcoo" else _from_bcoo(matrix, format)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["operator"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conjugated(LinearOperator):
+    """The operator with conjugated entries: ``x -> conj(A conj(x))``."""
+
+    operator: LinearOperator
+
+    in_shape = property(lambda self: self.operator.in_shape)
+    out_shape = property(lambda self: self.operator.out_shape)
+    dtype = property(lambda self: self.operator.dtype)
+
+    def mv(self, x: ArrayLike) -> Array:
+        return jnp.conj(self.operator.mv(jnp.conj(x)))
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        return jnp.conj(self.operator.transpose_mv(jnp.conj(y)))
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        matrix = self.operator.as_matrix(format, max_bytes)
+        return matrix.conj() if format in ("dense", "scipy") else jax.tree.map(_conjugate_values, matrix)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["left", "right"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sum(LinearOperator):
+    """A + B."""
+
+    left: LinearOperator
+    right: LinearOperator
+
+    def __post_init__(self):
+        _both("+", self.left, self.right, "in_shape", "in_shape")
+        _both("+", self.left, self.right, "out_shape", "out_shape")
+
+    in_shape = property(lambda self: self.left.in_shape)
+    out_shape = property(lambda self: self.left.out_shape)
+    dtype = property(lambda self: jnp.promote_types(self.left.dtype, self.right.dtype))
+
+    def mv(self, x: ArrayLike) -> Array:
+        return self.left.mv(x) + self.right.mv(x)
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        return self.left.transpose_mv(y) + self.right.transpose_mv(y)
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        kind = "dense" if format == "dense" else "scipy"
+        return _from_scipy(self.left.as_matrix(kind, max_bytes) + self.right.as_matrix(kind, max_bytes), format)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["outer", "inner"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composition(LinearOperator):
+    """A B: first B, then A."""
+
+    outer: LinearOperator
+    inner: LinearOperator
+
+    def __post_init__(self):
+        _both("@", self.outer, self.inner, "in_shape", "out_shape")
+
+    in_shape = property(lambda self: self.inner.in_shape)
+    out_shape = property(lambda self: self.outer.out_shape)
+    dtype = property(lambda self: jnp.promote_types(self.outer.dtype, self.inner.dtype))
+
+    def mv(self, x: ArrayLike) -> Array:
+        return self.outer.mv(self.inner.mv(x))
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        return self.inner.transpose_mv(self.outer.transpose_mv(y))
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        kind = "dense" if format == "dense" else "scipy"
+        return _from_scipy(self.outer.as_matrix(kind, max_bytes) @ self.inner.as_matrix(kind, max_bytes), format)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["operator", "factor"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaled(LinearOperator):
+    """c A for a number c."""
+
+    operator: LinearOperator
+    factor: ArrayLike
+
+    in_shape = property(lambda self: self.operator.in_shape)
+    out_shape = property(lambda self: self.operator.out_shape)
+    dtype = property(lambda self: jnp.result_type(self.operator.dtype, self.factor))
+
+    def mv(self, x: ArrayLike) -> Array:
+        return jnp.asarray(self.factor) * self.operator.mv(x)
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        return jnp.asarray(self.factor) * self.operator.transpose_mv(y)
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        factor = np.asarray(self.factor)[()] if format == "scipy" else self.factor
+        return self.operator.as_matrix(format, max_bytes) * factor
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["array_shape", "entry_dtype"])
+@dataclasses.dataclass(frozen=True)
+class Identity(LinearOperator):
+    """The identity on arrays of one shape."""
+
+    array_shape: tuple[int, ...]
+    entry_dtype: Any = np.dtype("float32")
+
+    in_shape = property(lambda self: self.array_shape)
+    out_shape = property(lambda self: self.array_shape)
+    dtype = property(lambda self: self.entry_dtype)
+    T = property(lambda self: self)
+
+    def mv(self, x: ArrayLike) -> Array:
+        return jnp.asarray(x)
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        return jnp.asarray(y)
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        if format == "dense":
+            return jnp.eye(self.shape[0], dtype=self.dtype)
+        from scipy.sparse import eye_array
+
+        return _from_scipy(eye_array(self.shape[0], dtype=self.dtype, format="csr"), format)
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _both(symbol: str, a: LinearOperator, b: LinearOperator, first: str, second: str) -> None:
+    # Transformations put stand-ins without shapes into pytrees.
+    if not (isinstance(a, LinearOperator) and isinstance(b, LinearOperator)):
+        return
+    try:
+        left, right = getattr(a, first), getattr(b, second)
+    except (AttributeError, TypeError):
+        return
+    if left != right:
+        raise ValueError(
+            f"A {symbol} B: A has {first} {left}, B has {second} {right}; they must be equal "
+            f"(A: {a.in_shape} -> {a.out_shape}, B: {b.in_shape} -> {b.out_shape})"
+        )
+
+
+def _conjugate_values(leaf: Array) -> Array:
+    return jnp.conj(leaf) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf
+
+
+def _from_bcoo(matrix: Any, format: str) -> Any:
+    from jax.experimental import sparse
+
+    if format != "bcsr":
+        raise ValueError(f"format={format!r} is not one of 'bcoo', 'bcsr', 'dense', 'scipy'")
+    return sparse.BCSR.from_bcoo(matrix)
+
+
+def _from_scipy(matrix: Any, format: str) -> Any:
+    from jax.experimental import sparse
+
+    if format in ("dense", "scipy"):
+        return matrix
+    coo = sparse.BCOO.from_scipy_sparse(matrix)
+    return coo if format == "bcoo" else _from_bcoo(coo.sort_indices(), format)

@@ -1,0 +1,222 @@
+"""Least squares, Tikhonov regularisation and the pseudo-inverse of a linear operator."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxconv.operator.algebra import MAX_BYTES, LinearOperator
+from jaxconv.operator.circulant import (
+    from_frequencies_in,
+    is_block_circulant,
+    symbol,
+    to_frequencies_out,
+)
+from jaxconv.operator.conv import ConvOperator
+
+METHODS = ("auto", "fft", "lsmr", "cg")
+
+
+class LeastSquares(NamedTuple):
+    """A least-squares solution: x, the iterations it took, and ``|A x - y| / |y|``."""
+
+    x: Array
+    steps: Array
+    residual: Array
+
+
+def least_squares(
+    operator: LinearOperator,
+    y: ArrayLike,
+    *,
+    damp: ArrayLike = 0.0,
+    method: str = "auto",
+    rtol: float = 1e-6,
+    max_steps: int = 500,
+) -> LeastSquares:
+    """Least-squares solution of ``A x = y``, optionally regularised after Tikhonov.
+
+    ``x = argmin |A x - y|^2 + damp^2 |x|^2``; with damp = 0 the solution of least norm, which is the pseudo-inverse
+    applied to y.
+
+    Args:
+        operator: A.
+        y: right-hand side of shape `operator.out_shape`, no batch axes (use vmap).
+        damp: weight of the regularisation, in units of A's singular values: parts of x with a singular value well below
+            it are given up.
+        method: "fft": direct, for a block-circulant convolution; with damp = 0 singular values below ``rtol`` times the
+            largest count as zero. "lsmr": lineax's LSMR on A, or on A over ``damp * I``. "cg": lineax's conjugate
+            gradients on ``A^H A + damp^2 I``; needs damp > 0 or full column rank. "auto": fft where it applies, else
+            lsmr.
+        rtol: relative tolerance of the iterations.
+        max_steps: iterations after which to stop in any case; compare `steps` with it.
+
+    Returns:
+        x, steps and residual. Differentiable with respect to y and to the operator's leaves.
+
+    Raises:
+        ValueError: a y of another shape, or a method that does not apply to this operator.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxconv as jc
+        >>> A = jc.ConvOperator(jnp.array([0.25, 0.5, 0.25])[:, None, None], 8, padding=1)
+        >>> x = jnp.arange(8.0)[:, None]
+        >>> bool(jnp.allclose(A.lstsq(A @ x).x, x, atol=1e-3))
+        True
+
+    Source: Fong and Saunders 2011 (LSMR); Hestenes and Stiefel 1952 (conjugate gradients).
+    """
+    y = jnp.asarray(y)
+    if y.shape != operator.out_shape:
+        raise ValueError(
+            f"y has shape {y.shape}, but the operator maps {operator.in_shape} to {operator.out_shape}; "
+            "use vmap for batches"
+        )
+    conv = operator if isinstance(operator, ConvOperator) else None
+    if method == "auto":
+        method = "fft" if conv is not None and is_block_circulant(conv.geometry) else "lsmr"
+    _check_method(method, operator, conv)
+    y = y.astype(jnp.promote_types(y.dtype, operator.dtype))
+    x, steps = _solve(operator, y, jnp.asarray(damp), method, rtol, max_steps)
+    scale = jnp.linalg.norm(y.ravel())
+    residual = jnp.linalg.norm((operator.mv(x) - y).ravel()) / jnp.where(scale > 0, scale, 1)
+    return LeastSquares(x, steps, residual)
+
+
+def _check_method(method: str, operator: LinearOperator, conv: ConvOperator | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}")
+    if method == "fft" and (conv is None or not is_block_circulant(conv.geometry)):
+        raise ValueError(
+            f"method='fft' needs a convolution with circular borders and n = m*s on every axis; this is {operator!r}"
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("method", "rtol", "max_steps"))
+def _solve(operator: Any, y: Array, damp: Array, method: str, rtol: float, max_steps: int) -> tuple[Array, Array]:
+    if method == "fft":  # operator is a ConvOperator, `_check_method` has seen to it
+        return _direct(operator, y, damp, rtol), jnp.zeros((), int)
+    import lineax as lx
+
+    damp = damp.astype(jnp.finfo(y.dtype).dtype)
+    if method == "lsmr":
+        solver = lx.LSMR(rtol=rtol, atol=0.0, max_steps=max_steps, conlim=float("inf"))
+        stacked = lx.FunctionLinearOperator(lambda x: (operator.mv(x), damp * x), operator.in_structure())
+        target = (y, jnp.zeros(operator.in_shape, y.dtype))
+        solution = lx.linear_solve(stacked, target, solver, throw=False)
+        return solution.value, solution.stats["num_steps"]
+    right = operator.H.mv(y)
+    structure = jax.ShapeDtypeStruct(right.shape, right.dtype)
+    # lineax's CG gives up where p^H N p / p^H p falls below 100 * eps * size, as a well-posed float32 system of the
+    # size of a photograph can. Multiplying both sides by a constant that lifts damp^2 above that changes nothing else.
+    scale = jnp.where(damp > 0, 200 * jnp.finfo(damp.dtype).eps * right.size / jnp.where(damp > 0, damp, 1) ** 2, 1)
+    scale = jnp.maximum(scale, 1).astype(damp.dtype)
+    normal = lx.FunctionLinearOperator(
+        lambda x: scale * (operator.H.mv(operator.mv(x)) + damp**2 * x), structure, lx.positive_semidefinite_tag
+    )
+    # The tolerance is on the whole residual: an element of y that happens to be zero must not ask for an exact zero.
+    solver = lx.CG(rtol=0.0, atol=jax.lax.stop_gradient(rtol * _rms(scale * right)), norm=_rms, max_steps=max_steps)
+    solution = lx.linear_solve(normal, scale * right, solver, throw=False)
+    return solution.value, solution.stats["num_steps"]
+
+
+def _rms(tree: Any) -> Array:
+    (leaf,) = jax.tree.leaves(tree)
+    return jnp.sqrt(jnp.mean(jnp.abs(leaf) ** 2))
+
+
+def _direct(operator: ConvOperator, y: Array, damp: Array, rcond: float) -> Array:
+    """x(f) = V diag(sigma / (sigma^2 + damp^2)) U^H y(f) at every frequency."""
+    u, s, vh = jnp.linalg.svd(symbol(operator.w, operator.geometry), full_matrices=False)
+    kept = (damp > 0) | (s > rcond * jnp.max(s))
+    weights = jnp.where(kept, s / jnp.where(kept, s**2 + damp**2, 1), 0)
+    coefficients = jnp.einsum("...or,...o->...r", u.conj(), to_frequencies_out(y, operator.geometry))
+    spectrum = jnp.einsum("...ri,...r->...i", vh.conj(), weights * coefficients)
+    return _real_like(from_frequencies_in(spectrum, operator.geometry), y)
+
+
+def _real_like(value: Array, like: Array) -> Array:
+    return value.astype(like.dtype) if jnp.iscomplexobj(like) else value.real.astype(like.dtype)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["operator", "damp"], meta_fields=["method", "rtol", "max_steps"]
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class PseudoInverse(LinearOperator):
+    """The (regularised) pseudo-inverse as an operator: every product is a least-squares solve.
+
+    ``A^+ y = argmin |A x - y|^2 + damp^2 |x|^2``. Its transpose is the pseudo-inverse of the transpose. This is what
+    "deconvolution" asks for, and the transposed convolution is not.
+
+    Args:
+        operator: A.
+        damp: weight of the regularisation, as in `least_squares`.
+        method: as in `least_squares`.
+        rtol: relative tolerance of each solve.
+        max_steps: iterations after which a solve stops in any case.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxconv as jc
+        >>> A = jc.ConvOperator(jnp.array([0.25, 0.5, 0.25])[:, None, None], 8, padding=1)
+        >>> round_trip = A.pinv() @ A
+        >>> bool(jnp.allclose(round_trip.mv(jnp.ones((8, 1))), 1, atol=1e-3))
+        True
+
+    Source: Penrose 1955; Tikhonov 1963.
+    """
+
+    operator: LinearOperator
+    damp: ArrayLike = 0.0
+    method: str = "auto"
+    rtol: float = 1e-6
+    max_steps: int = 500
+
+    in_shape = property(lambda self: self.operator.out_shape)
+    out_shape = property(lambda self: self.operator.in_shape)
+    dtype = property(lambda self: self.operator.dtype)
+
+    def mv(self, x: ArrayLike) -> Array:
+        """The least-squares solution for each right-hand side (*batch, *in_shape)."""
+        return self._apply(self.operator, self.method, x)
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        """The least-squares solution with A^T, by iteration: "fft" knows convolutions only."""
+        method = self.method if self.method in ("cg", "lsmr") else "lsmr"
+        return self._apply(self.operator.T, method, y)
+
+    def _apply(self, operator: LinearOperator, method: str, right: ArrayLike) -> Array:
+        right = jnp.asarray(right)
+        shape = operator.out_shape
+
+        def solve(one):
+            return least_squares(
+                operator, one, damp=self.damp, method=method, rtol=self.rtol, max_steps=self.max_steps
+            ).x
+
+        if right.shape == shape:
+            return solve(right)
+        if right.shape[-len(shape) :] != shape:
+            raise ValueError(
+                f"the right-hand side has shape {right.shape}; it must be (*batch, {', '.join(map(str, shape))})"
+            )
+        batch = right.shape[: -len(shape)]
+        solved = jax.vmap(solve)(right.reshape(-1, *shape))
+        return solved.reshape(*batch, *operator.in_shape)
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        """The dense matrix, one solve per column; `jnp.linalg.pinv(A.as_matrix())` is faster where A's matrix fits."""
+        rows, columns = self.shape
+        needed = rows * columns * jnp.dtype(self.dtype).itemsize
+        if format != "dense":
+            raise ValueError(f"a pseudo-inverse has no sparse matrix; format must be 'dense', got {format!r}")
+        if needed > max_bytes:
+            raise ValueError(f"the dense {rows} x {columns} matrix would take {needed} bytes; max_bytes is {max_bytes}")
+        units = jnp.eye(columns, dtype=self.dtype).reshape(columns, *self.in_shape)
+        return self.mv(units).reshape(columns, rows).T
