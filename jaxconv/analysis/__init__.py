@@ -14,6 +14,10 @@ _HOME = {
     "tiled": "tiling",
     "Tiled": "tiling",
     "TilingRefused": "tiling",
+    "checkerboard": "overlap",
+    "Checkerboard": "overlap",
+    "effective_receptive_field": "erf",
+    "EffectiveField": "erf",
     "NotUnderstood": "interpret",
     "GlobalOp": "graph",
 }

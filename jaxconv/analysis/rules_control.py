@@ -47,7 +47,7 @@ def _either(reader: Reader, outputs: tuple[Anything, ...]) -> Anything:
 @rule("scan")
 def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     p = eqn.params
-    length, fixed, carried = p["length"], p["num_consts"], p["num_carry"]
+    length, fixed, carried = p["length"], *_scan_parts(eqn)
     if length > _TURNS:
         raise reader.refuse(f"{length} turns are too many to follow")
     consts, carry, stacked = inputs[:fixed], list(inputs[fixed : fixed + carried]), inputs[fixed + carried :]
@@ -63,6 +63,17 @@ def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     spatial = any(isinstance(v, Value) and v.axes[0].spatial for v in stacked)
     avals = [v.aval for v in eqn.outvars[carried:]]
     return [*carry, *(_stack(reader, [row[i] for row in rows], aval, spatial) for i, aval in enumerate(avals))]
+
+
+def _scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many operands stay fixed and how many are carried; scanned ones lose an axis inside of the body.
+
+    The parameters that say so have changed between versions of jax; the shapes have not.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+    scanned = sum(len(o.aval.shape) != len(i.aval.shape) for o, i in zip(eqn.invars, body.invars, strict=True))
+    carried = sum(len(o.aval.shape) == len(i.aval.shape) for o, i in zip(eqn.outvars, body.outvars, strict=True))
+    return len(eqn.invars) - scanned - carried, carried
 
 
 def _row(reader: Reader, value: Anything, turn: int) -> Anything:

@@ -135,23 +135,21 @@ def push_totals(source: Node, out: Node, through_global: bool = False) -> dict[i
         total = np.zeros(node.shape)
         for edge in node.edges:
             if edge.src.number in totals and (edge.global_op is None or through_global):
-                total = total + push_edge(edge, totals[edge.src.number])
+                total = total + push_edge(edge, totals[edge.src.number], len(node.axes))
         totals[node.number] = total
     return totals
 
 
-def push_edge(edge: Edge, array: np.ndarray) -> np.ndarray:
+def push_edge(edge: Edge, array: np.ndarray, rank: int) -> np.ndarray:
     """One edge applied to an array on its source, up to broadcasting over the axes that it does not map to."""
     for axis, link in enumerate(edge.links):
         if link is not None:
             array = link.push(array, axis)
-    return _placed(edge, array.reshape(edge.mid_shape()))
+    return _placed(edge, array.reshape(edge.mid_shape()), rank)
 
 
-def _placed(edge: Edge, array: np.ndarray) -> np.ndarray:
+def _placed(edge: Edge, array: np.ndarray, rank: int) -> np.ndarray:
     """Axes of the edge's middle put where they go; missing ones have length one."""
-    mapped = [(t, j) for j, t in enumerate(edge.to) if t is not None]
-    rank = max((t for t, _ in mapped), default=-1) + 1
     dropped = tuple(j for j, t in enumerate(edge.to) if t is None)
     array = array.squeeze(axis=dropped) if dropped else array
     places = [t for t in edge.to if t is not None]
@@ -187,8 +185,7 @@ class Bounds:
         for edge in node.edges:
             if edge.global_op is not None or edge.src.number not in self.low:
                 continue
-            a, b = (self._through(edge, side) for side in (False, True))
-            a, b = (x.reshape(x.shape + (1,) * (rank - x.ndim)) for x in (a, b))
+            a, b = (self._through(edge, side, rank) for side in (False, True))
             low = a if low is None else np.minimum(low, a)
             high = b if high is None else np.maximum(high, b)
             for t, jump in _jump_after(edge, self.jumps[edge.src.number]).items():
@@ -199,7 +196,7 @@ class Bounds:
             self.low[node.number], self.high[node.number] = low, high
             self.jumps[node.number] = [j for _, j in jumps]
 
-    def _through(self, edge: Edge, largest: bool) -> np.ndarray:
+    def _through(self, edge: Edge, largest: bool, rank: int) -> np.ndarray:
         array = (self.high if largest else self.low)[edge.src.number]
         jumps = self.jumps[edge.src.number]
         nothing = -np.inf if largest else np.inf
@@ -217,7 +214,7 @@ class Bounds:
                 array = np.where(holes.reshape(shape), nothing, array)
         if edge.mid is not None:
             array = _reshape_bounds(array, edge.linked_shape(), edge.mid)
-        return _placed(edge, array)
+        return _placed(edge, array, rank)
 
 
 def _lattice_holes(link: Any) -> np.ndarray:

@@ -1,0 +1,202 @@
+"""Runs a function on flat images and keeps what its layers put out: periodic patterns in it are the network's own."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from .gradient import numbers_for
+from .interpret import Reader
+from .links import Affine, transposed_window
+
+_CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat2",
+    "remat",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+)
+_KEPT = ("conv_general_dilated", "conv_apply", "conv_adjoint", "reshape", "broadcast_in_dim")
+_LAYER_CALLS = ("max_pool", "avg_pool", "max_unpool", "max_pool_with_indices", "_resize", "resize")
+
+
+@dataclass
+class Record:
+    """One layer's output on flat images: `phases` is (draws, *period, channels), the mean of every phase."""
+
+    primitive: str
+    place: str
+    eqn: Any
+    size: tuple[int, ...]
+    period: tuple[int, ...]
+    phases: np.ndarray
+
+    @property
+    def unevenness(self) -> float:
+        """Root mean square of what differs between phases, relative to what they share."""
+        return phase_unevenness(self.phases)
+
+
+def phase_unevenness(phases: np.ndarray) -> float:
+    """sqrt(mean over draws and channels of the variance over phases / mean square of the mean over phases)."""
+    values = np.asarray(phases, np.float64)
+    axes = tuple(range(1, values.ndim - 1))
+    mean = values.mean(axis=axes, keepdims=True)
+    uneven, even = float(((values - mean) ** 2).mean()), float((mean**2).mean())
+    if uneven <= 1e-12 * even:
+        return 0.0
+    return math.sqrt(uneven / even) if even > 0 else math.inf
+
+
+def fold(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
+    """The mean of every phase over the middle of an array: batch axes first, the phases, then what is left."""
+    array = np.moveaxis(np.asarray(array, np.float64), axes, range(len(axes)))
+    for i, p in enumerate(period):
+        n = array.shape[i]
+        cells = max(int(n * keep) // p, 1)
+        start = (n - cells * p) // 2 // p * p
+        array = np.moveaxis(array, i, 0)[start : start + cells * p]
+        array = np.moveaxis(array.reshape(cells, p, *array.shape[1:]).mean(axis=0), 0, i)
+    return array
+
+
+def flat_images(image: Any, axes: Sequence[int], draws: int, seed: int) -> list[np.ndarray]:
+    """Images that are the same everywhere, one random value a channel."""
+    rng = np.random.default_rng(seed)
+    shape = [1 if a in axes else n for a, n in enumerate(image.shape)]
+    if np.issubdtype(image.dtype, np.integer):
+        values = [rng.integers(0, 128, shape) for _ in range(draws)]
+    else:
+        values = [rng.standard_normal(shape) for _ in range(draws)]
+    return [np.broadcast_to(v.astype(image.dtype), image.shape) for v in values]
+
+
+def probe(
+    fn: Callable[..., Any], args: Sequence[Any], axes: Sequence[int], output: int | None, draws: int, seed: int
+) -> list[Record]:
+    """The records of every layer and of the output (last), on flat images."""
+    closed = jax.make_jaxpr(fn)(*args)
+    _, *rest = numbers_for(args, seed)
+    sites: list[tuple[str, str, Any]] = []
+
+    @jax.jit
+    def run(image: Any, rest: Any) -> list[Any]:
+        sites.clear()
+        recorder = _Recorder(sites)
+        outputs = recorder.closed(closed, jax.tree.leaves([image, *rest]))
+        return [*recorder.kept, outputs[output or 0]]
+
+    results = [[np.asarray(a) for a in run(image, rest)] for image in flat_images(args[0], axes, draws, seed)]
+    records, coarsest = [], [args[0].shape[a] for a in axes]
+    rank = len(args[0].shape)
+    for number, (primitive, place, eqn) in enumerate([*sites, ("output", "output", None)]):
+        arrays = [r[number] for r in results]
+        if arrays[0].ndim != rank:
+            continue
+        size = tuple(arrays[0].shape[a] for a in axes)
+        coarsest = [min(a, b) for a, b in zip(coarsest, size, strict=True)]
+        period = tuple(max(n // max(c, 1), 1) for n, c in zip(size, coarsest, strict=True))
+        phases = np.stack([fold(a, axes, period) for a in arrays])
+        phases = phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
+        if primitive in ("reshape", "broadcast_in_dim") and records and records[-1].size == size:
+            continue  # channels regrouped, biases: not an upsampling
+        records.append(Record(primitive, place, eqn, size, period, phases))
+    return records
+
+
+class _Recorder:
+    """Runs a jaxpr under a trace and keeps the outputs of layers, calls opened."""
+
+    def __init__(self, sites: list[tuple[str, str, Any]]):
+        self.sites, self.kept = sites, []
+        self._reader = Reader()
+
+    def closed(self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Any]) -> list[Any]:
+        inner, consts = (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, [])
+        env: dict[Any, Any] = dict(zip(inner.constvars, consts, strict=True))
+        env.update(zip(inner.invars, args, strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, Literal) else env[atom]
+
+        for eqn in inner.eqns:
+            env.update(zip(eqn.outvars, self._apply(eqn, [read(v) for v in eqn.invars]), strict=True))
+        return [read(v) for v in inner.outvars]
+
+    def _apply(self, eqn: Any, values: list[Any]) -> list[Any]:
+        name = eqn.primitive.name
+        call = str(eqn.params.get("name", ""))
+        if name in _CALLS:
+            inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+            if call not in _LAYER_CALLS:
+                return self.closed(inner, values)
+            outer, self.sites, self.kept = (self.sites, self.kept), [], []  # what is inside is not in image layout
+            outputs = self.closed(inner, values)
+            self.sites, self.kept = outer
+            self._keep(call, eqn, outputs[0])
+            return outputs
+        outputs = eqn.primitive.bind(*values, **eqn.params)
+        outputs = list(outputs) if eqn.primitive.multiple_results else [outputs]
+        if name in _KEPT or name.startswith("reduce_window"):
+            self._keep(name, eqn, outputs[0])
+        return outputs
+
+    def _keep(self, name: str, eqn: Any, output: Any) -> None:
+        if jnp.issubdtype(output.dtype, jnp.floating):
+            self.sites.append((name, self._reader.place_of(eqn), eqn))
+            self.kept.append(output)
+
+
+def relations(eqn: Any) -> list[Affine]:
+    """The sliding relation of a convolution on each of its axes; empty for other equations."""
+    p, name = eqn.params if eqn is not None else {}, eqn.primitive.name if eqn is not None else ""
+    if name == "conv_general_dilated":
+        lhs, rhs, out = p["dimension_numbers"]
+        x, w, y = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+        return [
+            Affine(
+                n_in=x[lhs[2 + i]],
+                n_out=y[out[2 + i]],
+                taps=w[rhs[2 + i]],
+                stride=p["window_strides"][i],
+                dilation=p["rhs_dilation"][i],
+                base=p["lhs_dilation"][i],
+                low=p["padding"][i][0],
+            )
+            for i in range(len(p["window_strides"]))
+        ]
+    if name not in ("conv_apply", "conv_adjoint"):
+        return []
+    g = p["geometry"]
+    forward = [
+        Affine(n, m, k, s, d, b, pads[0])
+        for n, m, k, s, d, b, pads in zip(
+            g.input_size, g.output_size, g.kernel_size, g.stride, g.dilation, g.base_dilation, g.pads, strict=True
+        )
+    ]
+    if name == "conv_apply":
+        return forward
+    return [transposed_window(r).affine for r in forward]  # type: ignore[misc]
+
+
+def taps_per_phase(relation: Affine) -> tuple[int, ...]:
+    """How many taps meet the input at each output phase, away from the borders."""
+    period = relation.base // math.gcd(relation.base, relation.stride)
+    taps = np.arange(relation.taps) * relation.dilation
+    return tuple(int((((relation.stride * q - relation.low) + taps) % relation.base == 0).sum()) for q in range(period))
+
+
+def reads_per_phase(relation: Affine) -> tuple[int, ...]:
+    """How many outputs read each input phase, away from the borders: what its gradient adds up."""
+    period = relation.stride // math.gcd(relation.base, relation.stride)
+    taps = np.arange(relation.taps) * relation.dilation
+    return tuple(int(((relation.base * u + relation.low - taps) % relation.stride == 0).sum()) for u in range(period))

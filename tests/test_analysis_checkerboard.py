@@ -1,0 +1,163 @@
+"""Checkerboard prediction against spectra of randomly initialised generators; the effective receptive field."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxconv as jc
+from jaxconv.analysis import checkerboard, effective_receptive_field, receptive_field
+
+CHANNELS = 6
+
+
+def weights(seed, k, i, o):
+    return (np.random.default_rng(seed).standard_normal((k, k, i, o)) / np.sqrt(k * k * i)).astype(np.float32)
+
+
+def conv(x, w):
+    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def transposed(k):
+    def up(x, seed):
+        w = weights(seed, k, CHANNELS, CHANNELS)
+        return jc.conv_transpose(x, w, stride=2, padding="SAME", output_size=2 * x.shape[1])
+
+    return up
+
+
+def shuffle(x, seed):
+    return jc.pixel_shuffle(conv(x, weights(seed, 3, CHANNELS, 4 * CHANNELS)), 2)
+
+
+def shuffle_icnr(x, seed):
+    return jc.pixel_shuffle(conv(x, np.repeat(weights(seed, 3, CHANNELS, CHANNELS), 4, axis=-1)), 2)
+
+
+def resize_conv(x, seed):
+    return conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), weights(seed, 3, CHANNELS, CHANNELS))
+
+
+def linear_conv(x, seed):
+    n, h, w, c = x.shape
+    return conv(jax.image.resize(x, (n, 2 * h, 2 * w, c), "linear"), weights(seed, 3, CHANNELS, CHANNELS))
+
+
+UPSAMPLERS = {
+    "k2s2": transposed(2),
+    "k3s2": transposed(3),
+    "k4s2": transposed(4),
+    "k5s2": transposed(5),
+    "shuffle": shuffle,
+    "shuffle with ICNR": shuffle_icnr,
+    "resize-convolution": resize_conv,
+    "linear resize": linear_conv,
+}
+
+
+def generator(up, stacked, seed):
+    def run(x):
+        x = jax.nn.relu(conv(x, weights(seed, 3, CHANNELS, CHANNELS)))
+        for level in range(stacked):
+            x = up(x, seed + 1 + level)
+            x = jax.nn.relu(x) if level < stacked - 1 else x
+        return x
+
+    return run
+
+
+def measured(fn, stacked, draws=3):
+    """Share of the output's spectrum, for noise images, that lies at the frequencies of the upsampling."""
+    shares = []
+    run = jax.jit(fn)
+    for draw in range(draws):
+        image = np.random.default_rng(50 + draw).standard_normal((1, 32, 32, CHANNELS)).astype(np.float32)
+        y = np.asarray(run(image))[0]
+        m = y.shape[0] // 4
+        power = np.abs(np.fft.fft2(y[m : 3 * m, m : 3 * m], axes=(0, 1))) ** 2
+        lines = np.arange(2**stacked) * (power.shape[0] // 2**stacked)
+        at = power[np.ix_(lines, lines)].sum() - power[0, 0].sum()
+        shares.append(at / power.sum())
+    return float(np.sqrt(np.mean(shares)))
+
+
+def rank_correlation(a, b):
+    def ranks(x):
+        return np.argsort(np.argsort(x))
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def scores(names, depths, seeds):
+    predicted, seen = [], []
+    for stacked in depths:
+        for name in names:
+            nets = [generator(UPSAMPLERS[name], stacked, 100 * seed) for seed in seeds]
+            image = jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32)
+            predicted.append(np.mean([checkerboard(net, image, fixes=False, draws=4).score for net in nets]))
+            seen.append(np.mean([measured(net, stacked) for net in nets]))
+    return predicted, seen
+
+
+def test_scores_rank_upsamplers_as_their_spectra_do():
+    predicted, seen = scores(["k3s2", "k4s2", "shuffle with ICNR", "resize-convolution"], [1], [0])
+    assert min(predicted[:2]) > 10 * max(predicted[2:]) and min(seen[:2]) > 10 * max(seen[2:]), (predicted, seen)
+
+
+@pytest.mark.slow
+def test_rank_correlation_over_all_upsamplers():
+    predicted, seen = scores(UPSAMPLERS, [1, 2], range(3))
+    assert rank_correlation(predicted, seen) > 0.85, (predicted, seen)
+
+
+def test_layer_reason_and_verified_fixes():
+    image = jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32)
+    board = checkerboard(generator(UPSAMPLERS["k3s2"], 1, 0), image, draws=2)
+    worst = board.worst
+    assert worst.kernel == (3, 3) and worst.stride == (2, 2) and worst.counts > 0 and board.counts > 0
+    assert "3 is not divisible by stride 2" in worst.reason and set(worst.taps[0]) == {1, 2}
+    after = {fix.name: fix.after for fix in worst.fixes}
+    assert after["kernel size 4"] == 0
+    assert max(after["ICNR initialisation"], after["resize-convolution"]) < 1e-5
+    assert "kernel size 4" in board.why
+
+
+def test_initialisation_is_named_where_the_taps_are_even():
+    image = jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32)
+    board = checkerboard(generator(UPSAMPLERS["k4s2"], 1, 0), image, fixes=False, draws=2)
+    assert board.counts == 0 and "initialisation" in board.worst.reason and board.score > 0.1
+    board = checkerboard(generator(shuffle, 1, 0), image, fixes=False, draws=2)
+    assert board.counts == 0 and board.worst.name == "pixel shuffle" and board.score > 0.1
+    board = checkerboard(generator(shuffle_icnr, 1, 0), image, fixes=False, draws=2)
+    assert board.worst is None and board.why.startswith("No checkerboard")
+
+
+def test_strided_convolutions_are_uneven_in_the_gradient():
+    def net(x):
+        return lax.conv_general_dilated(
+            x, weights(0, 3, CHANNELS, 4), (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    board = checkerboard(net, jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32), fixes=False, draws=2)
+    usage = receptive_field(net, jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32)).usage()[8:16, 8:16]
+    assert board.gradient_counts == pytest.approx((usage.max() - usage.min()) / usage.mean())
+    assert board.counts == 0 and "gradient" in board.layers[0].reason and set(board.layers[0].reads[0]) == {1, 2}
+
+
+def test_effective_field_of_a_linear_stack_is_its_kernel_squared():
+    layers = 5
+
+    def net(x):
+        for _ in range(layers):
+            x = conv(x, jnp.ones((3, 3, 1, 1)) / 9)
+        return x
+
+    field = effective_receptive_field(net, jnp.zeros((1, 25, 25, 1)), draws=2)
+    counts = receptive_field(net, jnp.zeros((1, 25, 25, 1))).counts((12, 12))
+    np.testing.assert_allclose(field.energy, counts**2 / (counts**2).sum(), atol=1e-6)
+    assert field.box == (slice(7, 18), slice(7, 18)) and 0 < field.ratio < 0.5
+    assert field.radius[0] == pytest.approx(field.radius[1]) and field.area(0.5) < field.area(0.99)
+    with pytest.raises(ValueError, match="vanishes"):
+        effective_receptive_field(lambda x: conv(x, jnp.zeros((3, 3, 1, 1))), jnp.zeros((1, 9, 9, 1)), draws=1)
