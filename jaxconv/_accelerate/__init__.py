@@ -2,6 +2,7 @@
 
 from jaxconv._accelerate.recognise import Assignment, assignments
 from jaxconv._accelerate.report import Report, Row
+from jaxconv._accelerate.rewrite import Rewriter
 from jaxconv._accelerate.transform import accelerate
 
-__all__ = ["Assignment", "Report", "Row", "accelerate", "assignments"]
+__all__ = ["Assignment", "Report", "Rewriter", "Row", "accelerate", "assignments"]
