@@ -1,8 +1,9 @@
 """The command line: parse, then call. Every command is one function; what it does is elsewhere."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -85,7 +86,7 @@ def convert(
     print(convert_checkpoint(checkpoint, model, out, convention=convention, dry_run=dry_run))
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "convert": convert}
+COMMANDS: dict[str, Callable[..., Any]] = {"train": train, "evaluate": evaluate, "predict": predict, "convert": convert}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -77,7 +77,7 @@ def test_evaluate_prints_one_miou_line(trained, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if "mIoU" in line]) == 1
     assert re.fullmatch(r"mIoU 0\.\d{4}", lines[-1])
-    assert sum("IoU" in line for line in lines) == 8  # seven classes and the mean
+    assert sum("IoU" in line for line in lines) == 7  # six classes and the mean
 
 
 @pytest.fixture
@@ -137,10 +137,10 @@ def test_errors_name_the_file(trained, labelled, capsys, tmp_path):
 
 
 def test_help_is_fast_to_import_and_lists_the_commands():
-    code = "import sys, jaxconv.cli as c; print('jax' in sys.modules, 'flax' in sys.modules)"
+    code = "import sys, jaxconv.cli; print(*({'flax', 'optax', 'orbax', 'matplotlib', 'skimage'} & set(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert ran.stdout.split() == ["False", "False"]
+    assert ran.stdout.split() == [], "--help would load what only some commands need"
     ran = subprocess.run(
         [sys.executable, "-m", "jaxconv.cli", "--help"], capture_output=True, text=True, env=environment, check=True
     )

@@ -88,5 +88,5 @@ def test_single_intensities_say_little():
 def test_errors_name_the_values():
     with pytest.raises(ValueError, match="no split is called 'dev'; the mosaics have train, val, test"):
         mosaic.Mosaics.of_photographs("dev")
-    with pytest.raises(ValueError, match=r"coins: the test strip is \(303, 96\), smaller than mosaics of 100"):
-        mosaic.Mosaics.of_photographs("test", size=100)
+    with pytest.raises(ValueError, match=r"text: the test strip is \(172, 112\), smaller than mosaics of 120"):
+        mosaic.Mosaics.of_photographs("test", size=120)

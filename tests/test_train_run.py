@@ -110,11 +110,11 @@ def test_run_folder_holds_everything(uninterrupted):
     }  # fmt: skip
     assert (uninterrupted / "picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     _, run = load_run(uninterrupted)
-    assert run.train == CONFIG.to_dict() and run.preprocessing.classes == 7
+    assert run.train == CONFIG.to_dict() and run.preprocessing.classes == 6
 
 
 def test_training_lowers_the_loss_and_moves_everything(uninterrupted):
-    initial = nnx.state(Tiny(1, 7, rngs=nnx.Rngs(0)), nnx.Not(nnx.RngState))
+    initial = nnx.state(Tiny(1, 6, rngs=nnx.Rngs(0)), nnx.Not(nnx.RngState))
     final = weights(uninterrupted)
     for path, variable in nnx.to_flat_state(initial):
         key = ".".join(map(str, path))

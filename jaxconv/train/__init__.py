@@ -9,6 +9,7 @@ scikit-image, matplotlib.
 """
 
 import importlib
+from typing import Any
 
 _HOME = {
     "Preprocessing": "record",
@@ -29,7 +30,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"jaxconv.train.{_HOME[name]}"), name)
     raise AttributeError(f"module 'jaxconv.train' has no attribute {name!r}")

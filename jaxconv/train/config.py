@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-import importlib.util
+import runpy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,10 @@ def load_config(name: str | Path | None = None) -> TrainConfig:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.py"))) or "none"
         raise FileNotFoundError(f"config {path} does not exist; configs in {path.parent}: {there}")
-    spec = importlib.util.spec_from_file_location(f"jaxconv_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "config", None)):
+    names = runpy.run_path(str(path))
+    if not callable(names.get("config")):
         raise ValueError(f"config {path} defines no function config()")
-    value = module.config()
+    value = names["config"]()
     return value if isinstance(value, TrainConfig) else TrainConfig().override(**value)
 
 

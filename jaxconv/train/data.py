@@ -42,7 +42,7 @@ class Data:
 
 def load_data(config: TrainConfig, record: Preprocessing | None = None) -> Data:
     """The data of a config; ``record`` is that of an earlier start of the same run, if there is one."""
-    return _mosaics(config) if config.data is None else _folder(config, record)
+    return _mosaics(config) if config.data is None else _folder(config, config.data, record)
 
 
 def mosaic_examples(split: str, size: int, count: int, seed: int = 0) -> Examples:
@@ -59,7 +59,7 @@ def mosaic_examples(split: str, size: int, count: int, seed: int = 0) -> Example
 
 def folder_examples(pairs: list, record: Preprocessing) -> Examples:
     """Whole images with their label maps."""
-    return lambda: (folder.read_pair(*pair, record) for pair in pairs)
+    return lambda: (folder.read_pair(image, label, record) for image, label in pairs)
 
 
 def _mosaics(config: TrainConfig) -> Data:
@@ -77,11 +77,11 @@ def _mosaics(config: TrainConfig) -> Data:
     )
 
 
-def _folder(config: TrainConfig, record: Preprocessing | None) -> Data:
-    pairs = folder.find_pairs(config.data, config.split)
-    scored = folder.find_pairs(config.data, config.val_split)
+def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Data:
+    pairs = folder.find_pairs(root, config.split)
+    scored = folder.find_pairs(root, config.val_split)
     if record is None:
-        record = folder.describe_folder(config.data, config.split, config.ignore_index, config.channels)
+        record = folder.describe_folder(root, config.split, config.ignore_index, config.channels)
     # Spread over the split: neighbours are often frames of one film.
     some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
     return Data(

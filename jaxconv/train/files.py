@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_beside(path: str | Path, write: Callable[[Path], None]) -> Path:
+def write_beside(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Writes a file through ``write(temporary_path)`` and renames it into place.
 
     A process that is killed in the middle leaves at most a file ``.NAME.tmp`` that the next write replaces.

@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxconv.train.record import Preprocessing, default_palette
+from jaxconv.train.record import Colour, Preprocessing, default_palette
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -33,7 +34,7 @@ def find_pairs(folder: str | Path, split: str) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _open(path: Path, what: str):
+def _open(path: Path, what: str) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
@@ -100,7 +101,7 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return labels[rows[:, None], columns[None, :]]
 
 
-def read_class_names(folder: str | Path) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]] | None:
+def read_class_names(folder: str | Path) -> tuple[tuple[str, ...], tuple[Colour, ...]] | None:
     """Reads FOLDER/classes.txt, lines of ``NAME`` or ``NAME RED GREEN BLUE``; None if there is no such file.
 
     Raises:
@@ -109,13 +110,14 @@ def read_class_names(folder: str | Path) -> tuple[tuple[str, ...], tuple[tuple[i
     path = Path(folder) / "classes.txt"
     if not path.is_file():
         return None
-    names, colours = [], []
+    names: list[str] = []
+    colours: list[Colour] = []
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for number, (words, spare) in enumerate(zip(lines, default_palette(len(lines)), strict=True), 1):
         if len(words) not in (1, 4) or not all(w.isdigit() and int(w) < 256 for w in words[1:]):
             raise ValueError(f"{path}, line {number}: {' '.join(words)!r} is neither NAME nor NAME RED GREEN BLUE")
         names.append(words[0])
-        colours.append(tuple(map(int, words[1:])) or spare)
+        colours.append((int(words[1]), int(words[2]), int(words[3])) if words[1:] else spare)
     return tuple(names), tuple(colours)
 
 
@@ -171,9 +173,10 @@ class FolderData:
         """Training example ``index``: each pass over the images has its own random order."""
         epoch, place = divmod(index, len(self.pairs))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.pairs))
-        image, labels = read_pair(*self.pairs[order[place]], self.record)
+        path, label_path = self.pairs[order[place]]
+        image, labels = read_pair(path, label_path, self.record)
         rng = np.random.default_rng([self.seed, 1, index])
-        image, labels = self._pad(image, labels, self.pairs[order[place]][0])
+        image, labels = self._pad(image, labels, path)
         top, left = (int(rng.integers(0, n - c + 1)) for n, c in zip(labels.shape, self.crop, strict=True))
         window = np.s_[top : top + self.crop[0], left : left + self.crop[1]]
         flip = np.s_[:, :: -1 if rng.integers(2) else 1]

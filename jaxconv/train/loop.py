@@ -6,6 +6,7 @@ seed and of i or k; so a run that was interrupted and started again continues as
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,13 +96,13 @@ class Trainer:
 
         model = nnx.eval_shape(make)
         model.train()
-        graph, _, rngs, _ = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        graph, _, rngs, _ = _split(model)
         model.eval()
-        graph_eval = nnx.split(model, nnx.Param, nnx.RngState, ...)[0]
+        graph_eval = _split(model)[0]
         optimizer = make_optimizer(config)
 
         def init() -> dict[str, Any]:
-            _, params, _, stats = nnx.split(make(), nnx.Param, nnx.RngState, ...)
+            _, params, _, stats = _split(make())
             return {"params": params, "stats": stats, "opt": optimizer.init(params), "step": jnp.int32(0)}
 
         weights = _class_weights(config, data)
@@ -113,6 +114,13 @@ class Trainer:
         """Label maps of images with the present parameters."""
         streams = fresh_rngs(self.rngs, jax.random.key(0))  # evaluation draws nothing from them
         return segmenter(self.forward, (state["params"], streams, state["stats"]), self.record, batch_size)
+
+
+def _split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+    """The static part, the parameters, the random streams and the rest, which is batch statistics."""
+    parts: tuple[Any, ...] = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    graph, params, rngs, stats = parts
+    return graph, params, rngs, stats
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -144,8 +152,7 @@ def make_step(
         def objective(params):
             model = nnx.merge(graph, params, streams, state["stats"], copy=True)  # it will be changed
             logits = model(record.normalise(images))
-            _, _, _, stats = nnx.split(model, nnx.Param, nnx.RngState, ...)
-            return loss(logits, labels), (stats, logits)
+            return loss(logits, labels), (_split(model)[3], logits)
 
         (value, (stats, logits)), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
@@ -163,7 +170,7 @@ def make_step(
 def fresh_rngs(rngs: nnx.State, key: jax.Array) -> nnx.State:
     """The model's random streams as they start from ``key``: no stream has to be stored to repeat a step."""
 
-    def fresh(number: int, variable):
+    def fresh(number: int, variable: nnx.Variable) -> nnx.Variable:
         value = variable.get_value()
         if not isinstance(variable, nnx.RngKey):
             return variable.replace(jnp.zeros(value.shape, value.dtype))
@@ -178,9 +185,9 @@ def _class_weights(config: TrainConfig, data: Data) -> np.ndarray | None:
     if config.class_weighting == "none":
         return None
     classes = data.record.classes
-    counts = sum(
-        np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes) for labels in data.train_labels()
-    )
+    counts = np.zeros(classes, np.int64)
+    for labels in data.train_labels():
+        counts += np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
     return enet_class_weights(counts)
 
 
@@ -242,10 +249,8 @@ def _finish(
     record, size = data.record, config.batch_size
     segment = trainer.segment(state, size)
     confusion = score(segment, data.test(), record, size)
-    fitted = [data.train.batch(i * size, size) for i in range(max(1, 600 // size))]
-    baseline = fit_intensity_classifier(
-        *(np.concatenate(part) for part in zip(*fitted, strict=True)), record.classes, record.ignore_index
-    )
+    images, labels = data.train.batch(0, min(600, 1 + 10_000_000 // math.prod(config.crop)))
+    baseline = fit_intensity_classifier(images, labels, record.classes, record.ignore_index)
     by_intensity = score(baseline, data.test(), record, size)
     results = {
         "steps": config.steps,
@@ -254,10 +259,10 @@ def _finish(
         "train_seconds": round(seconds, 1),
     }
     examples = [example for example, _ in zip(data.test(), range(4), strict=False)]
-    images, labels = ([example[part] for example in examples] for part in (0, 1))
+    shown, truth = ([example[part] for example in examples] for part in (0, 1))
     ours, theirs = results["test_miou"], results["intensity_miou"]
     title = f"{config.model}: test mIoU {ours:.3f} (pixel intensity alone: {theirs:.3f})"
-    save_picture(folder / "picture.png", images, labels, segment(images), record, title)
+    save_picture(folder / "picture.png", shown, truth, segment(shown), record, title)
     write_json(folder / "results.json", results)
     runfolder.save_weights(folder / "weights.safetensors", nnx.merge_state(state["params"], state["stats"]))
     console.print(f"test mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")

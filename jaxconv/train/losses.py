@@ -33,7 +33,8 @@ def cross_entropy(
     """
     counts = jnp.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
     safe = jnp.where(counts, labels, 0)  # an ignored label may lie outside the classes
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), safe)
+    # One-hot targets: the gradient of picking by index would be a scatter, slow on CPUs.
+    losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), jax.nn.one_hot(safe, logits.shape[-1]))
     weights = counts.astype(jnp.float32)
     if class_weights is not None:
         weights = weights * jnp.asarray(class_weights, jnp.float32)[safe]

@@ -59,8 +59,8 @@ def save_picture(
     for axis in axes.flat:
         axis.set_axis_off()
     handles = [
-        Patch(color=np.array(colour) / 255, label=name.replace("_", " "))
-        for name, colour in zip(record.class_names, record.palette, strict=True)
+        Patch(color=(red / 255, green / 255, blue / 255), label=name.replace("_", " "))
+        for name, (red, green, blue) in zip(record.class_names, record.palette, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)

@@ -16,10 +16,10 @@ def prefetch(make: Callable[[int], T], start: int, stop: int, depth: int = 3) ->
     >>> list(prefetch(lambda i: i * i, 2, 5))
     [4, 9, 16]
     """
-    made: queue.Queue = queue.Queue(depth)
+    made: queue.Queue[tuple] = queue.Queue(depth)
     ended = threading.Event()
 
-    def put(item) -> None:
+    def put(item: tuple[T | None, BaseException | None]) -> None:
         while not ended.is_set():
             try:
                 return made.put(item, timeout=0.1)

@@ -14,7 +14,10 @@ _OKABE_ITO = (
 )  # fmt: skip
 
 
-def default_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
+Colour = tuple[int, int, int]
+
+
+def default_palette(classes: int) -> tuple[Colour, ...]:
     """One colour a class: Okabe and Ito's eight, then hues a golden angle apart.
 
     >>> default_palette(2)
@@ -24,11 +27,11 @@ def default_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
     """
     import colorsys
 
-    colours = list(_OKABE_ITO[:classes])
+    colours: list[Colour] = list(_OKABE_ITO[:classes])
     for i in range(classes - len(colours)):
         # The golden angle spreads hues for any number of classes; alternating the value separates neighbours further.
-        rgb = colorsys.hsv_to_rgb((i * 0.381966) % 1.0, 0.65, (0.95, 0.65)[i % 2])
-        colours.append(tuple(round(255 * channel) for channel in rgb))
+        red, green, blue = colorsys.hsv_to_rgb((i * 0.381966) % 1.0, 0.65, (0.95, 0.65)[i % 2])
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
     return tuple(colours)
 
 
@@ -61,7 +64,7 @@ class Preprocessing:
     """
 
     class_names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...] = ()
+    palette: tuple[Colour, ...] = ()
     ignore_index: int | None = None
     channels: int = 3
     scale: float = 1 / 255
