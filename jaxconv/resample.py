@@ -5,7 +5,6 @@ In a jaxpr each function is one jitted call named `resize`, `pixel_shuffle`, `pi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import floor
 
 import jax
@@ -15,135 +14,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import per_axis
+from jaxconv.axis_maps import apply_axis_maps, resize_map
 from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
 
 _METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
-
-
-@dataclass(frozen=True)
-class AxisMap:
-    """A linear map along one axis, out[o] = sum over j of weights[o, j] * x[taps[o, j]], as static arrays."""
-
-    input_size: int
-    taps: np.ndarray  # (out, T), positions in 0 .. input_size - 1
-    weights: np.ndarray  # (out, T), float64
-    _key: tuple = field(init=False, repr=False)
-
-    def __post_init__(self):
-        key = (self.input_size, self.taps.shape, self.taps.tobytes(), self.weights.tobytes())
-        object.__setattr__(self, "_key", key)
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AxisMap) and self._key == other._key
-
-    @property
-    def output_size(self) -> int:
-        return self.taps.shape[0]
-
-    @property
-    def is_selection(self) -> bool:
-        """Whether every output is a copy of one input."""
-        return self.taps.shape[1] == 1 and bool((self.weights == 1).all())
-
-    def dense(self) -> np.ndarray:
-        """The (out, in) matrix, float64."""
-        matrix = np.zeros((self.output_size, self.input_size))
-        np.add.at(matrix, (np.arange(self.output_size)[:, None], self.taps), self.weights)
-        return matrix
-
-
-def axis_map(
-    input_size: int,
-    coordinates: np.ndarray,
-    method: str = "linear",
-    *,
-    cubic_coeff: float = -0.75,
-    shrink: float = 1.0,
-    outside: str = "clamp",
-) -> AxisMap:
-    """The interpolation matrix of one axis, for any source coordinates.
-
-    Args:
-      input_size: n.
-      coordinates: (out,), where each output lies on the input's grid (sample i at coordinate i).
-      method: "linear" or "cubic".
-      cubic_coeff: a in Keys' cubic kernel.
-      shrink: the kernel is widened by this factor (>= 1) to suppress aliasing.
-      outside: taps beyond the ends read the nearest sample ("clamp") or are left out and the remaining weights
-        scaled to sum to one ("renormalise").
-
-    Returns:
-      The map. Source: Keys 1981, "Cubic convolution interpolation for digital image processing", eq. (15).
-    """
-    x = np.asarray(coordinates, np.float64)
-    reach = {"linear": 1, "cubic": 2}[method] * shrink
-    first = np.floor(x - reach).astype(np.int64) + 1
-    taps = first[:, None] + np.arange(int(np.ceil(2 * reach)))
-    weights = _kernel((taps - x[:, None]) / shrink, method, cubic_coeff)
-    if outside == "renormalise":
-        weights = np.where((taps >= 0) & (taps < input_size), weights, 0.0)
-    if outside == "renormalise" or shrink != 1:
-        total = weights.sum(axis=1, keepdims=True)
-        weights = weights / np.where(total == 0, 1, total)
-    return AxisMap(input_size, np.clip(taps, 0, input_size - 1), weights)
-
-
-def _kernel(t: np.ndarray, method: str, a: float) -> np.ndarray:
-    t = np.abs(t)
-    if method == "linear":
-        return np.maximum(1 - t, 0)
-    near = ((a + 2) * t - (a + 3)) * t * t + 1
-    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
-
-
-def selection_map(input_size: int, positions: np.ndarray) -> AxisMap:
-    """The map that copies x[positions[o]] to output o; positions are clipped to the input."""
-    taps = np.clip(np.asarray(positions, np.int64), 0, input_size - 1)[:, None]
-    return AxisMap(input_size, taps, np.ones(taps.shape))
-
-
-def area_map(input_size: int, output_size: int) -> AxisMap:
-    """Adaptive average: output o is the mean of x[floor(o n / m)] .. x[ceil((o + 1) n / m) - 1]."""
-    o = np.arange(output_size)
-    begin, end = o * input_size // output_size, -(-(o + 1) * input_size // output_size)
-    taps = begin[:, None] + np.arange(int((end - begin).max()))
-    weights = np.where(taps < end[:, None], 1.0 / (end - begin)[:, None], 0.0)
-    return AxisMap(input_size, np.minimum(taps, input_size - 1), weights)
-
-
-def resize_map(
-    input_size: int,
-    output_size: int,
-    method: str = "linear",
-    *,
-    align_corners: bool = False,
-    antialias: bool = False,
-    scale: float | None = None,
-    cubic_coeff: float | None = None,
-) -> AxisMap:
-    """The map of `resize` along one axis; `scale` (output over input) sets the coordinates where it is given."""
-    o, n, m = np.arange(output_size), input_size, output_size
-    if method == "area":
-        return area_map(n, m)
-    if method == "nearest":
-        return selection_map(n, o * n // m if scale is None else np.floor(o / scale))
-    if method == "nearest-exact":
-        return selection_map(n, (2 * o + 1) * n // (2 * m) if scale is None else np.floor((o + 0.5) / scale))
-    if align_corners:
-        ratio = (n - 1) / (m - 1) if m > 1 else 0.0
-        coordinates = o * (n - 1) / max(m - 1, 1)
-    else:
-        ratio = n / m if scale is None else 1 / scale
-        coordinates = (2 * o + 1) * n / (2 * m) - 0.5 if scale is None else (o + 0.5) / scale - 0.5
-    if not antialias:
-        a = -0.75 if cubic_coeff is None else cubic_coeff
-        return axis_map(n, coordinates, method, cubic_coeff=a)
-    a = -0.5 if cubic_coeff is None else cubic_coeff
-    return axis_map(n, coordinates, method, cubic_coeff=a, shrink=max(ratio, 1.0), outside="renormalise")
 
 
 def resize(
@@ -224,42 +98,6 @@ def _scales(scale: object, rank: int) -> tuple[float | None, ...]:
     if any(isinstance(s, bool) or not isinstance(s, (int, float, np.number)) or not 0 < s < np.inf for s in values):
         raise ValueError(f"scale={scale!r} must be positive numbers")
     return tuple(float(s) for s in values)
-
-
-def apply_axis_maps(x: ArrayLike, maps: Sequence[AxisMap | None]) -> Array:
-    """Apply one linear map to each spatial axis of x, (*batch, *spatial, channels); None leaves an axis alone."""
-    x, rank = jnp.asarray(x), len(maps)
-    for a, m in enumerate(maps):
-        if m is not None and x.shape[a - rank - 1] != m.input_size:
-            raise ValueError(f"axis {a} has size {x.shape[a - rank - 1]}, its map is for size {m.input_size}")
-    return _resize(x, tuple(maps))
-
-
-def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
-    dtype, rank = x.dtype, len(maps)
-    half = dtype in (jnp.float16, jnp.bfloat16) and not all(m is None or m.is_selection for m in maps)
-    x = x.astype(jnp.float32) if half else x
-    # Shrinking axes first: the arrays in between stay small.
-    for a in sorted(range(rank), key=lambda a: 1 if maps[a] is None else maps[a].output_size / maps[a].input_size):
-        if maps[a] is not None:
-            x = _apply_axis_map(x, x.ndim - rank - 1 + a, maps[a])
-    return x.astype(dtype)
-
-
-def _apply_axis_map(x: Array, axis: int, m: AxisMap) -> Array:
-    if m.is_selection:
-        positions = m.taps[:, 0]
-        if m.output_size == m.input_size and (positions == np.arange(m.input_size)).all():
-            return x
-        times = m.output_size // m.input_size
-        if m.output_size % m.input_size == 0 and (positions == np.arange(m.output_size) // times).all():
-            shape = x.shape[: axis + 1] + (times,) + x.shape[axis + 1 :]
-            y = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
-            return y.reshape(x.shape[:axis] + (m.output_size,) + x.shape[axis + 1 :])
-        return x.at[(slice(None),) * axis + (positions,)].get(mode="promise_in_bounds")
-    matrix = jnp.asarray(m.dense(), x.dtype)
-    y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
-    return jnp.moveaxis(y, -1, axis)
 
 
 # ---------------------------------------------------------------------------------------------------------- shuffles
@@ -429,7 +267,6 @@ def _named(function, name: str, static: tuple[int, ...]):
     return jax.jit(function, static_argnums=static)
 
 
-_resize = _named(_resize_impl, "resize", (1,))
 _pixel_shuffle = _named(_pixel_shuffle_impl, "pixel_shuffle", (1, 2))
 _pixel_unshuffle = _named(_pixel_unshuffle_impl, "pixel_unshuffle", (1, 2))
 _unfold = _named(_unfold_impl, "unfold", (1,))

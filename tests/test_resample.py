@@ -10,7 +10,8 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxconv as jc
-from jaxconv import resample
+from jaxconv import axis_maps
+from jaxconv.axis_maps import resize_map
 
 
 def kernel(t, method, a):
@@ -58,11 +59,11 @@ METHODS += [("nearest", False, False), ("nearest-exact", False, False), ("area",
 @pytest.mark.parametrize("method, align_corners, antialias", METHODS)
 def test_the_matrix_of_an_axis_is_its_definition(method, align_corners, antialias):
     for n, m in SIZES:
-        got = resample.resize_map(n, m, method, align_corners=align_corners, antialias=antialias).dense()
+        got = resize_map(n, m, method, align_corners=align_corners, antialias=antialias).dense()
         np.testing.assert_allclose(got, matrix(n, m, method, align_corners, antialias), atol=1e-12, err_msg=f"{n} {m}")
         if not align_corners and method != "area":
             for scale in (m / n * 1.04, m / n * 1.01):
-                got = resample.resize_map(n, m, method, antialias=antialias, scale=scale).dense()
+                got = resize_map(n, m, method, antialias=antialias, scale=scale).dense()
                 want = matrix(n, m, method, False, antialias, scale)
                 np.testing.assert_allclose(got, want, atol=1e-12, err_msg=f"{n} {m} scale {scale}")
 
@@ -199,3 +200,30 @@ def test_refusals_name_the_value(call, words):
     with pytest.raises((ValueError, TypeError)) as error:
         call(jnp.zeros((1, 5, 6, 3)))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("n, m, method", [(3, 120, "linear"), (100, 2, "area")])
+def test_maps_with_many_taps(n, m, method, x64, monkeypatch):
+    rng = np.random.default_rng(6)
+    x, g, A = rng.standard_normal((2, n, 2)), rng.standard_normal((2, m, 2)), matrix(n, m, method)
+    for largest in (axis_maps._LARGEST_DENSE, 0):
+        monkeypatch.setattr(axis_maps, "_LARGEST_DENSE", largest)
+        jax.clear_caches()
+        y, pull = jax.vjp(lambda x: jc.resize(x, m, method=method), x)
+        np.testing.assert_allclose(y, np.einsum("pi,bic->bpc", A, x), atol=1e-12)
+        np.testing.assert_allclose(pull(g)[0], np.einsum("pi,bpc->bic", A, g), atol=1e-12)
+
+
+def test_axis_maps_are_what_their_taps_say_and_refuse_others(x64):
+    m = axis_maps.AxisMap(3, np.array([[0, 0], [2, 1]]), np.array([[0.5, 0.25], [2.0, 0.0]]))
+    np.testing.assert_array_equal(m.dense(), [[0.75, 0, 0], [0, 0, 2.0]])
+    np.testing.assert_array_equal(m.transpose.dense(), m.dense().T)
+    assert m == axis_maps.AxisMap(3, np.array([[0], [2]]), np.array([[0.75], [2.0]])) and m != m.transpose
+    x = np.arange(6.0).reshape(1, 3, 2)
+    np.testing.assert_array_equal(axis_maps.apply_axis_maps(x, [m]), [[[0, 0.75], [8, 10]]])
+    np.testing.assert_array_equal(axis_maps.apply_axis_maps(x, [None]), x)
+    for taps in ([[3]], [[-1]]):
+        with pytest.raises(ValueError, match="0 .. 2"):
+            axis_maps.AxisMap(3, np.array(taps), np.ones((1, 1)))
+    with pytest.raises(ValueError, match="size 2"):
+        axis_maps.apply_axis_maps(x[:, :2], [m])

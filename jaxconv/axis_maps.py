@@ -1,0 +1,289 @@
+"""Linear maps along one axis, static and sparse, and how they are applied.
+
+A map is at most T weighted reads for every output. Applied, it is T gathers in one fused loop; its transpose is a map
+of the same kind, and reverse mode applies that one, so that no scatter is left there. A product with the dense matrix
+is many times slower on CPU, and so is a gather whose transpose is a scatter.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+_MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
+_LARGEST_DENSE = 1 << 22  # entries
+
+
+class AxisMap:
+    """A linear map along one axis: out[o] = sum over j of weights[o, j] * x[taps[o, j]].
+
+    Args:
+      input_size: n.
+      taps: (out, T), positions in 0 .. n - 1; repeated positions of a row add up.
+      weights: (out, T), float64.
+
+    Maps are immutable, compare by content and can be hashed: they are static arguments of jitted functions.
+    """
+
+    def __init__(self, input_size: int, taps: np.ndarray, weights: np.ndarray):
+        taps, weights = np.asarray(taps, np.int64), np.asarray(weights, np.float64)
+        if taps.ndim != 2 or taps.shape != weights.shape:
+            raise ValueError(f"taps and weights must be two (out, T) arrays, got shapes {taps.shape}, {weights.shape}")
+        if taps.size and (taps.min() < 0 or taps.max() >= input_size):
+            raise ValueError(f"taps must lie in 0 .. {input_size - 1}, got {taps.min()} .. {taps.max()}")
+        self.input_size, self.output_size = int(input_size), taps.shape[0]
+        entry = np.arange(self.output_size)[:, None] * self.input_size + taps
+        entries, inverse = np.unique(entry, return_inverse=True)
+        sums = np.bincount(inverse.ravel(), weights.ravel(), len(entries))
+        rows, columns = entries // self.input_size, entries % self.input_size
+        keep = sums != 0
+        self.taps, self.weights = _packed(rows[keep], columns[keep], sums[keep], self.output_size)
+        self._key = (self.input_size, self.taps.shape, self.taps.tobytes(), self.weights.tobytes())
+        self._hash = hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AxisMap) and self._key == other._key
+
+    def __repr__(self) -> str:
+        return f"AxisMap({self.input_size} -> {self.output_size}, {self.taps.shape[1]} taps)"
+
+    @cached_property
+    def is_selection(self) -> bool:
+        """Whether every output is a copy of one input."""
+        return self.taps.shape[1] == 1 and bool((self.weights == 1).all())
+
+    @cached_property
+    def transpose(self) -> "AxisMap":
+        """The map whose matrix is the transpose."""
+        rows = np.broadcast_to(np.arange(self.output_size)[:, None], self.taps.shape)
+        keep = self.weights != 0
+        taps, weights = _packed(self.taps[keep], rows[keep], self.weights[keep], self.input_size)
+        return AxisMap(self.output_size, taps, weights)
+
+    def dense(self) -> np.ndarray:
+        """The (out, in) matrix, float64."""
+        matrix = np.zeros((self.output_size, self.input_size))
+        np.add.at(matrix, (np.arange(self.output_size)[:, None], self.taps), self.weights)
+        return matrix
+
+
+def _packed(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Entries of a sparse matrix as (count, T) arrays; short rows repeat their first tap with weight zero."""
+    order = np.lexsort((columns, rows))
+    rows, columns, weights = rows[order], columns[order], weights[order]
+    lengths = np.bincount(rows, minlength=count)
+    begins = np.cumsum(lengths) - lengths
+    slot = np.arange(len(rows)) - begins[rows]
+    width = max(int(lengths.max(initial=0)), 1)
+    first = np.zeros(count, np.int64)
+    first[lengths > 0] = columns[begins[lengths > 0]]
+    taps, packed = np.repeat(first[:, None], width, axis=1), np.zeros((count, width))
+    taps[rows, slot], packed[rows, slot] = columns, weights
+    return taps, packed
+
+
+# --------------------------------------------------------------------------------------------------- maps by their rule
+def interpolation_map(
+    input_size: int,
+    coordinates: np.ndarray,
+    method: str = "linear",
+    *,
+    cubic_coeff: float = -0.75,
+    widen: float = 1.0,
+    outside: str = "clamp",
+) -> AxisMap:
+    """The interpolation matrix of one axis, for any source coordinates.
+
+    Args:
+      input_size: n.
+      coordinates: (out,), where each output lies on the input's grid (sample i at coordinate i).
+      method: "linear" or "cubic".
+      cubic_coeff: a in Keys' cubic kernel.
+      widen: the kernel is stretched by this factor (>= 1) to suppress aliasing, its weights scaled to sum to one.
+      outside: taps beyond the ends read the nearest sample ("clamp"), or are left out and the remaining weights
+        scaled to sum to one ("renormalise"), or count as zero ("zero").
+
+    Returns:
+      The map. Source: Keys 1981, "Cubic convolution interpolation for digital image processing", eq. (15).
+
+    Raises:
+      ValueError: for an unknown method or treatment of the outside.
+    """
+    if method not in ("linear", "cubic") or outside not in ("clamp", "renormalise", "zero"):
+        raise ValueError(
+            f"method={method!r} must be 'linear' or 'cubic', outside={outside!r} 'clamp', 'renormalise' or 'zero'"
+        )
+    x = np.asarray(coordinates, np.float64)
+    reach = {"linear": 1, "cubic": 2}[method] * widen
+    first = np.floor(x - reach).astype(np.int64) + 1
+    taps = first[:, None] + np.arange(int(np.ceil(2 * reach)))
+    weights = _kernel((taps - x[:, None]) / widen, method, cubic_coeff)
+    inside = (taps >= 0) & (taps < input_size)
+    if outside == "renormalise":
+        weights = np.where(inside, weights, 0.0)
+    if outside == "renormalise" or widen != 1:
+        total = weights.sum(axis=1, keepdims=True)
+        weights = weights / np.where(total == 0, 1, total)
+    if outside == "zero":
+        weights = np.where(inside, weights, 0.0)
+    return AxisMap(input_size, np.clip(taps, 0, input_size - 1), weights)
+
+
+def _kernel(t: np.ndarray, method: str, a: float) -> np.ndarray:
+    t = np.abs(t)
+    if method == "linear":
+        return np.maximum(1 - t, 0)
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def selection_map(input_size: int, positions: np.ndarray) -> AxisMap:
+    """The map that copies x[positions[o]] to output o; positions are clipped to the input."""
+    taps = np.clip(np.asarray(positions, np.int64), 0, input_size - 1)[:, None]
+    return AxisMap(input_size, taps, np.ones(taps.shape))
+
+
+def area_map(input_size: int, output_size: int) -> AxisMap:
+    """Adaptive average: output o is the mean of x[floor(o n / m)] .. x[ceil((o + 1) n / m) - 1]."""
+    o = np.arange(output_size)
+    begin, end = o * input_size // output_size, -(-(o + 1) * input_size // output_size)
+    taps = begin[:, None] + np.arange(int((end - begin).max()))
+    weights = np.where(taps < end[:, None], 1.0 / (end - begin)[:, None], 0.0)
+    return AxisMap(input_size, np.minimum(taps, input_size - 1), weights)
+
+
+@lru_cache(maxsize=1024)
+def resize_map(
+    input_size: int,
+    output_size: int,
+    method: str = "linear",
+    *,
+    align_corners: bool = False,
+    antialias: bool = False,
+    scale: float | None = None,
+    cubic_coeff: float | None = None,
+) -> AxisMap:
+    """The map of `resize` along one axis; `scale` (output over input) sets the coordinates where it is given."""
+    o, n, m = np.arange(output_size), input_size, output_size
+    if method == "area":
+        return area_map(n, m)
+    if method == "nearest":
+        return selection_map(n, o * n // m if scale is None else np.floor(o / scale))
+    if method == "nearest-exact":
+        return selection_map(n, (2 * o + 1) * n // (2 * m) if scale is None else np.floor((o + 0.5) / scale))
+    if align_corners:
+        ratio = (n - 1) / (m - 1) if m > 1 else 0.0
+        coordinates = o * (n - 1) / max(m - 1, 1)
+    else:
+        ratio = n / m if scale is None else 1 / scale
+        coordinates = (2 * o + 1) * n / (2 * m) - 0.5 if scale is None else (o + 0.5) / scale - 0.5
+    if not antialias:
+        a = -0.75 if cubic_coeff is None else cubic_coeff
+        return interpolation_map(n, coordinates, method, cubic_coeff=a)
+    a = -0.5 if cubic_coeff is None else cubic_coeff
+    return interpolation_map(n, coordinates, method, cubic_coeff=a, widen=max(ratio, 1.0), outside="renormalise")
+
+
+# ------------------------------------------------------------------------------------------------------------ applying
+def apply_axis_maps(x: ArrayLike, maps: Sequence[AxisMap | None]) -> Array:
+    """Apply one linear map to each spatial axis of x, (*batch, *spatial, channels); None leaves an axis alone.
+
+    float16 and bfloat16 accumulate in float32; maps that only copy take any type.
+    """
+    x, rank = jnp.asarray(x), len(maps)
+    if x.ndim < rank + 1:
+        raise ValueError(f"{rank} maps need {rank} spatial axes and channels, got shape {x.shape}")
+    for a, m in enumerate(maps):
+        if m is not None and x.shape[a - rank - 1] != m.input_size:
+            raise ValueError(f"axis {a} has size {x.shape[a - rank - 1]}, its map is for size {m.input_size}")
+    if not jnp.issubdtype(x.dtype, jnp.inexact) and not all(m is None or m.is_selection for m in maps):
+        raise TypeError(f"interpolation needs floating-point data, got {x.dtype}; maps that only copy take any type")
+    return _resize(x, tuple(maps))
+
+
+def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
+    dtype, rank = x.dtype, len(maps)
+    if dtype in (jnp.float16, jnp.bfloat16) and not all(m is None or m.is_selection for m in maps):
+        x = x.astype(jnp.float32)
+    todo = [(x.ndim - rank - 1 + a, m) for a, m in enumerate(maps) if m is not None]
+    # Shrinking axes first, so that the arrays in between stay small.
+    for axis, m in sorted(todo, key=lambda item: item[1].output_size / item[1].input_size):
+        x = _apply(x, axis, m)
+    return x.astype(dtype)
+
+
+_resize_impl.__name__ = _resize_impl.__qualname__ = "resize"
+_resize = jax.jit(_resize_impl, static_argnums=1)
+
+
+def _apply(x: Array, axis: int, m: AxisMap) -> Array:
+    if m.is_selection:
+        times = m.output_size // m.input_size
+        if m.output_size % m.input_size == 0 and (m.taps[:, 0] == np.arange(m.output_size) // times).all():
+            return _repeat(x, axis, times)
+    return _read_taps(x, axis, m)
+
+
+def _repeat(x: Array, axis: int, times: int) -> Array:
+    if times == 1:
+        return x
+    shape = x.shape[: axis + 1] + (times,) + x.shape[axis + 1 :]
+    y = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
+    return y.reshape(x.shape[:axis] + (x.shape[axis] * times,) + x.shape[axis + 1 :])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
+    return _reads(x, axis, m)
+
+
+def _reads(x: Array, axis: int, m: AxisMap) -> Array:
+    at = (slice(None),) * axis
+    if m.is_selection:
+        return x.at[(*at, m.taps[:, 0])].get(mode="promise_in_bounds")
+    if m.taps.shape[1] > 2:
+        # Several readers of one element: without this the axis before would be computed anew for each of them.
+        x = lax.optimization_barrier(x)
+    if m.taps.shape[1] > _MOST_UNROLLED:
+        return _wide_reads(x, axis, m)
+    reads = (
+        x.at[(*at, taps)].get(mode="promise_in_bounds") * _along(weights, x, axis, x.ndim)
+        for taps, weights in zip(m.taps.T, m.weights.T)
+    )
+    return sum(reads, jnp.zeros((), x.dtype))
+
+
+def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:
+    """Maps with many taps: the dense product, or one gather and a sum where that matrix would be large."""
+    if m.input_size * m.output_size <= _LARGEST_DENSE:
+        matrix = jnp.asarray(m.dense(), x.dtype)
+        y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+        return jnp.moveaxis(y, -1, axis)
+    y = x.at[(*(slice(None),) * axis, m.taps)].get(mode="promise_in_bounds")
+    return jnp.sum(y * _along(m.weights, x, axis, y.ndim), axis=axis + 1)
+
+
+@_read_taps.defjvp
+def _read_taps_jvp(axis, m, primals, tangents):
+    return _read_taps(primals[0], axis, m), _add_to_taps(tangents[0], axis, m.transpose)
+
+
+def _add_to_taps(x: Array, axis: int, m: AxisMap) -> Array:
+    """The transpose of reading m's taps, as a scatter: transposed once more, in reverse mode, it is that reading."""
+    shape = x.shape[:axis] + (m.input_size,) + x.shape[axis + 1 :]
+    (y,) = jax.linear_transpose(lambda z: _reads(z, axis, m), jax.ShapeDtypeStruct(shape, x.dtype))(x)
+    return y
+
+
+def _along(weights: np.ndarray, x: Array, axis: int, ndim: int) -> Array:
+    """Weights (out,) or (out, T) placed along the axis for broadcasting."""
+    shape = (1,) * axis + weights.shape + (1,) * (ndim - axis - weights.ndim)
+    return jnp.asarray(weights, x.dtype).reshape(shape)
