@@ -18,10 +18,18 @@ from .links import Link, compose, from_pattern, once, sum_all, take
 class Axis:
     """One axis of a value: its length, its role, and the class of each position (None: a class of its own for each)."""
 
-    __slots__ = ("classes", "count", "parts", "role", "size")
+    __slots__ = ("classes", "count", "parts", "role", "size", "soft")
 
-    def __init__(self, size: int, role: str, classes: np.ndarray | None = None, parts: tuple["Axis", ...] = ()):
-        self.size, self.role, self.parts = size, role, parts
+    def __init__(
+        self,
+        size: int,
+        role: str,
+        classes: np.ndarray | None = None,
+        parts: tuple["Axis", ...] = (),
+        soft: bool = False,
+    ):
+        # Soft classes only tell channels apart (after a concatenation); others are positions split off an image.
+        self.size, self.role, self.parts, self.soft = size, role, parts, soft
         if classes is not None:
             classes = np.asarray(classes, np.int64)
             if np.array_equal(classes, np.arange(size)):
@@ -194,6 +202,26 @@ class Graph:
             axes[a] = Axis(old.size, old.role)
         return self.node(axes, [Edge(node, tuple(links), tuple(range(len(axes))))], "expand", place)
 
+    def settled(self, value: Value, place: str = "") -> Value:
+        """The value as per-channel work takes it: channels that only some sources tell apart are one class.
+
+        A source that is common to several classes would otherwise be counted once for each of them further on.
+        """
+        for a, axis in enumerate(value.axes):
+            if axis.spatial or not axis.soft or axis.count == 1:
+                continue
+            if all(_tells_apart(e, a, axis.count) for e in value.edges):
+                continue
+            kept = [b for b in range(len(value.axes)) if b != a]
+            axes = [uniform(x.size) if b == a else x for b, x in enumerate(value.axes)]
+            value = self.remap(self.dropped(value, (a,), place), axes, kept)
+            note = (
+                "channels are told apart no further where branches of different channels meet; a later split sees all"
+            )
+            if note not in self.notes:
+                self.notes.append(note)
+        return value
+
     # -- structure --------------------------------------------------------------------------------------------------
     def remap(self, value: Value, axes: Sequence[Axis], where: Sequence[int | None]) -> Value:
         """Axis a of the value becomes axis where[a] of the result (None: dropped, it has one class)."""
@@ -257,6 +285,14 @@ class Graph:
         return Value(tuple(axes), edges)
 
 
+def _tells_apart(edge: Edge, a: int, count: int) -> bool:
+    """Whether an edge's source has a class of its own for each class of axis a."""
+    if a not in edge.to:
+        return False
+    link = edge.links[edge.to.index(a)] if edge.mid is None else None
+    return link is None or link.n_in >= count
+
+
 def _collapse(link: Link) -> Link:
     """The row that reads once whatever any row of the link reads."""
     return once(from_pattern(link.dense().any(axis=0, keepdims=True), Fraction(0)))
@@ -270,7 +306,8 @@ def _join(axes: Sequence[Axis]) -> Axis:
         return first if first.role == role else Axis(first.size, role, first.classes, first.parts)
     keys = np.stack([a.positions for a in axes], axis=1)
     classes, _ = merge_classes(keys)
-    return Axis(first.size, role, classes, first.parts)
+    soft = all(a.soft for a in axes if a.count > 1)
+    return Axis(first.size, role, classes, first.parts, soft)
 
 
 def _refinement(old: Axis, new: Axis) -> Link:

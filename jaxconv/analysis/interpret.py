@@ -1,6 +1,7 @@
 """Reads a jaxpr equation by equation and builds the graph of links; one rule a primitive, found by its name."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -125,13 +126,16 @@ def _last_uses(jaxpr: Jaxpr) -> dict[int, list[Any]]:
     return uses
 
 
-_LIBRARIES = ("/jax/", "/jaxlib/", "/flax/", "/equinox/", "/jaxconv/ops", "/jaxconv/trilinear", "/jaxconv/analysis/")
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
 def _line(eqn: Any) -> str:
+    """The innermost line of the user's (or of a model's), not of a library's."""
     traceback = getattr(eqn.source_info, "traceback", None)
     for frame in getattr(traceback, "frames", ()):
         path = frame.file_name.replace("\\", "/")
-        if not any(part in path for part in _LIBRARIES) and not path.startswith("<"):
+        library = "-packages/" in path or path.startswith("<")
+        own = path.startswith(_PACKAGE) and "/models/" not in path
+        if not library and not own:
             return f"{path.rsplit('/', 1)[-1]}:{frame.line_num}"
     return ""

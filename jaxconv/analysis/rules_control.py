@@ -100,7 +100,7 @@ def _stack(reader: Reader, rows: list[Anything], aval: Any, spatial: bool) -> An
         else:
             row = Const(_Shape((1, *row.shape), row.dtype), lambda row=row: np.asarray(row.value)[None])
         lifted.append(row)
-    return joined(reader, lifted, 0) if len(lifted) > 1 else lifted[0]
+    return joined(reader, lifted, 0, channels=False) if len(lifted) > 1 else lifted[0]
 
 
 @rule("while")

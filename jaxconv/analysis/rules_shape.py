@@ -47,9 +47,10 @@ def merged(parts: Sequence[Axis]) -> Axis:
         classes = (classes[:, None] * part.count + part.positions[None, :]).reshape(-1)
     long = [p for p in parts if p.size > 1]
     role = "s" if any(p.spatial for p in long or parts) else "c"
+    soft = all(p.soft for p in long if p.count > 1)
     if len(long) == 1:
-        return Axis(long[0].size, role, long[0].classes, long[0].parts)
-    return Axis(len(classes), role, classes, tuple(long))
+        return Axis(long[0].size, role, long[0].classes, long[0].parts, soft)
+    return Axis(len(classes), role, classes, tuple(long), soft)
 
 
 def _restorable(axis: Axis, sizes: Sequence[int]) -> bool:
@@ -81,7 +82,7 @@ def split_axis(axis: Axis, sizes: Sequence[int]) -> tuple[list[Axis], Link | Non
     representatives = []
     for i, n in enumerate(sizes):
         classes, first_of = merge_classes(np.moveaxis(grid, i, 0).reshape(n, -1))
-        axes.append(Axis(n, "c", classes))
+        axes.append(Axis(n, "c", classes, soft=axis.soft))
         representatives.append(first_of)
     read = grid[np.ix_(*representatives)].reshape(-1)
     if len(read) == axis.count and np.array_equal(read, np.arange(axis.count)):
@@ -164,6 +165,7 @@ def select_positions(
 ) -> Value:
     """Per axis the positions picked (-1: none), with the sliding link to use for a spatial axis, if there is one."""
     spatial = [a for a in picks if value.axes[a].spatial]
+    value = reader.graph.settled(value, reader.place) if spatial else value
     value = reader.graph.counted(value, spatial, reader.place)
     axes, links = list(value.axes), {}
     for a, (positions, link) in picks.items():
@@ -190,7 +192,7 @@ def select_classes(old: Axis, positions: np.ndarray) -> tuple[Axis, Link | None]
         return uniform(len(positions)), None  # padding channels adds nothing: no class of its own
     classes, first = merge_classes(read[:, None])
     kept = read[first]
-    axis = Axis(len(positions), "c", classes)
+    axis = Axis(len(positions), "c", classes, soft=old.soft)
     if len(kept) == old.count and np.array_equal(kept, np.arange(old.count)):
         return axis, None
     return axis, take(kept, old.count, Fraction(1))
@@ -281,7 +283,7 @@ def _concatenate(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     return [joined(reader, inputs, eqn.params["dimension"])]
 
 
-def joined(reader: Reader, inputs: Sequence[Anything], axis: int) -> Value:
+def joined(reader: Reader, inputs: Sequence[Anything], axis: int, channels: bool = True) -> Value:
     """Operands side by side: along a spatial axis position after position, elsewhere class after class."""
     sizes = [v.shape[axis] for v in inputs]
     values = [v for v in inputs if isinstance(v, Value)]
@@ -289,6 +291,8 @@ def joined(reader: Reader, inputs: Sequence[Anything], axis: int) -> Value:
     if not spatial and len(values) == 1 and values[0].axes[axis].count == 1:
         axes = [uniform(sum(sizes)) if a == axis else x for a, x in enumerate(values[0].axes)]
         return reader.graph.remap(values[0], axes, range(len(axes)))
+    inputs = [reader.graph.settled(v, reader.place) if isinstance(v, Value) else v for v in inputs]
+    values = [v for v in inputs if isinstance(v, Value)]
     if spatial:
         inputs = [reader.graph.counted(v, [axis], reader.place) if isinstance(v, Value) else v for v in inputs]
         values = [v for v in inputs if isinstance(v, Value)]
@@ -300,7 +304,8 @@ def joined(reader: Reader, inputs: Sequence[Anything], axis: int) -> Value:
         offsets.append(total)
         classes.append(local + total)
         total += int(local.max(initial=-1)) + 1
-    along = Axis(sum(sizes), "s" if spatial else "c", np.concatenate(classes))
+    soft = channels and not spatial and all(v.axes[axis].soft or v.axes[axis].count == 1 for v in values)
+    along = Axis(sum(sizes), "s" if spatial else "c", np.concatenate(classes), soft=soft)
     axes = [along if a == axis else common[a] for a in range(len(values[0].axes))]
     edges = []
     for v, offset in zip(inputs, offsets, strict=True):

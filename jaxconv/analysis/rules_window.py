@@ -35,7 +35,8 @@ def grouped_channels(axis: Axis, groups: int, features: int) -> tuple[Axis, Link
     touched = np.zeros((groups, axis.count), bool)
     touched[np.arange(groups)[:, None], members] = True
     classes, first = merge_classes(touched)
-    return Axis(features, "c", np.repeat(classes, features // groups)), from_pattern(touched[first], Fraction(1))
+    made = Axis(features, "c", np.repeat(classes, features // groups), soft=axis.soft)
+    return made, from_pattern(touched[first], Fraction(1))
 
 
 def contracted(reader: Reader, value: Value, axis: int, new: Axis) -> Value:
@@ -48,6 +49,7 @@ def contracted(reader: Reader, value: Value, axis: int, new: Axis) -> Value:
 def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: str, **layer: Any) -> Value:
     """A layer that slides windows over the given axes."""
     spatial = [a for a in links if value.axes[a].spatial]
+    value = reader.graph.settled(value, reader.place)
     value = reader.graph.counted(value, spatial, reader.place)
     axes, used = list(value.axes), {}
     for a, link in links.items():
@@ -108,6 +110,7 @@ def _conv_layer(relations, kernel: Anything, order: Sequence[int], groups: int) 
 
 
 def _convolved(reader, value: Value, feature: int, links: dict[int, Link], groups: int, features: int, layer) -> Value:
+    value = reader.graph.settled(value, reader.place) if groups > 1 else value
     value = reader.graph.counted(value, [a for a in links if value.axes[a].spatial], reader.place)
     channels = value.axes[feature]
     if channels.spatial and channels.size > 1:

@@ -59,6 +59,20 @@ def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:
     return pure
 
 
+def with_state(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function and its arguments; an NNX module's state becomes one more argument, so that shapes are enough."""
+    nnx = _nnx()
+    if nnx is None or not isinstance(fn, nnx.Module):
+        return as_function(fn), tuple(args)
+    graphdef, state = nnx.split(fn)
+
+    def pure(*inputs: Any) -> Any:
+        *own, values = inputs
+        return nnx.merge(graphdef, values)(*own)
+
+    return pure, (*args, state)
+
+
 def _nnx() -> Any:
     """flax.nnx where the program has already imported it: only then can an object be one of its modules."""
     import sys
@@ -97,7 +111,8 @@ def trace(
     if not args:
         raise TypeError("give the function's arguments, the image (or its ShapeDtypeStruct) first")
     axes = spatial_axes_of(args[0], spatial_axes)
-    closed = jax.make_jaxpr(as_function(fn))(*args)
+    fn, args = with_state(fn, args)
+    closed = jax.make_jaxpr(fn)(*args)
     leaves = jax.tree.leaves(args)
     reader = Reader()
     shape = args[0].shape

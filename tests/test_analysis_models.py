@@ -1,0 +1,137 @@
+"""The library's networks at real widths against width-one, all-ones networks written by hand; Flax modules as such."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxconv.analysis import receptive_field
+
+nnx = pytest.importorskip("flax.nnx")
+
+
+def conv(x, k, stride=1, pads=((0, 0), (0, 0)), rate=1, base=1):
+    """All-ones convolution of width one."""
+    w = jnp.ones((*k, x.shape[-1], 1))
+    return lax.conv_general_dilated(
+        x, w, (stride,) * 2, pads, (base,) * 2, (rate,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def same(x, k=3, rate=1, stride=1):
+    p = rate * (k // 2)
+    return conv(x, (k, k), stride, ((p, p), (p, p)), rate)
+
+
+def pool(x, k, stride, pad):
+    return lax.reduce_window(
+        x, 0.0, lax.add, (1, k, k, 1), (1, stride, stride, 1), ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    )
+
+
+def transposed(x, k, pads):
+    return conv(x, (k, k), 1, (pads, pads), base=2)
+
+
+def plain_enet(x):
+    """ENet of width one: convolutions, pooling and unpooling as sums over their windows, everything else left out."""
+
+    def down(x):
+        return pool(x, 3, 2, 1) + same(conv(x, (2, 2), 2))
+
+    def asymmetric(x):
+        return x + conv(conv(x, (5, 1), pads=((2, 2), (0, 0))), (1, 5), pads=((0, 0), (2, 2)))
+
+    def up(x):
+        # Unpooling: a value may land anywhere in its 3x3 window at stride 2; beside it the transposed 3x3.
+        return transposed(x, 3, (1, 2)) * 2
+
+    x = jnp.concatenate([same(x, stride=2), pool(x, 3, 2, 1)], axis=-1)
+    first = pool(x, 3, 2, 1) + same(conv(x, (2, 2), 2))
+    # The pooled branch keeps both channels of the concatenation apart; a later contraction adds them up.
+    x = first.sum(-1, keepdims=True) - (first.shape[-1] - 1) * same(conv(x, (2, 2), 2))
+    for _ in range(4):
+        x = x + same(x)
+    x = down(x)
+    for kind in (1, 2, "a", 4, 1, 8, "a", 16) * 2:
+        x = asymmetric(x) if kind == "a" else x + same(x, rate=kind)
+    x = up(x)
+    x = x + same(x)
+    x = x + same(x)
+    x = up(x)
+    x = x + same(x)
+    return transposed(x, 3, (1, 2))
+
+
+def judged(fn, size, index):
+    x = jnp.ones((1, *size, 1))
+    y, pull = jax.vjp(jax.jit(fn), x)
+    hot = jnp.zeros_like(y).at[0, index[0], index[1], 0].set(1.0)
+    return np.asarray(jax.jit(pull)(hot)[0])[0, :, :, 0]
+
+
+def test_enet_without_rewriting_it(x64):
+    from jaxconv.models import ENet
+
+    size = (64, 48)
+    model = nnx.eval_shape(lambda: ENet(12, rngs=nnx.Rngs(0)))  # shapes are enough
+    model.eval()
+    field = receptive_field(model, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), method="jaxpr")
+    assert field.output_size == size and field.global_ops == ()
+    for index in ((0, 0), (31, 24), (40, 47)):
+        expected = judged(plain_enet, size, index)
+        np.testing.assert_allclose(field.counts(index), expected, rtol=1e-12, err_msg=str(index))
+    assert isinstance(field.counts((31, 24), exact=True).max(), int)
+
+
+def plain_unet(x, depth):
+    skips = []
+    for _ in range(depth):
+        x = same(same(x))
+        skips.append(x)
+        x = pool(x, 2, 2, 0)
+    x = same(same(x))
+    for skip in reversed(skips):
+        up = transposed(x, 2, (1, 1))
+        x = same(same(jnp.concatenate([skip, up], axis=-1)))
+    return x
+
+
+def test_unet_without_rewriting_it(x64):
+    from jaxconv.models import UNet
+
+    size = (48, 40)
+    model = nnx.eval_shape(lambda: UNet(3, 5, rngs=nnx.Rngs(0)))
+    model.eval()
+    field = receptive_field(model, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), method="jaxpr")
+    for index in ((0, 0), (20, 21), (47, 3)):
+        np.testing.assert_array_equal(
+            field.counts(index), judged(lambda x: plain_unet(x, 3), size, index), err_msg=str(index)
+        )
+
+
+def test_training_mode_of_batch_norm_is_global():
+    class Small(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+            self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+        def __call__(self, x):
+            return nnx.relu(self.norm(self.conv(x)))
+
+    model = Small(nnx.Rngs(0))
+    field = receptive_field(model, jnp.ones((2, 9, 9, 3)))
+    assert field.size == (3, 3) and field.global_ops and field.mask((4, 4)).sum() == 9
+    model.eval()
+    assert receptive_field(model, jnp.ones((2, 9, 9, 3))).global_ops == ()
+
+
+def test_linen_closures():
+    linen = pytest.importorskip("flax.linen")
+    model = linen.Sequential([linen.Conv(4, (3, 3)), linen.GroupNorm(2), linen.Conv(2, (3, 3), strides=2)])
+    image = jax.ShapeDtypeStruct((1, 12, 12, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)
+    field = receptive_field(lambda x, p: model.apply(p, x), image, params)
+    assert field.size == (5, 5) and field.stride == (2, 2)
+    assert field.global_ops and "layers_1" in field.global_ops[0].place
