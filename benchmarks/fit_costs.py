@@ -1,6 +1,7 @@
 """Fit the rates of ``jaxconv/lowering/costs.py`` on recorded measurements, and say how good the choice is.
 
-``python benchmarks/fit_costs.py benchmarks/results/lowerings-cpu.json`` prints the rates to put into the file, how often the choice is the fastest
+``python benchmarks/fit_costs.py benchmarks/results/lowerings-cpu.json`` prints the rates to put into the file, how
+often the choice is the fastest
 lowering, and the ratio of the chosen one's time to the fastest one's.
 """
 
@@ -8,8 +9,9 @@ import argparse
 import json
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 
+from jaxconv import lowering
 from jaxconv.benchmark.cases import REAL, random_layers
 from jaxconv.lowering import Call, choice, costs
 
@@ -24,22 +26,45 @@ def calls(record):
         yield row, Call(row["face"], layer.geometry, layer.batch, i, o, dtype, dtype, None, "cpu"), row["seconds"]
 
 
+class Guesses(dict):
+    """Rates to start from; a kind of work that is new to the model starts at a tenth of a nanosecond."""
+
+    def __missing__(self, kind):
+        return 1e-10
+
+
 def fit(record, rounds: int = 4):
-    """Rates by non-negative least squares; the choice inside composite lowerings depends on the rates, hence the rounds."""
+    """Rates by least squares on the logarithm of the times, so that a factor counts alike either way.
+
+    The choice inside composite lowerings depends on the rates, hence the rounds. Methods far from their call's best
+    weigh less: the model only has to rank.
+    """
+    costs.RATES = Guesses(costs.RATES)
     for _ in range(rounds):
-        rows, times = [], []
+        rows, times, weights = [], [], []
         for _, call, found in calls(record):
+            best = min(found.values())
             for method, seconds in found.items():
+                if not lowering.serves(method, call.face, call.geometry, call.channels_in, call.channels_out):
+                    continue
                 rows.append(costs.amounts(method, call, choice.choose))
                 times.append(seconds)
+                weights.append((best / seconds) ** 0.35)
         kinds = sorted({kind for row in rows for kind in row})
         a = np.array([[row.get(kind, 0.0) for kind in kinds] for row in rows])
-        times = np.array(times)
-        # Close calls matter, hopeless ones do not: weigh by 1/time, and by how near a method is to its call's best.
-        scale = np.abs(a).max(axis=0)
-        solution, _ = nnls(a / scale / times[:, None], np.ones(len(times)))
+        log_times, weights = np.log(times), np.array(weights)
+        start = np.log([max(costs.RATES.get(kind, 1e-11), 1e-14) for kind in kinds])
+
+        def residuals(theta, a=a, log_times=log_times, weights=weights):
+            return weights * (np.log(a @ np.exp(theta)) - log_times)
+
+        def slopes(theta, a=a, weights=weights):
+            parts = a * np.exp(theta)
+            return weights[:, None] * parts / parts.sum(axis=1, keepdims=True)
+
+        solution = least_squares(residuals, start, jac=slopes, loss="soft_l1", bounds=(-36, 0)).x
         costs.RATES.clear()
-        costs.RATES.update({kind: float(v / s) for kind, v, s in zip(kinds, solution, scale, strict=True)})
+        costs.RATES.update(zip(kinds, (float(f"{np.exp(v):.3g}") for v in solution), strict=True))
         choice.choose.cache_clear()
     return costs.RATES
 
@@ -50,6 +75,8 @@ def regret(record):
     for row, call, found in calls(record):
         name = choice.choose(call)
         best = min(found, key=found.get)
+        if name not in found:
+            continue
         out.append((found[name] / found[best], row["layer"], row["face"], name, best))
     return sorted(out, reverse=True)
 
@@ -67,7 +94,10 @@ def main() -> None:
             print(f'    "{kind}": {rate:.3g},')
     found = regret(record)
     ratios = np.array([r[0] for r in found])
-    print(f"{len(ratios)} calls: fastest chosen in {np.mean(ratios == 1):.0%}, geometric mean of chosen/fastest {np.exp(np.log(ratios).mean()):.3f}")
+    print(
+        f"{len(ratios)} calls: fastest chosen in {np.mean(ratios == 1):.0%}, geometric mean of chosen/fastest "
+        f"{np.exp(np.log(ratios).mean()):.3f}"
+    )
     for ratio, layer, face, name, best in found[:25]:
         print(f"  {ratio:6.2f}  {layer}, {face}: chose {name}, fastest {best}")
 

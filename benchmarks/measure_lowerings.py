@@ -1,7 +1,9 @@
 """Measure every lowering that serves, for every face of real and random layers, and record the times.
 
-Run pinned to one core, such as ``taskset -c 1 python benchmarks/measure_lowerings.py OUT.json``: times are CPU seconds of the
-process, the best of several, so that a busy machine disturbs them little. ``benchmarks/fit_costs.py`` fits the cost model on the file.
+Run pinned to one core, such as ``taskset -c 1 python benchmarks/measure_lowerings.py OUT.json``: times are CPU seconds
+of the
+process, the best of several, so that a busy machine disturbs them little. ``benchmarks/fit_costs.py`` fits the cost
+model on the file.
 """
 
 import argparse

@@ -1,18 +1,49 @@
-"""jaxconv: exact, fast and explainable transposed and atrous convolution for JAX."""
+"""jaxconv: exact, fast and explainable transposed and atrous convolution for JAX.
+
+The functions below need jax and numpy alone. The sub-packages `analysis`, `convert`, `dialects`, `figures`,
+`initializers`, `models`, `nn` and `train`
+load when they are first named; those that need more than jax say which extra to install.
+"""
 
 import importlib
+from typing import Any
 
-_HOME = {
-    "conv": "ops", "conv_transpose": "ops", "conv_kernel": "ops", "ConvGeometry": "geometry", "conv_matrix": "matrix",
-    "ConvOperator": "operator", "resize": "resample", "pixel_shuffle": "resample", "pixel_unshuffle": "resample",
-    "unfold": "resample", "fold": "resample", "max_pool": "pooling", "avg_pool": "pooling", "max_unpool": "pooling",
-}  # fmt: skip
-_SUBPACKAGES = {"analysis", "convert", "dialects", "figures", "initializers", "models", "nn", "train"}
+from jaxconv._accelerate import accelerate
+from jaxconv.geometry import ConvGeometry
+from jaxconv.matrix import conv_matrix
+from jaxconv.operator import ConvOperator
+from jaxconv.ops import conv, conv_kernel, conv_transpose
+from jaxconv.pooling import avg_pool, max_pool, max_unpool
+from jaxconv.resample import fold, pixel_shuffle, pixel_unshuffle, resize, unfold
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvGeometry",
+    "ConvOperator",
+    "accelerate",
+    "avg_pool",
+    "conv",
+    "conv_kernel",
+    "conv_matrix",
+    "conv_transpose",
+    "fold",
+    "max_pool",
+    "max_unpool",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "resize",
+    "unfold",
+]
+
+_SUBPACKAGES = ("analysis", "benchmark", "convert", "dialects", "figures", "initializers", "models", "nn", "train")
 
 
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"jaxconv.{_HOME[name]}"), name)
+def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return importlib.import_module(f"jaxconv.{name}")
     raise AttributeError(f"module 'jaxconv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBPACKAGES, "__version__"])

@@ -1,6 +1,7 @@
 """The corners of jax that move between versions, kept in one place.
 
-Everything here uses public names only. What is not public in some supported version (the varying manual axes of `shard_map`) is reached
+Everything here uses public names only. What is not public in some supported version (the varying manual axes of
+`shard_map`) is reached
 through attributes of public objects.
 """
 

@@ -1,12 +1,15 @@
 """The static record of a convolution: where three tensors meet on one integer line per axis.
 
-Put the input x[u] at ``b*u + lo``, the kernel w[t] at ``d*t`` and the output y[q] at ``s*q``. A convolution, its transpose and its
+Put the input x[u] at ``b*u + lo``, the kernel w[t] at ``d*t`` and the output y[q] at ``s*q``. A convolution, its
+transpose and its
 kernel gradient all sum over the same coincidences
 
     b*u + lo = s*q + d*t
 
-and differ only in which of the three tensors is the unknown. [`ConvGeometry`][jaxconv.ConvGeometry] holds the three spacings
-(base dilation b, dilation d, stride s), the offset lo and the three sizes for every axis, resolved and validated once, as plain
+and differ only in which of the three tensors is the unknown. [`ConvGeometry`][jaxconv.ConvGeometry] holds the three
+spacings
+(base dilation b, dilation d, stride s), the offset lo and the three sizes for every axis, resolved and validated once,
+as plain
 integers, so that it can be hashed, compared, printed and used as a static argument.
 """
 
@@ -29,7 +32,8 @@ PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 class ConvGeometry:
     """Sizes, spacings and offsets of one convolution, resolved.
 
-    Per axis the output has ``m = (b*(n-1) + 1 + lo + hi - K) // s + 1`` elements, where ``K = d*(k-1) + 1`` is the extent of the
+    Per axis the output has ``m = (b*(n-1) + 1 + lo + hi - K) // s + 1`` elements, where ``K = d*(k-1) + 1`` is the
+    extent of the
     kernel. Use [`resolve`][jaxconv.ConvGeometry.resolve] or
     [`resolve_transpose`][jaxconv.ConvGeometry.resolve_transpose] to make one.
 
@@ -100,7 +104,8 @@ class ConvGeometry:
             The geometry, with `output_size` and `pads` as plain integers.
 
         Raises:
-            ValueError: a size, stride, dilation, padding or mode that is out of range, or an output that would come out empty.
+            ValueError: a size, stride, dilation, padding or mode that is out of range, or an output that would come
+                out empty.
             TypeError: a number that is not an integer.
 
         Example:
@@ -132,7 +137,8 @@ class ConvGeometry:
     ) -> ConvGeometry:
         """Resolve the convolution whose transpose maps `input_size` to `output_size`.
 
-        The result is the *forward* convolution's geometry: its `output_size` is the transpose's input, its `input_size` the
+        The result is the *forward* convolution's geometry: its `output_size` is the transpose's input, its
+        `input_size` the
         transpose's output. Sizes n with ``forward(n) = i`` are legal: for numbers these are the s sizes from
         ``(i-1)*s + K - lo - hi`` on.
 
@@ -145,28 +151,31 @@ class ConvGeometry:
             groups: number of channel groups.
             padding_mode: padding mode of the forward convolution.
             output_size: n per axis, or None.
-            output_padding: elements added to the smallest legal size, or None. Without both, n is the smallest legal size for
+            output_padding: elements added to the smallest legal size, or None. Without both, n is the smallest legal
+                size for
                 numbers and "VALID", and ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
 
         Returns:
             The geometry of the forward convolution.
 
         Raises:
-            ValueError: an output size that the forward convolution does not map to `input_size` (the message names the legal
+            ValueError: an output size that the forward convolution does not map to `input_size` (the message names the
+                legal
                 ones), both `output_size` and `output_padding`, or anything that `resolve` refuses.
             TypeError: a number that is not an integer.
 
         Example:
             >>> ConvGeometry.resolve_transpose(input_size=(4,), kernel_size=(3,), stride=2, padding=1).input_size
             (7,)
-            >>> ConvGeometry.resolve_transpose(input_size=(4,), kernel_size=(3,), stride=2, padding=1, output_size=8).input_size
-            (8,)
+            >>> ConvGeometry.resolve_transpose(input_size=(4,), kernel_size=(3,), stride=2, output_size=10).input_size
+            (10,)
         """
         rule = _Rule.parse(kernel_size, stride, padding, dilation, 1, groups, padding_mode)
         sizes = sizes_tuple(input_size, "input_size", rule.rank)
         if output_size is not None and output_padding is not None:
             raise ValueError(
-                f"output_size={output_size} and output_padding={output_padding} both say how large the result is; give one of them"
+                f"output_size={output_size} and output_padding={output_padding} both say how large the result is; "
+                "give one of them"
             )
         legal = tuple(rule.legal_input_sizes(axis, i) for axis, i in enumerate(sizes))
         if output_size is not None:
@@ -216,7 +225,8 @@ class ConvGeometry:
 
     @property
     def output_padding(self) -> tuple[int, ...]:
-        """Input elements beyond the smallest size that gives this output: PyTorch's ``output_padding`` of the transpose."""
+        """Input elements beyond the smallest size that gives this output: PyTorch's ``output_padding`` of the
+        transpose."""
         return tuple(
             p - (s * (m - 1) + e)
             for p, s, m, e in zip(self.padded_size, self.stride, self.output_size, self.kernel_extent, strict=True)
@@ -225,7 +235,8 @@ class ConvGeometry:
     def legal_input_sizes(self, output_size: int | Sequence[int] | None = None) -> tuple[range, ...]:
         """Input sizes that this convolution maps to `output_size`, per axis.
 
-        ``{n >= 1 : (b*(n-1) + 1 + lo + hi - K) // s + 1 = m}``; for base dilation 1 and numeric pads these are the s sizes from
+        ``{n >= 1 : (b*(n-1) + 1 + lo + hi - K) // s + 1 = m}``; for base dilation 1 and numeric pads these are the s
+        sizes from
         ``(m-1)*s + K - lo - hi`` on. For "SAME" and its kin the pads depend on n, and the rule is applied to each n.
 
         Args:
@@ -392,7 +403,8 @@ class _Rule:
                 span = self.base_dilation[axis] * (sizes[axis] - 1) + 1 + lo + hi
                 first = self.legal_input_sizes(axis, 1)
                 bad.append(
-                    f"axis {axis} ({self.describe(axis)}): the input {sizes[axis]} with its pads spans {span}, the kernel spans "
+                    f"axis {axis} ({self.describe(axis)}): the input {sizes[axis]} with its pads spans {span}, the "
+                    "kernel spans "
                     f"{self.extent(axis)}; an input of at least {first.start} is needed"
                 )
         return f"input_size={sizes} gives an empty output: " + "; ".join(bad)
@@ -432,7 +444,8 @@ def parse_padding(padding: Padding, rank: int) -> tuple[str | None, Pads | None]
         name = padding.upper()
         if name not in PADDING_RULES:
             raise ValueError(
-                f"padding={padding!r} is not one of {', '.join(map(repr, PADDING_RULES))}, an int, one int per axis or (lo, hi) per axis"
+                f"padding={padding!r} is not one of {', '.join(map(repr, PADDING_RULES))}, an int, one int per axis "
+                "or (lo, hi) per axis"
             )
         return name, None
     if not isinstance(padding, Sequence):

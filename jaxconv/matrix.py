@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import sparse
 from jax.typing import ArrayLike
 
 from jaxconv._checks import sizes_tuple
@@ -231,6 +230,8 @@ def matrix_of(w: Array, geometry: ConvGeometry, *, format: str = "bcoo", max_byt
     values = jnp.take(w.ravel(), pattern.tap, mode="clip")
     if format == "dense":
         return jnp.zeros(size.shape, w.dtype).at[pattern.rows(), pattern.column].add(values)
+    from jax.experimental import sparse  # brings scipy along: only where it is asked for
+
     exact = geometry.padding_mode == "zeros"  # the only mode in which columns never repeat and always grow along a row
     if format == "bcoo":
         positions = np.stack([pattern.rows(), pattern.column], axis=1)

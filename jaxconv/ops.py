@@ -1,4 +1,5 @@
-"""The three public operations: validation, promotion, padding modes; then one call down to a face of the trilinear form."""
+"""The three public operations: validation, promotion, padding modes; then one call down to a face of the trilinear
+form."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def conv(
         x: input (*batch, *spatial, in): any number of batch axes, none too; the rank is ``w.ndim - 2``.
         w: kernel (*kernel_size, in // groups, out).
         stride: s in elements, an int or one int per spatial axis.
-        padding: int, one int per axis, (lo, hi) per axis, "SAME" (extra element at the end), "SAME_LOWER" (at the beginning), "VALID" or
+        padding: int, one int per axis, (lo, hi) per axis, "SAME" (extra element at the end), "SAME_LOWER" (at the
+            beginning), "VALID" or
             "CAUSAL" (``d*(k-1)`` before, none after). Negative numbers crop.
         dilation: d in elements, spacing of the kernel's taps.
         groups: number of channel groups; in and out are divisible by it.
@@ -94,21 +96,25 @@ def conv_transpose(
 
     ``x[u, i] = sum over q, t, o with q*s + t*d - lo = u of y[q, o] * w[t, i, o]``
 
-    so that ``sum(conv(x, w) * y) == sum(x * conv_transpose(y, w))`` for every x and y. All parameters are those of the *forward*
+    so that ``sum(conv(x, w) * y) == sum(x * conv_transpose(y, w))`` for every x and y. All parameters are those of the
+    *forward*
     convolution; nothing is flipped or conjugated.
 
     Args:
         y: input of the transpose (*batch, *spatial, in_of_the_transpose), the forward convolution's output.
-        w: the forward convolution's kernel (*kernel_size, out_of_the_transpose // groups, in_of_the_transpose): TensorFlow's layout,
+        w: the forward convolution's kernel (*kernel_size, out_of_the_transpose // groups, in_of_the_transpose):
+            TensorFlow's layout,
             and PyTorch's weight after ``transpose(2, 3, 1, 0)``.
         stride: s of the forward convolution; the factor of upsampling.
         padding: padding of the forward convolution, as in `conv`.
         dilation: d of the forward convolution.
         groups: number of channel groups.
         padding_mode: padding mode of the forward convolution; the transpose adds back what it would have copied.
-        output_size: spatial size of the result, an int or one int per axis; legal where the forward convolution of that size gives y's
+        output_size: spatial size of the result, an int or one int per axis; legal where the forward convolution of
+            that size gives y's
             size.
-        output_padding: elements added to the smallest legal size, an int or one int per axis. Without both: the smallest legal size
+        output_padding: elements added to the smallest legal size, an int or one int per axis. Without both: the
+            smallest legal size
             for numbers and "VALID", ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
         precision: as in `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result; needed for integers.
@@ -118,7 +124,8 @@ def conv_transpose(
         x (*batch, *output_size, out_of_the_transpose).
 
     Raises:
-        ValueError: as in `conv`; an output size that cannot be reached (the message names the legal ones); both `output_size` and
+        ValueError: as in `conv`; an output size that cannot be reached (the message names the legal ones); both
+            `output_size` and
             `output_padding`.
         TypeError: as in `conv`.
 
@@ -130,7 +137,8 @@ def conv_transpose(
         >>> jc.conv_transpose(y, w, stride=2, padding=1, output_size=8).shape
         (1, 8, 8, 8)
 
-    Source: Dumoulin and Visin 2016 (arXiv:1603.07285), section 4 and relationship 14; Zeiler et al. 2010 (deconvolutional networks).
+    Source: Dumoulin and Visin 2016 (arXiv:1603.07285), section 4 and relationship 14; Zeiler et al. 2010
+        (deconvolutional networks).
     """
     y, w = _arrays(y=y, w=w)
     rank = _rank_of_kernel(w)
@@ -208,7 +216,8 @@ def conv_kernel(
     got = _spatial(y, "y", rank)
     if got != geometry.output_size:
         raise ValueError(
-            f"y has spatial size {got}, but the convolution of x (spatial size {sizes}) with kernel_size={tuple(kernel_size)}, "
+            f"y has spatial size {got}, but the convolution of x (spatial size {sizes}) with "
+            f"kernel_size={tuple(kernel_size)}, "
             f"stride={stride}, padding={padding!r}, dilation={dilation} gives {geometry.output_size}"
         )
     if x.shape[: -rank - 1] != y.shape[: -rank - 1]:
@@ -239,7 +248,8 @@ def _arrays(**operands: Any) -> list[Array]:
 def _rank_of_kernel(w: Array) -> int:
     if w.ndim < 3:
         raise ValueError(
-            f"a kernel has the axes (*kernel_size, in // groups, out), at least one of them spatial, so at least 3 axes; w has shape {w.shape}"
+            f"a kernel has the axes (*kernel_size, in // groups, out), at least one of them spatial, so at least 3 "
+            f"axes; w has shape {w.shape}"
         )
     return w.ndim - 2
 
@@ -279,12 +289,14 @@ def _check_channels(groups: int, *, x: Array | None = None, w: Array | None = No
         )
     if x is not None and w.shape[-2] * groups != x.shape[-1]:
         raise ValueError(
-            f"x has {x.shape[-1]} channels and groups={groups}, so the kernel's axis -2 must be {x.shape[-1] // groups}, got {w.shape[-2]} "
+            f"x has {x.shape[-1]} channels and groups={groups}, so the kernel's axis -2 must be "
+            f"{x.shape[-1] // groups}, got {w.shape[-2]} "
             f"(x {x.shape}, w {w.shape}; kernels are (*kernel_size, in // groups, out))"
         )
     if y is not None and w.shape[-1] != y.shape[-1]:
         raise ValueError(
-            f"y has {y.shape[-1]} channels, but the kernel's last axis is {w.shape[-1]} (y {y.shape}, w {w.shape}; conv_transpose takes the forward "
+            f"y has {y.shape[-1]} channels, but the kernel's last axis is {w.shape[-1]} (y {y.shape}, w {w.shape}; "
+            "conv_transpose takes the forward "
             "convolution's kernel (*kernel_size, out_of_the_transpose // groups, in_of_the_transpose))"
         )
 
@@ -300,7 +312,8 @@ def _operands(
         raise TypeError(f"cannot convolve operands of dtype {a.dtype} and {b.dtype}")
     if jnp.issubdtype(dtype, jnp.integer) and preferred is None:
         raise TypeError(
-            f"operands of dtype {a.dtype} and {b.dtype} would be summed in {dtype} and may wrap; say the dtype of the result with "
+            f"operands of dtype {a.dtype} and {b.dtype} would be summed in {dtype} and may wrap; say the dtype of "
+            "the result with "
             "preferred_element_type, such as preferred_element_type=jnp.int32"
         )
     a, b = lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype)
@@ -314,7 +327,8 @@ def _check_method(method: str, face: str, geometry: ConvGeometry, channels_in: i
     able = [m for m in lowering.METHODS if lowering.serves(m, face, geometry, channels_in, channels_out)]
     raise ValueError(
         f"method={method!r} cannot compute this {face} face (stride={geometry.stride}, dilation={geometry.dilation}, "
-        f"groups={geometry.groups}, kernel_size={geometry.kernel_size}); these can: 'auto', {', '.join(map(repr, able))}"
+        f"groups={geometry.groups}, kernel_size={geometry.kernel_size}); these can: 'auto', "
+        f"{', '.join(map(repr, able))}"
     )
 
 

@@ -10,9 +10,12 @@ adjoint(y, w)      x          the transposed convolution, the gradient with resp
 kernel(x, y)       w          the gradient with respect to the kernel
 =================  =========  ==================================================================
 
-Each face is bilinear and its two derivatives are the other two faces, so the three primitives are closed under any mix of forward and reverse
-differentiation. Operands are channels-last with any number of leading batch axes: x (*batch, *n, I), w (*k, I/groups, O),
-y (*batch, *m, O); the geometry's padding mode is "zeros". Callers want [`jaxconv.ops`][jaxconv.ops]; these functions check nothing that a user
+Each face is bilinear and its two derivatives are the other two faces, so the three primitives are closed under any mix
+of forward and reverse
+differentiation. Operands are channels-last with any number of leading batch axes: x (*batch, *n, I), w (*k, I/groups,
+O),
+y (*batch, *m, O); the geometry's padding mode is "zeros". Callers want [`jaxconv.ops`][jaxconv.ops]; these functions
+check nothing that a user
 could get wrong.
 """
 
@@ -59,7 +62,8 @@ def kernel(x: Array, y: Array, geometry: ConvGeometry, **params: Any) -> Array:
 
 
 def _bind(prim, a, b, geometry: ConvGeometry, *, out_dtype=None, precision=None, method: str = "auto") -> Array:
-    # Dtypes differ here only in derivatives, where the result's dtype was the user's explicit wish: not a promotion to be strict about.
+    # Dtypes differ here only in derivatives, where the result's dtype was the user's explicit wish: not a promotion to
+    # be strict about.
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.promote_types(a.dtype, b.dtype)
     a, b = _compat.match_varying(lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype))
@@ -125,8 +129,10 @@ def _space_spec(space: tuple[Any, ...], g: ConvGeometry) -> tuple[Any, ...]:
     for axis, entry in enumerate(space):
         if entry is not None and g.input_size[axis] != g.output_size[axis]:
             raise ValueError(
-                f"spatial axis {axis} is sharded over mesh axis {entry!r} and changes its size between {g.input_size[axis]} and "
-                f"{g.output_size[axis]}; on an Explicit mesh only axes that keep their size can be sharded: reshard first, or use Auto axes"
+                f"spatial axis {axis} is sharded over mesh axis {entry!r} and changes its size between "
+                f"{g.input_size[axis]} and "
+                f"{g.output_size[axis]}; on an Explicit mesh only axes that keep their size can be sharded: reshard "
+                "first, or use Auto axes"
             )
     return space
 
@@ -290,7 +296,7 @@ def _lowering_rule(prim, platform: str | None):
     return rule
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled(prim, **params):
     return jax.jit(functools.partial(prim.bind, **params))
 

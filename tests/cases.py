@@ -1,4 +1,5 @@
-"""Random convolutions for the tests: small enough to loop over, wide enough to meet every rule, each printable as a line to paste."""
+"""Random convolutions for the tests: small enough to loop over, wide enough to meet every rule, each printable as a
+line to paste."""
 
 import dataclasses
 import itertools
@@ -57,7 +58,8 @@ class Case:
         return [rng.standard_normal(s).astype(dtype) for s in shapes]
 
     def sizes_with_the_same_output(self):
-        """Every input size that gives this case's output size, by trying sizes: the legal output sizes of the transpose."""
+        """Every input size that gives this case's output size, by trying sizes: the legal output sizes of the
+        transpose."""
         choices = []
         for axis, n in enumerate(self.n):
             reach = range(max(1, n - 2 * self.stride[axis]), n + 2 * self.stride[axis] + 1)

@@ -1,4 +1,5 @@
-"""The definition of the trilinear form as plain float64 (or complex128) loops over the lattice: the only judge of values.
+"""The definition of the trilinear form as plain float64 (or complex128) loops over the lattice: the only judge of
+values.
 
     T(x, w, y) = sum over batch, q, t, i, o of  x[u, i] w[t, i, o] y[q, o]     where b*u + lo = s*q + d*t
 
@@ -106,7 +107,8 @@ def pads_of(padding, n, k, d, s):
 
 
 def geometry_of(n, k, *, s, d, padding, mode="zeros", b=None):
-    """The plain-number record of a convolution: a dict of per-axis tuples. `padding` is one entry per axis, or a rule's name."""
+    """The plain-number record of a convolution: a dict of per-axis tuples. `padding` is one entry per axis, or a
+    rule's name."""
     rank = len(n)
     b = b or (1,) * rank
     names = padding if not isinstance(padding, str) else (padding,) * rank

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import jaxconv as jc  # noqa: E402
 
+REPLICATED = P()
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((8, 8, 6, 4)), RNG.standard_normal((3, 3, 4, 6))
 Y = RNG.standard_normal((8, 4, 3, 6))
@@ -68,7 +69,7 @@ def mesh_of(kind):
     return jax.make_mesh((4,), ("d",), axis_types=(kind,))
 
 
-def on_mesh(ops, kind, x_spec, w_spec=P(), y_spec=None):
+def on_mesh(ops, kind, x_spec, w_spec=REPLICATED, y_spec=None):
     mesh = mesh_of(kind)
     with jax.set_mesh(mesh):
         specs = (x_spec, w_spec, x_spec if y_spec is None else y_spec)

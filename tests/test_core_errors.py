@@ -33,7 +33,10 @@ BAD = {
     "channels that do not fit": (conv(x=np.ones((2, 8, 8, 5))), ValueError, ["5 channels", "(3, 3, 4, 6)"]),
     "groups that do not divide": (conv(groups=3), ValueError, ["4 channels", "groups=3"]),
     "groups that do not divide the output": (
-        conv(w=np.ones((3, 3, 1, 6)), groups=4), ValueError, ["6 output channels", "groups=4"]),
+        conv(w=np.ones((3, 3, 1, 6)), groups=4),
+        ValueError,
+        ["6 output channels", "groups=4"],
+    ),
     "kernel not divided by groups": (conv(groups=2), ValueError, ["groups=2", "must be 2, got 4"]),
     "zero groups": (conv(groups=0), ValueError, ["groups=0"]),
     "negative stride": (conv(stride=-1), ValueError, ["stride=-1", "at least 1"]),
@@ -49,37 +52,75 @@ BAD = {
     "unknown padding mode": (conv(padding_mode="symmetric"), ValueError, ["'symmetric'", "'circular'"]),
     "unknown method": (conv(method="magic"), ValueError, ["'magic'", "'window'"]),
     "a method that cannot serve": (
-        conv(method="space_to_batch"), ValueError, ["'space_to_batch'", "dilation=(1, 1)", "'window'", "'taps'"]),
+        conv(method="space_to_batch"),
+        ValueError,
+        ["'space_to_batch'", "dilation=(1, 1)", "'window'", "'taps'"],
+    ),
     "empty output": (conv(dilation=4), ValueError, ["axis 0", "spans 8", "spans 9", "at least 9"]),
     "empty output by cropping": (conv(padding=-3), ValueError, ["spans 2", "at least 9"]),
     "empty input": (conv(x=np.ones((2, 0, 8, 4))), ValueError, ["(0, 8)", "at least 1"]),
-    "no channels": (conv(x=np.ones((2, 8, 8, 0)), w=np.ones((3, 3, 0, 6))), ValueError, ["channels must be at least 1"]),
+    "no channels": (
+        conv(x=np.ones((2, 8, 8, 0)), w=np.ones((3, 3, 0, 6))),
+        ValueError,
+        ["channels must be at least 1"],
+    ),
     "reflection of a single element": (
-        conv(x=np.ones((2, 1, 8, 4)), padding=1, padding_mode="reflect"), ValueError, ["axis 0", "at least 2", "got 1"]),
+        conv(x=np.ones((2, 1, 8, 4)), padding=1, padding_mode="reflect"),
+        ValueError,
+        ["axis 0", "at least 2", "got 1"],
+    ),
     "integers that would wrap": (
-        conv(x=X.astype(np.int8), w=W.astype(np.int8)), TypeError, ["int8", "preferred_element_type"]),
+        conv(x=X.astype(np.int8), w=W.astype(np.int8)),
+        TypeError,
+        ["int8", "preferred_element_type"],
+    ),
     "booleans": (conv(x=X > 0, w=W > 0), TypeError, ["bool"]),
     "not an array": (conv(x=[[1.0]]), TypeError, ["x must be an array", "list"]),
     "unreachable output size": (
-        transpose(stride=2, padding=1, output_size=(7, 9)), ValueError,
-        ["output_size=(7, 9) is not reachable", "stride 2", "kernel 3", "gives 4 from 7..8", "axis 1", "got 9"]),
+        transpose(stride=2, padding=1, output_size=(7, 9)),
+        ValueError,
+        ["output_size=(7, 9) is not reachable", "stride 2", "kernel 3", "gives 4 from 7..8", "axis 1", "got 9"],
+    ),
     "output padding not below the stride": (
-        transpose(stride=2, padding=1, output_padding=2), ValueError, ["output_padding=2", "0..1", "7..8"]),
-    "output padding at stride 1": (transpose(output_padding=(0, 1)), ValueError, ["output_padding=(0, 1)", "from 6", "axis 1"]),
-    "negative output padding": (transpose(stride=2, output_padding=-1), ValueError, ["output_padding=-1", "at least 0"]),
+        transpose(stride=2, padding=1, output_padding=2),
+        ValueError,
+        ["output_padding=2", "0..1", "7..8"],
+    ),
+    "output padding at stride 1": (
+        transpose(output_padding=(0, 1)),
+        ValueError,
+        ["output_padding=(0, 1)", "from 6", "axis 1"],
+    ),
+    "negative output padding": (
+        transpose(stride=2, output_padding=-1),
+        ValueError,
+        ["output_padding=-1", "at least 0"],
+    ),
     "both": (transpose(stride=2, output_size=9, output_padding=0), ValueError, ["output_size=9", "output_padding=0"]),
     "SAME of another size": (
-        transpose(stride=2, padding="SAME", output_size=9), ValueError, ["padding SAME", "7..8", "got 9"]),
+        transpose(stride=2, padding="SAME", output_size=9),
+        ValueError,
+        ["padding SAME", "7..8", "got 9"],
+    ),
     "transposed channels that do not fit": (
-        transpose(y=np.ones((2, 4, 4, 4))), ValueError, ["4 channels", "last axis is 6", "forward convolution's kernel"]),
+        transpose(y=np.ones((2, 4, 4, 4))),
+        ValueError,
+        ["4 channels", "last axis is 6", "forward convolution's kernel"],
+    ),
     "nothing can be that small": (
-        transpose(y=np.ones((2, 1, 1, 6)), padding=3), ValueError, ["no legal output size", "gives 1 on axis 0"]),
+        transpose(y=np.ones((2, 1, 1, 6)), padding=3),
+        ValueError,
+        ["no legal output size", "gives 1 on axis 0"],
+    ),
     "kernel_size that does not say the rank": (kernel(kernel_size=3), TypeError, ["kernel_size=3", "(3,)", "(3, 3)"]),
     "y of another size": (kernel(stride=2), ValueError, ["(4, 4)", "gives (3, 3)"]),
     "y of another batch": (kernel(y=np.ones((3, 4, 4, 6)), stride=2, padding=1), ValueError, ["(2,)", "(3,)"]),
     "y not divided by groups": (
-        kernel(y=np.ones((2, 4, 4, 5)), stride=2, padding=1, groups=2), ValueError, ["y has 5 channels", "groups=2"]),
-}  # fmt: skip
+        kernel(y=np.ones((2, 4, 4, 5)), stride=2, padding=1, groups=2),
+        ValueError,
+        ["y has 5 channels", "groups=2"],
+    ),
+}
 
 
 @pytest.mark.parametrize(("call", "error", "says"), BAD.values(), ids=BAD.keys())

@@ -50,8 +50,16 @@ def test_resolve_agrees_with_the_plain_formula_and_round_trips(seed):
 
 @pytest.mark.parametrize(
     ("rule", "i", "k", "s", "d", "default"),
-    [("VALID", 4, 3, 2, 1, 9), ("VALID", 4, 1, 3, 1, 10), ("SAME", 4, 3, 2, 1, 8), ("SAME_LOWER", 4, 5, 3, 1, 12), ("CAUSAL", 4, 2, 2, 8, 8), (1, 4, 3, 2, 1, 7), (0, 4, 3, 2, 2, 11)],
-)  # fmt: skip
+    [
+        ("VALID", 4, 3, 2, 1, 9),
+        ("VALID", 4, 1, 3, 1, 10),
+        ("SAME", 4, 3, 2, 1, 8),
+        ("SAME_LOWER", 4, 5, 3, 1, 12),
+        ("CAUSAL", 4, 2, 2, 8, 8),
+        (1, 4, 3, 2, 1, 7),
+        (0, 4, 3, 2, 2, 11),
+    ],
+)
 def test_the_default_size_of_a_transpose(rule, i, k, s, d, default):
     """The smallest legal size for numbers and VALID, i*s for SAME, SAME_LOWER and CAUSAL."""
     kw = {"input_size": (i,), "kernel_size": (k,), "stride": s, "dilation": d, "padding": rule}

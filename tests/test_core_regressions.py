@@ -16,7 +16,8 @@ from jaxconv.geometry import ConvGeometry
 
 @pytest.mark.parametrize("seed", range(5))
 def test_negative_pads_in_one_dimension(seed):
-    """jax 0.10.2 on CPU computes a plain 1-D convolution with pads (-1, 1) wrongly; no lowering may hand such pads to XLA."""
+    """jax 0.10.2 on CPU computes a plain 1-D convolution with pads (-1, 1) wrongly; no lowering may hand such pads to
+    XLA."""
     rng = np.random.default_rng(seed)
     x, w = rng.standard_normal((2, 9, 3)).astype(np.float32), rng.standard_normal((3, 3, 4)).astype(np.float32)
     record = reference.geometry_of((9,), (3,), s=(1,), d=(1,), padding=((-1, 1),))
@@ -87,7 +88,8 @@ def test_pads_beyond_the_input_and_inputs_cropped_away(x64):
 
 
 def test_the_adjoint_in_the_words_of_lax(x64):
-    """SEMANTICS: lhs_dilation=s, rhs_dilation=d, flipped kernel, padding=(K-1-pl, n-1-(i-1)*s+pl), for every legal n."""
+    """SEMANTICS: lhs_dilation=s, rhs_dilation=d, flipped kernel, padding=(K-1-pl, n-1-(i-1)*s+pl), for every legal
+    n."""
     rng = np.random.default_rng(1)
     for k, s, d, pl, ph, i in itertools.product((1, 2, 3), (1, 2, 3), (1, 2), (0, 1), (0, 2), (3,)):
         y, w = rng.standard_normal((1, i, 3)), rng.standard_normal((k, 2, 3))

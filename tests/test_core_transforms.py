@@ -169,8 +169,13 @@ def test_strict_promotion_raises_on_mixed_dtypes_and_works_on_equal_ones(strict_
 
 @pytest.mark.parametrize(
     ("dtypes", "result"),
-    [(("bfloat16", "float32"), "float32"), (("float16", "bfloat16"), "float32"), (("float32", "complex64"), "complex64"), (("int8", "float16"), "float16")],
-)  # fmt: skip
+    [
+        (("bfloat16", "float32"), "float32"),
+        (("float16", "bfloat16"), "float32"),
+        (("float32", "complex64"), "complex64"),
+        (("int8", "float16"), "float16"),
+    ],
+)
 def test_operands_promote_as_jax_numpy_does(dtypes, result):
     x, w = jnp.ones((1, 5, 2), dtypes[0]), jnp.ones((3, 2, 2), dtypes[1])
     assert jc.conv(x, w).dtype == result == (x[0, 0, 0] * w[0, 0, 0]).dtype

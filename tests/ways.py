@@ -1,6 +1,7 @@
 """Every way to compute a face, behind one interface: the properties in test_core_faces.py are asked of each.
 
-A way is a name, three functions (x, w) -> y, (y, w) -> x, (x, y) -> w that take the case they are for, and a predicate that says which
+A way is a name, three functions (x, w) -> y, (y, w) -> x, (x, y) -> w that take the case they are for, and a predicate
+that says which
 cases it serves.
 """
 
@@ -32,7 +33,8 @@ def _ops(method):
 
 
 def geometry(case):
-    """The geometry that reaches the lowering: padding modes other than zeros have become an input that is padded already."""
+    """The geometry that reaches the lowering: padding modes other than zeros have become an input that is padded
+    already."""
     resolved = ConvGeometry.resolve(input_size=case.n, kernel_size=case.k, **case.params)
     return resolved if case.mode == "zeros" else resolved.unpadded()
 

@@ -1,6 +1,7 @@
 """Speed as ratios: real layers and random ones, whole networks, all contenders in turn in one run.
 
-``jaxconv bench`` is [`bench`][jaxconv.benchmark.bench]. Nothing here decides anything at run time; the lowering of a call is a pure function of
+``jaxconv bench`` is [`bench`][jaxconv.benchmark.bench]. Nothing here decides anything at run time; the lowering of a
+call is a pure function of
 its geometry (``jaxconv bench --explain LAYER``).
 """
 
@@ -63,7 +64,10 @@ def bench(
     real = [scaled(layer, batch_factor) for layer in _select(cases)]
     unseen = [] if cases else [scaled(layer, batch_factor) for layer in random_layers(random, seed)]
     print(f"peaks of this machine in this run: {(peaks := runner.machine_peaks(dtype))}")
-    print(f"{len(real)} real layers, {len(unseen)} random ones (seed {seed}); {dtype}; best of {repeats} in turn", flush=True)
+    print(
+        f"{len(real)} real layers, {len(unseen)} random ones (seed {seed}); {dtype}; best of {repeats} in turn",
+        flush=True,
+    )
 
     def show(row) -> None:
         print(f"{report.line(row)}  {report.roofline(row, peaks):.0%} of roofline", flush=True)
@@ -91,7 +95,9 @@ def bench(
     return record
 
 
-def bench_networks(*, dtype: str = "float32", repeats: int = 9, gpu_sizes: bool = False, out: pathlib.Path | None = None) -> dict:
+def bench_networks(
+    *, dtype: str = "float32", repeats: int = 9, gpu_sizes: bool = False, out: pathlib.Path | None = None
+) -> dict:
     """Measure one training step of whole networks and print times and ratios.
 
     Args:
@@ -121,7 +127,9 @@ def bench_networks(*, dtype: str = "float32", repeats: int = 9, gpu_sizes: bool 
         print(f"{net.name}: one training step")
         for name, took in seconds.items():
             first = f"first call {ready[name].first_call:.1f} s" if ready[name].first_call else ""
-            print(f"  {name:10} {1e3 * took:8.1f} ms   {took / seconds['jaxconv']:.2f} of jaxconv's   {first}", flush=True)
+            print(
+                f"  {name:10} {1e3 * took:8.1f} ms   {took / seconds['jaxconv']:.2f} of jaxconv's   {first}", flush=True
+            )
     if out is not None:
         report.write_json(pathlib.Path(out), record)
     return record

@@ -14,7 +14,8 @@ from jaxconv.geometry import ConvGeometry, Padding
 class Layer:
     """One convolution or transposed convolution of a real network.
 
-    `size`, `channels_in` and `channels_out` are those of the layer's own input and output; for a transposed layer these are the forward
+    `size`, `channels_in` and `channels_out` are those of the layer's own input and output; for a transposed layer
+    these are the forward
     convolution's output and input.
     """
 
@@ -86,7 +87,9 @@ def _t(name, batch, size, cin, cout, k, s, padding, output_padding=0, groups=1) 
 
 def _c(name, batch, size, cin, cout, k, s=1, d=1, padding=None, groups=1) -> Layer:
     rank = len(size)
-    return Layer(name, batch, size, cin, cout, (k,) * rank, s, d, d * (k - 1) // 2 if padding is None else padding, groups)
+    return Layer(
+        name, batch, size, cin, cout, (k,) * rank, s, d, d * (k - 1) // 2 if padding is None else padding, groups
+    )
 
 
 # Sizes a CPU finishes in milliseconds; a GPU is given larger batches (see `scaled`).

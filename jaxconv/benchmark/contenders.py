@@ -1,6 +1,8 @@
-"""Who is measured: jaxconv, lax, flax, equinox and PyTorch, each computing a layer's forward pass and its gradients alone.
+"""Who is measured: jaxconv, lax, flax, equinox and PyTorch, each computing a layer's forward pass and its gradients
+alone.
 
-A contender prepares a layer once and returns ready calls without arguments; each call ends when its result is there. One that is not installed, or
+A contender prepares a layer once and returns ready calls without arguments; each call ends when its result is there.
+One that is not installed, or
 cannot compute a layer, says so and is named as absent.
 """
 
@@ -99,7 +101,8 @@ def lax_forward(layer: Layer) -> Callable:
 
 
 def plain_kernel(layer: Layer, w: np.ndarray) -> np.ndarray:
-    """The kernel that `lax_forward` takes: for a transposed layer flipped, with its channels the other way round, group by group."""
+    """The kernel that `lax_forward` takes: for a transposed layer flipped, with its channels the other way round,
+    group by group."""
     if not layer.transposed:
         return w
     g = layer.geometry
@@ -123,7 +126,13 @@ def flax_(layer: Layer, task: str, dtype: str) -> Prepared:
     from flax import nnx
 
     g, a = layer.geometry, arrays(layer, dtype)
-    common = {"kernel_size": g.kernel_size, "use_bias": False, "rngs": nnx.Rngs(0), "dtype": dtype, "param_dtype": dtype}
+    common = {
+        "kernel_size": g.kernel_size,
+        "use_bias": False,
+        "rngs": nnx.Rngs(0),
+        "dtype": dtype,
+        "param_dtype": dtype,
+    }
     data, ct = ("y", "x") if layer.transposed else ("x", "y")
     if layer.transposed:
         if g.groups > 1:

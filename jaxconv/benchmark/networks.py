@@ -1,6 +1,7 @@
 """Whole networks: one training step (forward, backward, SGD) of the same network by different convolutions.
 
-The networks are plain functions of a list of kernels, so that nothing but the convolutions differs: jaxconv's operations, lax as flax calls it, the
+The networks are plain functions of a list of kernels, so that nothing but the convolutions differs: jaxconv's
+operations, lax as flax calls it, the
 lax version through `jaxconv.accelerate`, and PyTorch modules of the same shape.
 """
 
@@ -47,7 +48,8 @@ ON_GPU = (
 
 
 def kernel_shapes(net: Network) -> list[tuple[int, ...]]:
-    """Kernels in the order in which the network uses them; transposed ones in jaxconv's layout (forward convolution)."""
+    """Kernels in the order in which the network uses them; transposed ones in jaxconv's layout (forward
+    convolution)."""
     if net.kind == "stack":
         c = net.widths[0]
         return [(3, 3, c, c)] * len(STACK_RATES)
@@ -93,7 +95,9 @@ def _ours_transposed(y, w):
 
 
 def _lax(x, w, rate):
-    return lax.conv_general_dilated(x, w, (1, 1), "SAME", rhs_dilation=(rate, rate), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", rhs_dilation=(rate, rate), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _lax_transposed(y, w):
@@ -174,7 +178,9 @@ def _torch(net: Network, dtype: str) -> tuple[Prepared, float]:
         for w in kernels
     ]
     images, wanted = (
-        torch.tensor(np.moveaxis(np.asarray(a), -1, 1), device=device, dtype=kind).contiguous(memory_format=torch.channels_last)
+        torch.tensor(np.moveaxis(np.asarray(a), -1, 1), device=device, dtype=kind).contiguous(
+            memory_format=torch.channels_last
+        )
         for a in (x, target)
     )
 

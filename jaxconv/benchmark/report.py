@@ -19,7 +19,11 @@ PEERS = ("lax", "flax", "equinox", "torch")
 def line(row: Row) -> str:
     """One measured layer: our time, each peer's as a ratio (above 1 jaxconv is faster), the lowerings chosen."""
     ours = row.seconds.get("jaxconv")
-    cells = [f"{row.layer[:44]:44} {row.task:9} {1e3 * ours:9.3f} ms" if ours else f"{row.layer[:44]:44} {row.task:9} {'-':>12}"]
+    cells = [
+        f"{row.layer[:44]:44} {row.task:9} {1e3 * ours:9.3f} ms"
+        if ours
+        else f"{row.layer[:44]:44} {row.task:9} {'-':>12}"
+    ]
     for peer in PEERS:
         ratio = row.ratio(peer)
         cells.append(f"{peer} {'-' if ratio is None else f'{ratio:.2f}'}")
@@ -35,7 +39,9 @@ def table(rows: Sequence[Row], title: str) -> str:
             if found is not None:
                 mean, worst, layer = found
                 count = sum(r.task == task and r.ratio(peer) is not None for r in rows)
-                out.append(f"  {task:9} against {peer:8} mean {mean:7.2f}   worst {worst:6.2f}  ({layer}; {count} layers)")
+                out.append(
+                    f"  {task:9} against {peer:8} mean {mean:7.2f}   worst {worst:6.2f}  ({layer}; {count} layers)"
+                )
     return "\n".join(out)
 
 

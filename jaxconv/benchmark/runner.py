@@ -119,7 +119,8 @@ def measure(
 
 
 def machine_peaks(dtype: str = "float32") -> dict[str, float]:
-    """What this machine reaches in this run: multiply-adds a second of a large matrix product, bytes a second of a copy."""
+    """What this machine reaches in this run: multiply-adds a second of a large matrix product, bytes a second of a
+    copy."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(jnp.matmul)
@@ -146,7 +147,12 @@ def machine() -> dict[str, Any]:
     device = jax.devices()[0]
     import os
 
-    return {"date": time.strftime("%Y-%m-%d"), "device": device.device_kind, "cores": os.cpu_count(), "versions": versions}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": device.device_kind,
+        "cores": os.cpu_count(),
+        "versions": versions,
+    }
 
 
 def summary(rows: Sequence[Row], peer: str, task: str) -> tuple[float, float, str] | None:

@@ -1,11 +1,14 @@
 """Groups as a few dense convolutions: neighbouring groups are merged into block-diagonal kernels of about 32 channels.
 
-A grouped convolution is block-diagonal in its channels. XLA's own grouped convolution on CPUs is slow, and a group of 4 or 8 channels is
-too narrow for a fast matrix product, so `merge` groups at a time become one dense problem, whose kernel is zero outside its diagonal blocks:
+A grouped convolution is block-diagonal in its channels. XLA's own grouped convolution on CPUs is slow, and a group of
+4 or 8 channels is
+too narrow for a fast matrix product, so `merge` groups at a time become one dense problem, whose kernel is zero
+outside its diagonal blocks:
 
     y[blocks of merge groups] = dense face on (merge * I/groups) -> (merge * O/groups) channels
 
-The zeros cost `merge` times the arithmetic and buy full vector width. For the kernel face the dense result's diagonal blocks are kept.
+The zeros cost `merge` times the arithmetic and buy full vector width. For the kernel face the dense result's diagonal
+blocks are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from jaxconv.geometry import ConvGeometry
 if TYPE_CHECKING:
     from jaxconv.lowering.choice import Call
 
-# Below this many channels a dense convolution of XLA's CPU backend loses its vector width (measured: 16 channels reach half the rate of 32).
+# Below this many channels a dense convolution of XLA's CPU backend loses its vector width (measured: 16 channels reach
+# half the rate of 32).
 WIDTH = 32
 # More dense problems than this are never unrolled into one program.
 MOST_BLOCKS = 32
@@ -89,7 +93,8 @@ def _each(data: Array, w: Array, call: Call, run) -> Array:
 
 
 def block_diagonal(w: Array, count: int, merge: int) -> list[Array]:
-    """(*k, I', O) of count * merge groups -> `count` kernels (*k, merge*I', O/count), zero off their diagonal blocks."""
+    """(*k, I', O) of count * merge groups -> `count` kernels (*k, merge*I', O/count), zero off their diagonal
+    blocks."""
     *taps, i, out = w.shape
     o = out // (count * merge)
     if merge == 1:

@@ -1,8 +1,11 @@
 """What a call costs by each lowering on a CPU: a linear model of a few amounts that can be counted from the geometry.
 
-``seconds = sum over kinds of RATE[kind] * amount[kind]``. The amounts are multiply-adds by the kind of program that does them, bytes that copies move,
-and operations that are launched; the rates (seconds per unit) were fitted by non-negative least squares on the recorded measurements in
-``benchmarks/results`` by ``benchmarks/fit_costs.py``, each case weighted by 1/time. The model only has to rank the lowerings of
+``seconds = sum over kinds of RATE[kind] * amount[kind]``. The amounts are multiply-adds by the kind of program that
+does them, bytes that copies move,
+and operations that are launched; the rates (seconds per unit) were fitted by non-negative least squares on the
+recorded measurements in
+``benchmarks/results`` by ``benchmarks/fit_costs.py``, each case weighted by 1/time. The model only has to rank the
+lowerings of
 one call: how often it picks the fastest, and what the other picks cost, is printed by the same script.
 """
 
@@ -25,30 +28,37 @@ LANES = 16
 RESIDENT = 16e6
 
 RATES: dict[str, float] = {
-    "3-D dilated window": 2e-10,
-    "3-D window": 3e-11,
-    "bytes": 2e-10,
-    "depthwise": 1e-10,
-    "depthwise kernel": 3e-10,
-    "faulting bytes": 6e-10,
-    "grouped kernel": 5e-09,
-    "grouped product": 3e-11,
-    "grouped product narrow": 2e-11,
-    "grouped stuffed": 1e-10,
-    "grouped window": 3e-10,
-    "ops": 5e-06,
-    "product": 1.2e-11,
-    "product narrow": 1e-11,
-    "shuffled bytes": 5e-10,
-    "strided depthwise": 2e-10,
-    "strided depthwise kernel": 3e-10,
-    "window adjoint": 1e-11,
-    "window adjoint narrow": 2e-12,
-    "window apply": 1e-11,
-    "window apply narrow": 2e-12,
-    "window kernel": 2e-11,
-    "window kernel narrow": 1e-11,
-    "window stuffed": 1e-12,
+    "3-D dilated window": 1.79e-10,
+    "3-D window": 1.51e-10,
+    "bytes": 2.47e-11,
+    "depthwise": 3.69e-11,
+    "depthwise kernel": 1.76e-09,
+    "depthwise native kernel": 1.82e-09,
+    "depthwise native window": 3.29e-09,
+    "faulting bytes": 1.88e-09,
+    "grouped native kernel": 1.41e-09,
+    "grouped native window": 1.32e-10,
+    "grouped pairing": 6.08e-11,
+    "grouped pairing narrow": 2.86e-11,
+    "grouped product": 4.48e-11,
+    "grouped product narrow": 1.36e-11,
+    "grouped stuffed": 4.88e-11,
+    "ops": 5.32e-07,
+    "pairing": 1.64e-11,
+    "pairing narrow": 1.31e-11,
+    "product": 8.58e-12,
+    "product narrow": 3.87e-12,
+    "shuffled bytes": 6.16e-11,
+    "strided depthwise": 3.4e-11,
+    "strided depthwise kernel": 4.49e-10,
+    "window adjoint": 8.05e-12,
+    "window adjoint narrow": 2.47e-12,
+    "window apply": 8.34e-12,
+    "window apply narrow": 3.67e-12,
+    "window kernel": 1.55e-11,
+    "window kernel narrow": 5.99e-12,
+    "window kernel strided": 7.85e-12,
+    "window stuffed": 1.36e-12,
 }
 
 
@@ -82,6 +92,11 @@ def _narrow(call: Call) -> float:
     return LANES / (call.channels_in / g.groups) + LANES / (call.channels_out / g.groups)
 
 
+def _product_kind(call: Call) -> str:
+    """The kernel face contracts over all positions, the others over channels: their products run at different rates."""
+    return ("grouped " if call.geometry.groups > 1 else "") + ("pairing" if call.face == "kernel" else "product")
+
+
 def _input(call: Call) -> float:
     return float(call.batch * math.prod(call.geometry.input_size) * call.channels_in * ELEMENT)
 
@@ -100,7 +115,8 @@ def _window(call: Call, choose) -> Counter:
     out: Counter = Counter(ops=1)
     strided = call.face == "adjoint" and any(s > 1 for s in g.stride)
     if g.groups > 1:
-        out[f"grouped {'kernel' if call.face == 'kernel' else 'window'}"] = work
+        width = "depthwise" if taps.is_depthwise(call) else "grouped"
+        out[f"{width} native {'kernel' if call.face == 'kernel' else 'window'}"] = work
         if strided:
             out["grouped stuffed"] = work * math.prod(g.stride)
         return out
@@ -110,6 +126,8 @@ def _window(call: Call, choose) -> Counter:
         return out
     out[f"window {call.face}"] = work
     out[f"window {call.face} narrow"] = work * _narrow(call)
+    if call.face == "kernel" and any(s > 1 for s in g.stride):
+        out["window kernel strided"] = work
     if strided:
         out["window stuffed"] = work * math.prod(g.stride)
     return out
@@ -122,17 +140,37 @@ def _taps(call: Call, choose) -> Counter:
     if taps.is_depthwise(call):
         kind = "depthwise kernel" if call.face == "kernel" else "depthwise"
         strided = "strided " if any(s > 1 for s in g.stride) else ""
-        return Counter({strided + kind: met * call.channels_out, "bytes": 2 * _input(call), "ops": 2 + len(boxes) * (call.face == "kernel")})
+        return Counter(
+            {
+                strided + kind: met * call.channels_out,
+                "bytes": 2 * _input(call),
+                "ops": 2 + len(boxes) * (call.face == "kernel"),
+            }
+        )
     work = met * (call.channels_in // g.groups) * call.channels_out
-    kind = "grouped product" if g.groups > 1 else "product"
+    # A pointwise pairing is one plain product: nothing is cut out, nothing added up.
+    kind = "product" if g.groups == 1 and math.prod(g.kernel_size) == 1 else _product_kind(call)
     out = Counter({kind: work, f"{kind} narrow": work * _narrow(call), "ops": 4.0 * len(boxes)})
-    sides = {
-        "apply": call.channels_in + 2 * call.channels_out,
-        "adjoint": 2 * call.channels_in + call.channels_out,
-        "kernel": call.channels_in + call.channels_out,
-    }[call.face]
-    out["bytes"] = met * sides * ELEMENT
+    out["bytes"] = sum(_tap_traffic(call, *corner) for corner in boxes)
     return out
+
+
+def _tap_traffic(call: Call, t, out_low, in_low, size) -> float:
+    """Bytes copied to cut a tap's slices out, and to add its product to the sum; a slice that is the whole is no
+    copy."""
+    g = call.geometry
+    positions = call.batch * math.prod(size) * ELEMENT
+    whole_input = tuple(size) == g.input_size and all(s == 1 for s in g.stride)
+    whole_output = tuple(size) == g.output_size
+    into = 0.0 if whole_input else 2.0 * positions * call.channels_in
+    out = 0.0 if whole_output else 2.0 * positions * call.channels_out
+    if call.face == "kernel":
+        return into + out
+    # The product is written, then read, added and written again; the first one starts the sum.
+    rest = 0.0 if math.prod(g.kernel_size) == 1 else 3.0 * positions
+    if call.face == "apply":
+        return into + rest * call.channels_out
+    return out + rest * call.channels_in
 
 
 def _patches(call: Call, choose) -> Counter:
@@ -143,7 +181,7 @@ def _patches(call: Call, choose) -> Counter:
     else:
         patch = call.batch * math.prod(g.output_size) * taps_count * call.channels_in * ELEMENT
     work = multiply_adds(call)
-    kind = "grouped product" if g.groups > 1 else "product"
+    kind = _product_kind(call)
     out = Counter({kind: work, f"{kind} narrow": work * _narrow(call) / taps_count, "ops": 2.0 * taps_count})
     out["bytes"] = _input(call) + 2.0 * patch
     out["faulting bytes"] = max(patch - RESIDENT, 0.0)

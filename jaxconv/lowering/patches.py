@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
-    """As tap sums, apart from the adjoint, where the patches of y by the flipped kernel serve stride 1."""
+    """As tap sums, but for depthwise calls, which have no product to make, and strided adjoints, which have no
+    patches."""
+    if 1 < g.groups == channels_in:
+        return False
     if face == "adjoint" and any(s > 1 for s in g.stride):
         return False
     return taps.serves(face, g, channels_in, channels_out)
@@ -68,7 +71,9 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
     stacked = jnp.concatenate([p.reshape(*p.shape[:-1], g.groups, per_group) for p in pieces], axis=-1)
     y = y.reshape(*y.shape[:-1], g.groups, call.channels_out // g.groups)
     lead, group = tuple(range(y.ndim - 2)), (y.ndim - 2,)
-    w = lax.dot_general(y, stacked, ((lead, lead), (group, group)), precision=call.precision, preferred_element_type=wide)
+    w = lax.dot_general(
+        y, stacked, ((lead, lead), (group, group)), precision=call.precision, preferred_element_type=wide
+    )
     w = w.reshape(g.groups, call.channels_out // g.groups, count, per_group)
     w = jnp.transpose(w, (2, 3, 0, 1))
     return w.reshape(*g.kernel_size, per_group, call.channels_out).astype(call.out_dtype)

@@ -1,16 +1,22 @@
 """The residue split: one move that turns a spacing of m into m unit-spacing problems.
 
-Where one spacing of ``b*u + lo = s*q + d*t`` is m > 1 and the other two are 1, splitting the *other two* tensors by their residue modulo m leaves unit
+Where one spacing of ``b*u + lo = s*q + d*t`` is m > 1 and the other two are 1, splitting the *other two* tensors by
+their residue modulo m leaves unit
 spacings:
 
-- m = s, the output's spacing (a strided convolution, a transposed one): x and w are split. x becomes space-to-depth, ``p = u + lo = s*v + r``, and
-  the kernel of ``ceil(k/s)`` taps has s times the channels an axis: apply and kernel see a stride-1 problem on x split by phase, the adjoint
+- m = s, the output's spacing (a strided convolution, a transposed one): x and w are split. x becomes space-to-depth,
+``p = u + lo = s*v + r``, and
+  the kernel of ``ceil(k/s)`` taps has s times the channels an axis: apply and kernel see a stride-1 problem on x split
+  by phase, the adjoint
   produces all phases at once and a pixel shuffle puts them in place (sub-pixel convolution);
-- m = d, the kernel's spacing (an atrous convolution): x and y are split, ``u + lo = d*v + r``, ``q = d*v' + r``: space-to-batch, in all three faces.
+- m = d, the kernel's spacing (an atrous convolution): x and y are split, ``u + lo = d*v + r``, ``q = d*v' + r``:
+space-to-batch, in all three faces.
 
-The inner problem is handed back to the choice. Where k == s nothing overlaps and the inner problem is a single matrix product.
+The inner problem is handed back to the choice. Where k == s nothing overlaps and the inner problem is a single matrix
+product.
 
-Source: Shi et al. 2016 (arXiv:1609.05158 and 1609.07009) for the phases of a transposed convolution; Chen et al. 2018 (arXiv:1606.00915), section 3.1,
+Source: Shi et al. 2016 (arXiv:1609.05158 and 1609.07009) for the phases of a transposed convolution; Chen et al. 2018
+(arXiv:1606.00915), section 3.1,
 for space-to-batch.
 """
 
@@ -251,6 +257,4 @@ def batch_to_space(x: Array, lows, size, rate) -> Array:
         order += [1 + rank + axis, 1 + axis]
     x = jnp.transpose(x, [*order, 2 * rank + 1])
     x = x.reshape(x.shape[0], *(c * d for c, d in zip(count, rate, strict=True)), x.shape[-1])
-    return lax.slice(
-        x, (0, *lows, 0), (x.shape[0], *(lo + n for lo, n in zip(lows, size, strict=True)), x.shape[-1])
-    )
+    return lax.slice(x, (0, *lows, 0), (x.shape[0], *(lo + n for lo, n in zip(lows, size, strict=True)), x.shape[-1]))

@@ -1,12 +1,17 @@
-"""Which lowering serves on accelerators: rules read off per-face measurements on one H200 (jax 0.11.2, bfloat16 and TF32).
+"""Which lowering serves on accelerators: rules read off per-face measurements on one H200 (jax 0.11.2, bfloat16 and
+TF32).
 
-XLA's GPU backend hands the native form of each face to cuDNN when it recognises it, so `window` is the default. It has no fast path for three
+XLA's GPU backend hands the native form of each face to cuDNN when it recognises it, so `window` is the default. It has
+no fast path for three
 kinds of call, which is where the other lowerings come in (times in ms of native form and alternative on that machine):
 
 - the kernel face with a dilation: 4.8 against 0.31 at 128x128x256, rate 2 (space-to-batch);
-- the adjoint with kernel and stride large and few taps a phase: 11.7 against 0.16 for k = 64, s = 32 (phases), and into 3 channels 0.40 against 0.15;
-- depthwise calls that are dilated or strided: 1.8 against 0.17 at rate 4 (space-to-batch), 1.6 against 0.16 for the forward convolution of a
-  bilinear upsampler and 1.5 against 0.34 for its kernel face (taps), 4.4 against 0.43 for its adjoint (phases with taps inside).
+- the adjoint with kernel and stride large and few taps a phase: 11.7 against 0.16 for k = 64, s = 32 (phases), and
+into 3 channels 0.40 against 0.15;
+- depthwise calls that are dilated or strided: 1.8 against 0.17 at rate 4 (space-to-batch), 1.6 against 0.16 for the
+forward convolution of a
+  bilinear upsampler and 1.5 against 0.34 for its kernel face (taps), 4.4 against 0.43 for its adjoint (phases with
+  taps inside).
 
 TPUs were not measured: they always take the native form.
 """

@@ -6,8 +6,10 @@ For tap t the outputs that meet the input are a box: ``q`` with ``0 <= s*q + d*t
     adjoint  x[s*q + d*t - lo] += y[box] w[t]^T       (stride 1)
     kernel   w[t]      = sum over box of x[s*q + d*t - lo]^T y[box]
 
-and what falls on padding is never computed: at dilation 18 on a 33x33 map that is 59% of the nominal work. A product is a matrix product
-where channels mix, a batched one where groups do, and an element-wise multiply-add, one fused loop over all taps, where each channel stands
+and what falls on padding is never computed: at dilation 18 on a 33x33 map that is 59% of the nominal work. A product
+is a matrix product
+where channels mix, a batched one where groups do, and an element-wise multiply-add, one fused loop over all taps,
+where each channel stands
 alone (depthwise).
 
 Source: the shift-and-add form of a convolution; boxes as in Dumoulin and Visin 2016 (arXiv:1603.07285), section 2.3.
@@ -34,7 +36,8 @@ MOST_TAPS = 128
 
 
 def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
-    """Base dilation 1, few taps, and for the adjoint stride 1 unless each channel stands alone (phases bring the rest there)."""
+    """Base dilation 1, few taps, and for the adjoint stride 1 unless each channel stands alone (phases bring the rest
+    there)."""
     taps = 1
     for k in g.kernel_size:
         taps *= k
@@ -50,9 +53,7 @@ def apply(x: Array, w: Array, call: Call) -> Array:
     g = call.geometry
     if is_depthwise(call):
         return _depthwise_sum(x, w, call, g, list(boxes(g)), g.output_size)
-    pieces = (
-        (out_low, _product(_cut(x, in_low, size, g.stride), w[t], call)) for t, out_low, in_low, size in boxes(g)
-    )
+    pieces = ((out_low, _product(_cut(x, in_low, size, g.stride), w[t], call)) for t, out_low, in_low, size in boxes(g))
     return _add_up(pieces, (x.shape[0], *g.output_size, call.channels_out), call)
 
 
@@ -152,7 +153,8 @@ def _pairing(a: Array, b: Array, call: Call) -> Array:
 
 
 def _add_up(pieces, shape: tuple[int, ...], call: Call) -> Array:
-    """Sum of pieces placed at their low corners; a piece as large as the whole needs no placing, so it starts the sum."""
+    """Sum of pieces placed at their low corners; a piece as large as the whole needs no placing, so it starts the
+    sum."""
     pieces = sorted(pieces, key=lambda piece: piece[1].size, reverse=True)
     total = None
     for low, piece in pieces:
@@ -174,7 +176,8 @@ def _add_up(pieces, shape: tuple[int, ...], call: Call) -> Array:
 def _depthwise_sum(a: Array, w: Array, call: Call, g: ConvGeometry, boxes_of_taps, size: tuple[int, ...]) -> Array:
     """One fused multiply-add over all taps: `a` is padded once, so that every tap sees a slice of the same size.
 
-    Each box is (tap, first in the result, first in `a`, ...); a result element r and its operand lie `low_a - low_result` apart (times the
+    Each box is (tap, first in the result, first in `a`, ...); a result element r and its operand lie `low_a -
+    low_result` apart (times the
     stride), whatever the box.
     """
     wide, multiplier = accumulator(call), call.channels_out // g.groups
@@ -230,7 +233,8 @@ def _taps_of(size: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def pad_for(a: Array, size, step, shifts) -> tuple[Array, tuple[int, ...]]:
-    """Zeros around `a` so that every shifted, strided slice of `size` elements lies inside; and where shift 0 then is."""
+    """Zeros around `a` so that every shifted, strided slice of `size` elements lies inside; and where shift 0 then
+    is."""
     config, lows = [(0, 0, 0)], []
     for axis in range(len(size)):
         along = [shift[axis] for shift in shifts]

@@ -3,18 +3,21 @@
 With ``b*u + lo = s*q + d*t`` per axis:
 
 - apply: window of x, stride s, input dilation b, kernel dilation d, low pad lo;
-- adjoint: window of y, stride b, input dilation s, kernel dilation d, the kernel flipped, low pad ``d*(k-1) - lo``. The flip stays inside the
+- adjoint: window of y, stride b, input dilation s, kernel dilation d, the kernel flipped, low pad ``d*(k-1) - lo``.
+The flip stays inside the
   compiled function: XLA's GPU backend matches it to recognise the backward-data convolution;
-- kernel: window of x with y as the kernel, stride d, input dilation b, kernel dilation s, low pad lo: the kernel gradient of the forward
+- kernel: window of x with y as the kernel, stride d, input dilation b, kernel dilation s, low pad lo: the kernel
+gradient of the forward
   convolution, never the derivative of a zero-stuffed one.
 
-Pads handed to XLA are never negative: jax 0.10.2 on CPU computes a plain 1-D convolution with pads (-1, 1) wrongly. What a negative pad
+Pads handed to XLA are never negative: jax 0.10.2 on CPU computes a plain 1-D convolution with pads (-1, 1) wrongly.
+What a negative pad
 would crop is sliced off first.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -103,7 +106,7 @@ def swap_grouped_channels(w: Array, groups: int) -> Array:
     return jnp.swapaxes(w, -1, -3).reshape(*taps, out // groups, groups * per_group)
 
 
-def accumulator(call: Call):
+def accumulator(call: Call) -> Any:
     """The dtype to ask XLA for: float32 at least for half precision, so that sums are not rounded as they grow."""
     if jnp.issubdtype(call.out_dtype, jnp.floating) and jnp.finfo(call.out_dtype).bits < 32:
         return jnp.dtype(jnp.float32)
@@ -170,7 +173,8 @@ def _crop(
         lhs = lax.slice_in_dim(lhs, first, stop, axis=axis)
     covered = low + dilation * (stop - first - 1) + 1
     exact = max(reach - covered, 0)
-    # Any high pad from `exact` to `exact + stride - 1` gives the same windows: the caller's own, where it is one of these, keeps
+    # Any high pad from `exact` to `exact + stride - 1` gives the same windows: the caller's own, where it is one of
+    # these, keeps
     # symmetric pads symmetric (which libraries have fast paths for).
     limit = reach + stride - 1 - covered
     return lhs, (low, wanted_high if exact <= wanted_high <= limit else exact)
