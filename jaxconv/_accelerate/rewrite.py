@@ -17,7 +17,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import PartitionSpec
 
-from jaxconv import _compat, trilinear
+from jaxconv import trilinear
 from jaxconv._accelerate.equation import Equation
 from jaxconv._accelerate.face import evaluate
 from jaxconv._accelerate.recognise import Assignment, assignments, refusal
@@ -164,7 +164,7 @@ def _trace(fn: Callable, *avals: Any) -> Any:
     mesh = next((m for m in map(_mesh_of, avals) if not m.empty), None)
     if mesh is None:
         return jax.make_jaxpr(fn)(*avals).jaxpr
-    varying = [_compat.varying_axes(aval) for aval in avals]
+    varying = [_varying_axes(aval) for aval in avals]
     if not any(varying):
         with jax.sharding.use_abstract_mesh(mesh):
             return jax.make_jaxpr(fn)(*avals).jaxpr
@@ -187,6 +187,11 @@ def _trace_manual(fn: Callable, avals: tuple[Any, ...], varying: list[frozenset[
     with jax.sharding.use_abstract_mesh(outer):
         (eqn,) = jax.make_jaxpr(mapped)(*whole).jaxpr.eqns
     return next(v for v in eqn.params.values() if isinstance(v, Jaxpr | ClosedJaxpr))
+
+
+def _varying_axes(aval: Any) -> frozenset[str]:
+    manual = getattr(aval, "manual_axis_type", None)  # as `_compat.varying_axes`, which reads it off values
+    return frozenset(getattr(manual, "varying", None) or getattr(aval, "vma", None) or ())
 
 
 def _mesh_of(aval: Any) -> Any:
