@@ -183,3 +183,19 @@ def test_bad_arguments_are_named():
         receptive_field(3, IMAGE)
     with pytest.raises(ValueError, match="method must be"):
         receptive_field(conv, IMAGE, method="magic")
+
+
+def test_derivatives_maps_and_tiles():
+    image = jax.ShapeDtypeStruct((2, 12, 12, 2), jnp.float32)
+    for pool in (lambda x: jc.max_pool(x, 2), lambda x: lax.reduce_window(x, -jnp.inf, lax.max, *WINDOW)):
+        field = receptive_field(lambda x, pool=pool: jax.vjp(pool, x)[1](conv(x, stride=2, out=2))[0], image)
+        # The cotangent's paths and, inside the library's own gradient, the comparisons that choose among taps.
+        assert field.method == "jaxpr" and field.mask((5, 5))[4:7, 4:7].all() and field.size[0] <= 7
+    field = receptive_field(lambda x: jax.vjp(conv, x)[1](conv(x))[0], image)
+    assert field.size == (5, 5) and field.counts((6, 6)).sum() == 81
+    assert receptive_field(lambda x: lax.map(lambda row: conv(row[None])[0], x), image).counts((6, 6)).sum() == 9
+    field = receptive_field(lambda x: jnp.tile(conv(x), (1, 2, 1, 1)), image)
+    assert field.output_size == (24, 12) and field.box((18, 6)) == (slice(5, 8), slice(5, 8))
+
+
+WINDOW = ((1, 2, 2, 1), (1, 2, 2, 1), "VALID")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from .constants import Const, known
-from .graph import Axis, Value
+from .graph import Axis, Value, uniform
 from .interpret import Anything, Reader, rule
 from .rules_pointwise import values_of
 from .rules_shape import joined, sliced
@@ -51,6 +51,10 @@ def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     if length > _TURNS:
         raise reader.refuse(f"{length} turns are too many to follow")
     consts, carry, stacked = inputs[:fixed], list(inputs[fixed : fixed + carried]), inputs[fixed + carried :]
+    free = all(isinstance(v, Const) or (not v.axes[0].spatial and v.axes[0].count == 1) for v in stacked)
+    if carried == 0 and free and length > 0:
+        once = reader.inside("turns", p["jaxpr"], [*consts, *(_row(reader, v, 0) for v in stacked)])
+        return [_repeated(reader, v, length, aval.aval) for v, aval in zip(once, eqn.outvars, strict=True)]
     rows: list[list[Anything]] = []
     turns = range(length - 1, -1, -1) if p["reverse"] else range(length)
     for turn in turns:
@@ -74,6 +78,14 @@ def _scan_parts(eqn: Any) -> tuple[int, int]:
     scanned = sum(len(o.aval.shape) != len(i.aval.shape) for o, i in zip(eqn.invars, body.invars, strict=True))
     carried = sum(len(o.aval.shape) == len(i.aval.shape) for o, i in zip(eqn.outvars, body.outvars, strict=True))
     return len(eqn.invars) - scanned - carried, carried
+
+
+def _repeated(reader: Reader, row: Anything, length: int, aval: Any) -> Anything:
+    """The stack of turns that all read alike, as over a batch."""
+    if isinstance(row, Const):
+        return Const(aval)
+    axes = [uniform(length), *row.axes]
+    return reader.graph.remap(row, axes, range(1, len(axes)))
 
 
 def _row(reader: Reader, value: Anything, turn: int) -> Anything:

@@ -277,6 +277,17 @@ def _pad(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     return [select_positions(reader, value, picks, "pad") if picks else value]
 
 
+@rule("tile")
+def _tile(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    (value,) = inputs
+    picks: dict[int, tuple[np.ndarray, Link | None]] = {
+        a: (np.tile(np.arange(n), m // n), None)
+        for a, (n, m) in enumerate(zip(value.shape, eqn.outvars[0].aval.shape, strict=True))
+        if n not in (0, m)
+    }
+    return [select_positions(reader, value, picks, "tile") if picks else value]
+
+
 # -------------------------------------------------------------------------------------------------------- concatenate
 @rule("concatenate")
 def _concatenate(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:

@@ -192,6 +192,22 @@ def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Any
     return [seen] * len(eqn.outvars)
 
 
+@rule("select_and_scatter_add")
+def _select_and_scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    """The gradient of a max-pooling: a value goes to some position of its window."""
+    value, operand = inputs[:2]
+    if not isinstance(value, Value):
+        raise reader.refuse("only which position is the largest depends on the input")
+    p = eqn.params
+    links, made = {}, []
+    for a, (k, s, (low, _)) in enumerate(zip(p["window_dimensions"], p["window_strides"], p["padding"], strict=True)):
+        r = Affine(n_in=operand.shape[a], n_out=value.shape[a], taps=k, stride=s, low=low)
+        if r != Affine(value.shape[a], value.shape[a], 1):
+            links[a] = transposed_window(r)
+            made.append(links[a].affine)
+    return [windowed(reader, value, links, "select_and_scatter_add", **_layer("unpool", made))]
+
+
 # --------------------------------------------------------------------- the library's pooling, as jitted calls by name
 def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Affine]:
     """The window that a pooling call slides along each axis, found from what is inside of it.
@@ -251,9 +267,11 @@ def _fit(n_in: int, n_out: int, low: np.ndarray, high: np.ndarray, taps: np.ndar
 
 
 def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    value = inputs[0]
-    if not isinstance(value, Value):
-        raise reader.refuse("its first operand does not depend on the input")
+    results = 2 if eqn.params["name"] == "max_pool_with_indices" else 1
+    if len(inputs) != 1 or len(eqn.outvars) != results:  # a part of its derivative, which carries the same name
+        return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
+    (value,) = inputs
+    assert isinstance(value, Value)  # a call on constants is not read
     found = separable_window(reader, eqn, value)
     layer = _layer("pool", list(found.values()), windows=found)
     seen = windowed(reader, value, {a: window(r) for a, r in found.items()}, eqn.params["name"], **layer)
@@ -262,7 +280,9 @@ def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
 
 def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     """A value goes to some position of the window that its index was taken from: the pooling's link, transposed."""
-    value, indices = inputs[0], inputs[1]
+    if len(inputs) != 2 or inputs[0].shape != inputs[1].shape:
+        return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
+    value, indices = inputs
     if not isinstance(value, Value):
         raise reader.refuse("only its indices depend on the input")
     windows = _pool_windows(indices)
