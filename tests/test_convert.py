@@ -222,6 +222,8 @@ def test_bad_files_are_named(tmp_path):
             tmp_path / "run",
             model_kwargs={"in_channels": 1, "classes": 2, "widths": [2]},
         )
+    with pytest.raises(ValueError, match="model 'fsrcnn' gives no classes"):
+        convert_checkpoint(tmp_path / "other.safetensors", "fsrcnn", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

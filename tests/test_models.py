@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxconv import pooling
-from jaxconv.models import REGISTRY, ENet, UNet
+from jaxconv.models import FSRCNN, REGISTRY, ENet, UNet
 
 
 def filled(make, seed=3):
@@ -123,6 +123,7 @@ def test_unet_refuses_images_below_its_levels():
             {"in_channels": 2, "classes": 3, "widths": (2, 4), "rank": 1, "batch_norm": False, "dtype": "bfloat16"},
         ),
         ("enet", {"classes": 5, "in_channels": 1}),
+        ("fsrcnn", {"scale": 3, "channels": 1, "features": 4, "shrunk": 3, "maps": 2}),
     ],
 )
 def test_models_are_made_again_from_json(name, kwargs):
@@ -159,3 +160,11 @@ def test_enet_dilations_follow_the_published_schedule(enet):
     rates = {name: getattr(model, name).ext_conv2.layers[0].dilation for name in (*model.second, *model.third)}
     assert [rate[0] for rate in rates.values()] == [1, 2, 1, 4, 1, 8, 1, 16] * 2
     assert model.second[0] == "regular2_1" and model.third[0] == "regular3_0" and model.third[-1] == "dilated3_7"
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_fsrcnn_multiplies_every_size(scale):
+    model = nnx.eval_shape(lambda: FSRCNN(scale, features=4, shrunk=2, maps=1, rngs=nnx.Rngs(0)))
+    assert shape_of(model, 2, 5, 7, 3) == (2, 5 * scale, 7 * scale, 3)
+    with pytest.raises(ValueError, match="maps=0"):
+        FSRCNN(scale, maps=0, rngs=nnx.Rngs(0))

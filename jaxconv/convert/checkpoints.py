@@ -91,6 +91,11 @@ def convert_checkpoint(
     kwargs = {**kwargs, **(model_kwargs or {})}
     # Abstract: no random number is drawn for parameters that the file is about to fill.
     network = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
+    if preprocessing is None and record is None and "classes" not in network.config:
+        raise ValueError(
+            f"model {model!r} gives no classes, and a run folder is for segmentation; place its weights with "
+            "jaxconv.convert.load_tensors"
+        )
     report = load_tensors(
         network, checkpoint.tensors, convention=convention, rename=rename, ordered=checkpoint.ordered, dry_run=dry_run,
         source=str(path),
@@ -98,8 +103,7 @@ def convert_checkpoint(
     if dry_run:
         return report
     config = network.config
-    if preprocessing is None:
-        preprocessing = record or _plain_preprocessing(config["classes"], config["in_channels"])
+    preprocessing = preprocessing or record or _plain_preprocessing(config["classes"], config["in_channels"])
     network.eval()
     extra = {"converted_from": Path(path).name, "placed": len(report.placed)}
     return save_run(

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 from jaxconv.nn import Conv, ConvTranspose, PReLU
+from jaxconv.nn import linen as linen_layers
 
 CONVENTIONS = ("torch", "keras")
 _CONTAINERS = (nnx.Module, list, tuple, dict)
@@ -29,7 +30,7 @@ class Need:
         shape: shape of the tensor in the source.
         target_shape: shape of the variable.
         to_model: from the source's array to the variable's.
-        slot: the variable itself.
+        slot: the variable itself, or for linen what stands for it: anything with ``get_value`` and ``set_value``.
     """
 
     variable: str
@@ -37,7 +38,7 @@ class Need:
     shape: tuple[int, ...]
     target_shape: tuple[int, ...]
     to_model: Callable[[np.ndarray], np.ndarray]
-    slot: nnx.Variable
+    slot: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +71,24 @@ def walk(model: nnx.Module, convention: str = "torch") -> list[Layer]:
     Example:
         >>> from flax import nnx
         >>> from jaxconv.nn import Conv
-        >>> [layer.signature for layer in walk(Conv(3, 8, (5, 5), rngs=nnx.Rngs(0)))]
+        >>> model = nnx.eval_shape(lambda: Conv(3, 8, (5, 5), rngs=nnx.Rngs(0)))
+        >>> [layer.signature for layer in walk(model)]
         [(('bias', (8,)), ('weight', (8, 3, 5, 5)))]
     """
+    check_convention(convention)
+    return list(_walk(model, (), convention))
+
+
+def check_convention(convention: str) -> None:
+    """Refuse a convention that is not known here."""
     if convention not in CONVENTIONS:
         raise ValueError(f"convention={convention!r} is not one of {', '.join(map(repr, CONVENTIONS))}")
-    return list(_walk(model, (), convention))
 
 
 def _walk(node: Any, path: tuple[str, ...], convention: str) -> Iterator[Layer]:
     own = {name: v for name, v in _children(node) if isinstance(v, nnx.Variable) and not isinstance(v, nnx.RngState)}
     if own:
-        rule = next((rule for kind, rule in _RULES if isinstance(node, kind)), _plain)
-        needs = tuple(
-            _need(path, name, v, rule(node, name, v.get_value().shape, convention)) for name, v in own.items()
-        )
-        yield Layer(".".join(path), type(node).__name__, needs)
+        yield layer_of(node, path, own, convention)
     for name, child in _children(node):
         if isinstance(child, _CONTAINERS):
             yield from _walk(child, (*path, name), convention)
@@ -103,9 +106,15 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, child) for name, child in vars(node).items() if not name.startswith("_pytree__"))
 
 
-def _need(path: tuple[str, ...], name: str, variable: nnx.Variable, rule: _Rule) -> Need:
-    shape = variable.get_value().shape
-    return Need(".".join((*path, name)), rule.name, rule.shape, shape, rule.to_model, variable)
+def layer_of(node: Any, path: tuple[str, ...], variables: dict[str, Any], convention: str) -> Layer:
+    """The layer of one module, NNX or linen, with its own variables by name."""
+    rule_of = next((rule for kind, rule in _RULES if isinstance(node, kind)), _plain)
+    needs = []
+    for name, variable in variables.items():
+        shape = tuple(variable.get_value().shape)
+        rule = rule_of(node, name, shape, convention)
+        needs.append(Need(".".join((*path, name)), rule.name, rule.shape, shape, rule.to_model, variable))
+    return Layer(".".join(path), type(node).__name__, tuple(needs))
 
 
 # ---------------------------------------------------------------------- rules: how a variable lies in the source
@@ -183,4 +192,10 @@ _RULES: tuple[tuple[Any, Callable[..., _Rule]], ...] = (
     ((nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm), _norm),
     ((PReLU, nnx.PReLU), _slope),
     (nnx.Embed, _embedding),
+    ((linen_layers.Conv, linen_layers.ConvTranspose, linen.Conv), _bias_or(_reversed_axes)),
+    (linen.ConvTranspose, _bias_or(_flax_transposed)),
+    (linen.Dense, _bias_or(_linear)),
+    ((linen.BatchNorm, linen.LayerNorm, linen.GroupNorm, linen.InstanceNorm, linen.RMSNorm), _norm),
+    (linen.PReLU, _slope),
+    (linen.Embed, _embedding),
 )

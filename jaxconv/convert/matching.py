@@ -78,8 +78,22 @@ def load_tensors(
           weight (8, 3, 5, 5) -> kernel (5, 5, 3, 8)
           bias (8,) -> bias (8,)
     """
-    arrays = {name: _as_numpy(value) for name, value in tensors.items()}
-    layers = walk(model, convention)
+    options = {"rename": rename, "ordered": ordered, "strict": strict, "dry_run": dry_run, "source": source}
+    return place(walk(model, convention), tensors, **options)
+
+
+def place(
+    layers: list[Layer],
+    tensors: Mapping[str, Any],
+    *,
+    rename: Rename | None,
+    ordered: bool,
+    strict: bool,
+    dry_run: bool,
+    source: str,
+) -> Report:
+    """`load_tensors` for layers that have been found already, of whatever kind of module."""
+    arrays = {name: _as_numpy(name, value) for name, value in tensors.items()}
     sources, ignored = _group(arrays, rename)
     report = _report(layers, sources, _pair(layers, sources, arrays, ordered), arrays, ignored, ordered)
     if strict and not dry_run:
@@ -89,12 +103,14 @@ def load_tensors(
     return report
 
 
-def _as_numpy(value: Any) -> np.ndarray:
+def _as_numpy(name: str, value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         # NumPy has no bfloat16; float32 holds each of its values.
         value = value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
-    return np.asarray(value)
+    array = np.asarray(value)
+    # Keras stores the slopes of a PReLU with the axes that they are shared along: (1, 1, C).
+    return array.reshape(-1) if name.removesuffix(":0").endswith("/alpha") else array
 
 
 def _group(arrays: Mapping[str, np.ndarray], rename: Rename | None) -> tuple[dict[str, _Source], list[str]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-_TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar", "")
+from jaxconv.convert.onnx import read_onnx
+
 # Where training scripts put the weights in what they save.
 _NESTED = ("state_dict", "model_state_dict", "model")
 
@@ -30,12 +31,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a PyTorch state_dict, a safetensors file or a NumPy archive.
+    """Read a PyTorch state_dict, a safetensors file, an ONNX model's initialisers or a NumPy archive.
 
     Args:
-        path: .safetensors, .npz, or anything that ``torch.load`` reads (PyTorch is needed only for these). PyTorch
-            files are read with ``weights_only=True`` on the CPU: no code from the file is run. A state_dict inside a
-            larger dict, under "state_dict", "model_state_dict" or "model", is found.
+        path: .safetensors, .onnx, .npz, or anything that ``torch.load`` reads (PyTorch is needed only for these).
+            PyTorch files are read with ``weights_only=True`` on the CPU: no code from the file is run. A state_dict
+            inside a larger dict, under "state_dict", "model_state_dict" or "model", is found.
 
     Returns:
         The names and arrays.
@@ -58,6 +59,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise FileNotFoundError(f"{path} is not a file")
     if path.suffix == ".safetensors":
         return Checkpoint(_read_safetensors(path), False, path)
+    if path.suffix == ".onnx":
+        return Checkpoint(read_onnx(path), True, path)
     if path.suffix == ".npz":
         return Checkpoint(_read_npz(path), True, path)
     return Checkpoint(_read_torch(path), True, path)

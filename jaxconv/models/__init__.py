@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxconv.models.enet import ENet
+from jaxconv.models.fsrcnn import FSRCNN
 from jaxconv.models.unet import UNet
 
-REGISTRY: dict[str, Callable[..., Any]] = {"enet": ENet, "unet": UNet}
+REGISTRY: dict[str, Callable[..., Any]] = {"enet": ENet, "fsrcnn": FSRCNN, "unet": UNet}
 
-__all__ = ["REGISTRY", "ENet", "UNet"]
+__all__ = ["FSRCNN", "REGISTRY", "ENet", "UNet"]

@@ -1,0 +1,99 @@
+"""FSRCNN, super-resolution that works at low resolution and upsamples by one transposed convolution at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxconv._checks import as_index
+from jaxconv.nn import Conv, ConvTranspose, PReLU
+
+
+class FSRCNN(nnx.Module):
+    """FSRCNN(d, s, m): features 5x5, shrinking 1x1, m maps 3x3, expanding 1x1, transposed convolution 9x9.
+
+    Attribute names are those of published PyTorch weights; a PReLU stands after the extraction, the shrinking, the last
+    map and the expansion.
+
+    Args:
+        scale: factor of upsampling; the stride of the transposed convolution.
+        channels: channels of the image.
+        features: d, channels of the extracted features.
+        shrunk: s, channels of the maps.
+        maps: m, number of 3x3 convolutions.
+        dtype: dtype to compute in (a name such as "bfloat16" too); default: what input and parameters promote to.
+        param_dtype: dtype of the parameters.
+        rngs: random streams.
+
+    Returns:
+        Called with x (*batch, H, W, channels): (*batch, scale*H, scale*W, channels), not clipped.
+
+    Raises:
+        ValueError: a number below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> model = nnx.eval_shape(lambda: FSRCNN(2, rngs=nnx.Rngs(0)))
+        >>> nnx.eval_shape(lambda m, x: m(x), model, jnp.ones((1, 10, 7, 3))).shape
+        (1, 20, 14, 3)
+
+    Source: Dong et al. 2016 (arXiv:1608.00367), section 3.
+    """
+
+    def __init__(
+        self,
+        scale: int = 2,
+        *,
+        channels: int = 3,
+        features: int = 56,
+        shrunk: int = 12,
+        maps: int = 4,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        numbers = {"scale": scale, "channels": channels, "features": features, "shrunk": shrunk, "maps": maps}
+        for name, value in numbers.items():
+            if as_index(value, name) < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.scale, self.channels, self.features, self.shrunk, self.maps = numbers.values()
+        self.dtype, self.param_dtype = dtype, param_dtype
+        types = {"dtype": dtype, "param_dtype": param_dtype}
+
+        self.feature_extract = Conv(channels, features, (5, 5), padding=2, rngs=rngs, **types)
+        self.activation_1 = PReLU(features, **types)
+        self.shrink = Conv(features, shrunk, (1, 1), rngs=rngs, **types)
+        self.activation_2 = PReLU(shrunk, **types)
+        for i in range(1, maps + 1):
+            setattr(self, f"map_{i}", Conv(shrunk, shrunk, (3, 3), padding=1, rngs=rngs, **types))
+        self.activation_3 = PReLU(shrunk, **types)
+        self.expand = Conv(shrunk, features, (1, 1), rngs=rngs, **types)
+        self.activation_4 = PReLU(features, **types)
+        self.deconv = ConvTranspose(features, channels, (9, 9), stride=scale, padding=4, rngs=rngs, **types)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments that make this network again (without parameters), as JSON values."""
+        return {
+            "scale": self.scale,
+            "channels": self.channels,
+            "features": self.features,
+            "shrunk": self.shrunk,
+            "maps": self.maps,
+            "dtype": None if self.dtype is None else jnp.dtype(self.dtype).name,
+            "param_dtype": jnp.dtype(self.param_dtype).name,
+        }
+
+    def __call__(self, x: Array) -> Array:
+        """(*batch, scale*H, scale*W, channels) of x (*batch, H, W, channels)."""
+        size = tuple(self.scale * n for n in x.shape[-3:-1])
+        x = self.activation_2(self.shrink(self.activation_1(self.feature_extract(x))))
+        for i in range(1, self.maps + 1):
+            x = getattr(self, f"map_{i}")(x)
+        x = self.activation_4(self.expand(self.activation_3(x)))
+        return self.deconv(x, output_size=size)
