@@ -99,11 +99,9 @@ def _golub_kahan(operator: LinearOperator, v: Array, steps: int) -> tuple[Array,
     def step(j, state):
         left, right, alphas, betas, v = state
         right = right.at[j].set(v)
-        u = _orthogonalise(forward(v), left)
-        u, alpha = _unit(u)
+        u, alpha = _new_direction(forward(v), left)
         left = left.at[j].set(u)
-        v = _orthogonalise(backward(u), right)
-        v, beta = _unit(v)
+        v, beta = _new_direction(backward(u), right)
         return left, right, alphas.at[j].set(alpha), betas.at[j].set(beta), v
 
     rows, columns = operator.shape
@@ -121,11 +119,16 @@ def _golub_kahan(operator: LinearOperator, v: Array, steps: int) -> tuple[Array,
     return _unit(u)[0], _unit(v)[0], sigmas[0], betas[-1] * jnp.abs(p[-1, 0])
 
 
-def _orthogonalise(x: Array, basis: Array) -> Array:
-    """x less its parts in the rows of basis; twice, since one pass leaves rounding behind (Giraud et al. 2005)."""
-    for _ in range(2):
+def _new_direction(x: Array, basis: Array) -> tuple[Array, Array]:
+    """The part of x outside the rows of basis, of unit length, and its length; zero where only rounding is left.
+
+    Where the Krylov space is exhausted, rounding scaled up to unit length would be a direction that is in the basis.
+    """
+    before = jnp.linalg.norm(x)
+    for _ in range(2):  # one pass leaves rounding behind (Giraud et al. 2005)
         x = x - (basis.conj() @ x) @ basis
-    return x
+    fresh = jnp.linalg.norm(x) > 50 * jnp.finfo(x.dtype).eps * before
+    return _unit(jnp.where(fresh, x, 0))
 
 
 def _unit(x: Array) -> tuple[Array, Array]:
