@@ -6,6 +6,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 
 def as_index(value: Any, name: str) -> int:
     """`value` as a plain int; floats, booleans, strings and traced values are refused by name."""
@@ -29,7 +31,7 @@ def per_axis(value: int | Sequence[int], name: str, rank: int, minimum: int = 1)
             raise ValueError(f"{name}={value!r} has {len(value)} entries, but there are {rank} spatial axes")
         out = tuple(as_index(v, name) for v in value)
     elif getattr(value, "ndim", 0) == 1:
-        return per_axis([v for v in value], name, rank, minimum)  # type: ignore[union-attr]
+        return per_axis(np.asarray(value).tolist(), name, rank, minimum)
     else:
         out = (as_index(value, name),) * rank
     if any(v < minimum for v in out):

@@ -50,7 +50,7 @@ def evaluate(run: Folder, data: Path | None = None, split: str = "test", batch_s
         split: which images.
         batch_size: images at a time.
     """
-    from jaxconv.train.evaluate import evaluate as call
+    from jaxconv.train.evaluation import evaluate as call
 
     call(run, data_folder=data, split=split, batch_size=batch_size)
 
@@ -64,7 +64,7 @@ def predict(run: Folder, images: Images, out: Path, labels: bool = False) -> Non
         out: folder for NAME_overlay.png.
         labels: also write NAME_labels.png, whose value is the class.
     """
-    from jaxconv.train.predict import predict as call
+    from jaxconv.train.prediction import predict as call
 
     call(run, images, out, labels=labels)
 
@@ -86,7 +86,54 @@ def convert(
     print(convert_checkpoint(checkpoint, model, out, convention=convention, dry_run=dry_run))
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": train, "evaluate": evaluate, "predict": predict, "convert": convert}
+def bench(
+    cases: tuple[str, ...] = (),
+    random: int = 12,
+    seed: int | None = None,
+    contenders: tuple[str, ...] = ("jaxconv", "lax", "flax", "equinox", "torch"),
+    dtype: str = "float32",
+    repeats: int = 7,
+    batch_factor: int = 1,
+    networks: bool = False,
+    gpu_sizes: bool = False,
+    explain: str | None = None,
+    out: Path | None = None,
+    picture: Path | None = None,
+) -> None:
+    """Measure layers against lax, flax, equinox and PyTorch in turn, as ratios; or whole networks with --networks.
+
+    Args:
+        cases: parts of layer names; none means all, and random layers beside them.
+        random: how many random layers.
+        seed: of the random layers; a fresh one by default.
+        contenders: who is measured.
+        dtype: of all operands.
+        repeats: interleaved repeats; the best counts.
+        batch_factor: multiplies every batch.
+        networks: one training step of whole networks instead of layers.
+        gpu_sizes: networks at the sizes meant for a GPU.
+        explain: only say which lowering each face of the layers with this in their name takes, and why.
+        out: JSON file to write.
+        picture: PNG file to draw.
+    """
+    from jaxconv import benchmark
+
+    if explain is not None:
+        print(benchmark.explain(explain, dtype))
+    elif networks:
+        benchmark.bench_networks(dtype=dtype, repeats=repeats, gpu_sizes=gpu_sizes, out=out)
+    else:
+        options = {"random": random, "seed": seed, "dtype": dtype, "repeats": repeats, "batch_factor": batch_factor}
+        benchmark.bench(cases, contenders=contenders, out=out, picture=picture, **options)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "convert": convert,
+    "bench": bench,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

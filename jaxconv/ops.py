@@ -335,5 +335,5 @@ def _check_method(method: str, face: str, geometry: ConvGeometry, channels_in: i
 def _precision(precision: Any) -> Any:
     """A hashable precision; None takes the value that the default has where the operation is called."""
     if precision is None:
-        return jax.config.jax_default_matmul_precision
+        return getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 - jax's stubs do not list it
     return tuple(precision) if isinstance(precision, list) else precision

@@ -119,7 +119,8 @@ def fold(y: Array, geometry: ConvGeometry, first_axis: int) -> Array:
     for i, (n, pads) in enumerate(zip(geometry.input_size, geometry.pads, strict=True)):
         if pads == (0, 0):
             continue
-        axis, at, total = first_axis + i, 0, None
+        axis, at = first_axis + i, 0
+        total: Array | None = None
         for start, length, step in runs(n, pads, geometry.padding_mode):
             piece = lax.slice_in_dim(y, at, at + length, axis=axis)
             at += length
@@ -133,5 +134,6 @@ def fold(y: Array, geometry: ConvGeometry, first_axis: int) -> Array:
             config[axis] = (first, n - first - count, 0)
             piece = lax.pad(piece, jax.numpy.zeros((), y.dtype), config)
             total = piece if total is None else total + piece
+        assert total is not None  # a padded axis has at least one run
         y = total
     return y

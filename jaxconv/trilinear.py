@@ -110,6 +110,7 @@ def _spec(prim, slots: dict[str, Any], g: ConvGeometry) -> tuple[Any, ...] | Non
         if any(w[: g.rank]):
             raise ValueError(f"the taps of a kernel cannot be sharded: {_show(full)}")
         if y is None:
+            assert x is not None
             _same("input channels", x[-1:], w[-2:-1], full)
             spec = (*batch, *space, w[-1])
         else:
@@ -274,7 +275,7 @@ def _split_kernel(w: Array, size: int, groups: int, which: str) -> Array:
 
 def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, method, platform) -> Array:
     slots = dict(zip(SLOTS[prim], (a, b), strict=False))
-    data = slots.get("x", slots.get("y"))
+    data = slots["x"] if "x" in slots else slots["y"]
     batch_shape = data.shape[: -geometry.rank - 1]
     count = math.prod(batch_shape)
     # Lowerings know one batch axis; here shardings are no longer types, so merging axes is only a change of view.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from jaxconv.benchmark import networks, report, runner
 from jaxconv.benchmark.cases import REAL, Layer, random_layers, scaled
@@ -72,7 +73,7 @@ def bench(
     def show(row) -> None:
         print(f"{report.line(row)}  {report.roofline(row, peaks):.0%} of roofline", flush=True)
 
-    options = {"contenders": contenders, "dtype": dtype, "repeats": repeats, "progress": show}
+    options: dict[str, Any] = {"contenders": contenders, "dtype": dtype, "repeats": repeats, "progress": show}
     measured = {"real": runner.measure(real, **options), "unseen": runner.measure(unseen, **options)}
     absent = {name: why for rows in measured.values() for row in rows for name, why in row.absent.items()}
     for kind, rows in measured.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Layer:
     @property
     def geometry(self) -> ConvGeometry:
         """The forward convolution's geometry."""
-        common = {
+        common: dict[str, Any] = {
             "kernel_size": self.kernel,
             "stride": self.stride,
             "dilation": self.dilation,

@@ -126,7 +126,7 @@ def flax_(layer: Layer, task: str, dtype: str) -> Prepared:
     from flax import nnx
 
     g, a = layer.geometry, arrays(layer, dtype)
-    common = {
+    common: dict[str, Any] = {
         "kernel_size": g.kernel_size,
         "use_bias": False,
         "rngs": nnx.Rngs(0),
@@ -165,7 +165,7 @@ def equinox_(layer: Layer, task: str, dtype: str) -> Prepared:
     import equinox as eqx
 
     g, a = layer.geometry, arrays(layer, dtype)
-    common = {"dilation": g.dilation, "groups": g.groups, "use_bias": False, "key": jax.random.key(0)}
+    common: dict[str, Any] = {"dilation": g.dilation, "groups": g.groups, "use_bias": False, "key": jax.random.key(0)}
     data, ct = ("y", "x") if layer.transposed else ("x", "y")
     if layer.transposed:
         module: Any = eqx.nn.ConvTranspose(

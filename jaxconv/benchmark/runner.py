@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -140,13 +143,9 @@ def machine() -> dict[str, Any]:
     """What the figures depend on."""
     versions = {"jax": jax.__version__, "python": platform.python_version()}
     for name in ("flax", "equinox", "torch"):
-        try:
-            versions[name] = __import__("importlib.metadata", fromlist=["version"]).version(name)
-        except Exception:
-            continue
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     device = jax.devices()[0]
-    import os
-
     return {
         "date": time.strftime("%Y-%m-%d"),
         "device": device.device_kind,
@@ -157,7 +156,7 @@ def machine() -> dict[str, Any]:
 
 def summary(rows: Sequence[Row], peer: str, task: str) -> tuple[float, float, str] | None:
     """(geometric mean, worst, worst's layer) of peer's time over ours."""
-    found = [(r.ratio(peer), r.layer) for r in rows if r.task == task and r.ratio(peer) is not None]
+    found = [(ratio, r.layer) for r in rows if r.task == task and (ratio := r.ratio(peer)) is not None]
     if not found:
         return None
     worst = min(found)

@@ -12,7 +12,7 @@ one call: how often it picks the fastest, and what the other picks cost, is prin
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,14 @@ RATES: dict[str, float] = {
 }
 
 
-def amounts(method: str, call: Call, choose: Callable[[Call], str]) -> Counter:
+Amounts = defaultdict[str, float]
+
+
+def _amounts(found: dict[str, float] | None = None, **more: float) -> Amounts:
+    return defaultdict(float, {**(found or {}), **more})
+
+
+def amounts(method: str, call: Call, choose: Callable[[Call], str]) -> Amounts:
     """Amounts of each kind of work that `method` spends on `call`; `choose` decides what is inside a composite one."""
     return {
         "window": _window,
@@ -110,9 +117,9 @@ def _kernel(call: Call) -> float:
     return float(math.prod(g.kernel_size) * call.channels_in // g.groups * call.channels_out * ELEMENT)
 
 
-def _window(call: Call, choose) -> Counter:
+def _window(call: Call, choose) -> Amounts:
     g, work = call.geometry, multiply_adds(call)
-    out: Counter = Counter(ops=1)
+    out = _amounts(ops=1)
     strided = call.face == "adjoint" and any(s > 1 for s in g.stride)
     if g.groups > 1:
         width = "depthwise" if taps.is_depthwise(call) else "grouped"
@@ -133,14 +140,14 @@ def _window(call: Call, choose) -> Counter:
     return out
 
 
-def _taps(call: Call, choose) -> Counter:
+def _taps(call: Call, choose) -> Amounts:
     g = call.geometry
     boxes = list(taps.boxes(g))
     met = float(sum(math.prod(size) for *_, size in boxes)) * call.batch
     if taps.is_depthwise(call):
         kind = "depthwise kernel" if call.face == "kernel" else "depthwise"
         strided = "strided " if any(s > 1 for s in g.stride) else ""
-        return Counter(
+        return _amounts(
             {
                 strided + kind: met * call.channels_out,
                 "bytes": 2 * _input(call),
@@ -150,7 +157,7 @@ def _taps(call: Call, choose) -> Counter:
     work = met * (call.channels_in // g.groups) * call.channels_out
     # A pointwise pairing is one plain product: nothing is cut out, nothing added up.
     kind = "product" if g.groups == 1 and math.prod(g.kernel_size) == 1 else _product_kind(call)
-    out = Counter({kind: work, f"{kind} narrow": work * _narrow(call), "ops": 4.0 * len(boxes)})
+    out = _amounts({kind: work, f"{kind} narrow": work * _narrow(call), "ops": 4.0 * len(boxes)})
     out["bytes"] = sum(_tap_traffic(call, *corner) for corner in boxes)
     return out
 
@@ -173,7 +180,7 @@ def _tap_traffic(call: Call, t, out_low, in_low, size) -> float:
     return out + rest * call.channels_in
 
 
-def _patches(call: Call, choose) -> Counter:
+def _patches(call: Call, choose) -> Amounts:
     g = call.geometry
     taps_count = math.prod(g.kernel_size)
     if call.face == "adjoint":
@@ -182,18 +189,18 @@ def _patches(call: Call, choose) -> Counter:
         patch = call.batch * math.prod(g.output_size) * taps_count * call.channels_in * ELEMENT
     work = multiply_adds(call)
     kind = _product_kind(call)
-    out = Counter({kind: work, f"{kind} narrow": work * _narrow(call) / taps_count, "ops": 2.0 * taps_count})
+    out = _amounts({kind: work, f"{kind} narrow": work * _narrow(call) / taps_count, "ops": 2.0 * taps_count})
     out["bytes"] = _input(call) + 2.0 * patch
     out["faulting bytes"] = max(patch - RESIDENT, 0.0)
     return out
 
 
-def _inside(inner: Call, choose, times: int = 1) -> Counter:
+def _inside(inner: Call, choose, times: int = 1) -> Amounts:
     found = amounts(choose(inner), inner, choose)
-    return Counter({kind: amount * times for kind, amount in found.items()})
+    return _amounts({kind: amount * times for kind, amount in found.items()})
 
 
-def _phases(call: Call, choose) -> Counter:
+def _phases(call: Call, choose) -> Amounts:
     inner = residues.phase_call(call)
     out = _inside(inner, choose)
     out["shuffled bytes"] += 2 * _input(inner)
@@ -202,16 +209,15 @@ def _phases(call: Call, choose) -> Counter:
     return out
 
 
-def _space_to_batch(call: Call, choose) -> Counter:
+def _space_to_batch(call: Call, choose) -> Amounts:
     inner = residues.batch_call(call)
     out = _inside(inner, choose)
-    moved = {"apply": (1, 1), "adjoint": (1, 1), "kernel": (1, 1)}[call.face]
-    out["shuffled bytes"] += 2 * (moved[0] * _input(inner) + moved[1] * _output(inner))
+    out["shuffled bytes"] += 2 * (_input(inner) + _output(inner))
     out["ops"] += 4
     return out
 
 
-def _blocks(call: Call, choose) -> Counter:
+def _blocks(call: Call, choose) -> Amounts:
     inner = blocks.dense_call(call)
     count = call.channels_in // inner.channels_in
     out = _inside(inner, choose, count)
