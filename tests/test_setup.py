@@ -18,11 +18,11 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROWS = (
     {"_checks", "_compat"},
     {"geometry"},
-    {"padding", "unpooling", "windows"},
+    {"axis_maps", "padding", "unpooling", "windows"},
     {"lowering", "matrix"},
     {"trilinear"},
     {"ops"},
-    {"_accelerate", "accelerate", "pooling", "resample", "initializers"},
+    {"_accelerate", "accelerate", "initializers", "pooling", "recipe", "resample"},
     {"operator", "dialects", "analysis", "nn"},
     {"figures", "models"},
     {"benchmark", "train"},
