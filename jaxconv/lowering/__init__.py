@@ -6,6 +6,7 @@ one batch axis, where ``call`` is a [`Call`][jaxconv.lowering.Call], and says wh
 against.
 """
 
-from jaxconv.lowering.choice import METHODS, Call, choose, run, serves
+from jaxconv.lowering.call import Call
+from jaxconv.lowering.choice import METHODS, choose, run, serves
 
 __all__ = ["METHODS", "Call", "choose", "run", "serves"]

@@ -14,15 +14,12 @@ blocks are kept.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
-
-if TYPE_CHECKING:
-    from jaxconv.lowering.choice import Call
+from jaxconv.lowering.call import Call
 
 # Below this many channels a dense convolution of XLA's CPU backend loses its vector width (measured: 16 channels reach
 # half the rate of 32).

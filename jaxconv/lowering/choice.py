@@ -5,40 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import blocks, costs, patches, residues, rules, taps, window
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """Everything static about one evaluation of a face.
-
-    Attributes:
-        face: "apply" (x, w) -> y, "adjoint" (y, w) -> x or "kernel" (x, y) -> w.
-        geometry: the convolution's geometry; padding mode "zeros".
-        batch: number of batch elements.
-        channels_in: I, channels of the convolution's input.
-        channels_out: O, channels of its output.
-        dtype: dtype of the operands.
-        out_dtype: dtype of the result.
-        precision: as in lax.
-        platform: "cpu", "cuda", "rocm", "tpu" or None where it is not known.
-    """
-
-    face: str
-    geometry: ConvGeometry
-    batch: int
-    channels_in: int
-    channels_out: int
-    dtype: Any
-    out_dtype: Any
-    precision: Any = None
-    platform: str | None = None
+from jaxconv.lowering.call import Call
 
 
 class Lowering(NamedTuple):

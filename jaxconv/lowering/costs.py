@@ -14,12 +14,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from jaxconv.lowering import blocks, residues, taps
-
-if TYPE_CHECKING:
-    from jaxconv.lowering.choice import Call
+from jaxconv.lowering.call import Call
 
 ELEMENT = 4  # bytes; half precision is widened on CPUs, and double scales every amount alike
 # A product with fewer than this many channels on a side leaves vector lanes idle.
@@ -122,7 +119,7 @@ def _window(call: Call, choose) -> Amounts:
     out = _amounts(ops=1)
     strided = call.face == "adjoint" and any(s > 1 for s in g.stride)
     if g.groups > 1:
-        width = "depthwise" if taps.is_depthwise(call) else "grouped"
+        width = "depthwise" if call.depthwise else "grouped"
         out[f"{width} native {'kernel' if call.face == 'kernel' else 'window'}"] = work
         if strided:
             out["grouped stuffed"] = work * math.prod(g.stride)
@@ -144,7 +141,7 @@ def _taps(call: Call, choose) -> Amounts:
     g = call.geometry
     boxes = list(taps.boxes(g))
     met = float(sum(math.prod(size) for *_, size in boxes)) * call.batch
-    if taps.is_depthwise(call):
+    if call.depthwise:
         kind = "depthwise kernel" if call.face == "kernel" else "depthwise"
         strided = "strided " if any(s > 1 for s in g.stride) else ""
         return _amounts(

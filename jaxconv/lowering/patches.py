@@ -14,17 +14,14 @@ Source: Chellapilla et al. 2006 ("High performance convolutional neural networks
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import taps
-from jaxconv.lowering.window import accumulator
-
-if TYPE_CHECKING:
-    from jaxconv.lowering.choice import Call
+from jaxconv.lowering.call import Call
+from jaxconv.lowering.window import swap_grouped_channels
 
 
 def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
@@ -52,14 +49,14 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
     shifts = [tuple(-s for s in shift) for shift in _shifts(g)]
     padded, lows = taps.pad_for(y, g.input_size, ones, shifts)
     pieces = [_take(padded, sh, lows, g.input_size, ones) for sh in shifts]
-    w = taps.swap_grouped_channels(w, g.groups) if g.groups > 1 else jnp.swapaxes(w, -1, -2)
+    w = swap_grouped_channels(w, g.groups) if g.groups > 1 else jnp.swapaxes(w, -1, -2)
     return _contract(pieces, w.reshape(-1, *w.shape[-2:]), call, call.channels_in)
 
 
 def kernel(x: Array, y: Array, call: Call) -> Array:
     """w = P^T y, contracted with y's side first: y is the smaller matrix, and stays where it is."""
     g = call.geometry
-    wide = accumulator(call)
+    wide = call.accumulator
     padded, lows = taps.pad_for(x, g.output_size, g.stride, _shifts(g))
     pieces = [_take(padded, sh, lows, g.output_size, g.stride) for sh in _shifts(g)]
     count, per_group = len(pieces), call.channels_in // g.groups
@@ -95,7 +92,7 @@ def _take(padded: Array, shift, lows, size, step) -> Array:
 
 def _contract(pieces: list[Array], w: Array, call: Call, channels: int) -> Array:
     """(taps of (..., C)) times (taps, C/groups, out): one product, or one batched over the groups."""
-    groups, wide = call.geometry.groups, accumulator(call)
+    groups, wide = call.geometry.groups, call.accumulator
     if groups == 1:
         p = jnp.concatenate(pieces, axis=-1)
         y = lax.dot_general(

@@ -24,16 +24,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
-
-if TYPE_CHECKING:
-    from jaxconv.lowering.choice import Call
-
+from jaxconv.lowering.call import Call
 
 # ---------------------------------------------------------------------- stride: phases and space-to-depth
 

@@ -19,10 +19,8 @@ TPUs were not measured: they always take the native form.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from jaxconv.lowering.choice import Call
+from jaxconv.lowering.call import Call
 
 # Phases beat the native adjoint where the kernel is this large, or the result this thin.
 LARGE_STRIDE = 8

@@ -19,17 +19,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import residues
-from jaxconv.lowering.window import accumulator, swap_grouped_channels
-
-if TYPE_CHECKING:
-    from jaxconv.lowering.choice import Call
+from jaxconv.lowering.call import Call
+from jaxconv.lowering.window import swap_grouped_channels
 
 # More taps than this are never unrolled into one program: compile time is a cost that the user pays.
 MOST_TAPS = 128
@@ -51,7 +48,7 @@ def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> b
 def apply(x: Array, w: Array, call: Call) -> Array:
     """y = sum over taps of (slice of x) w[t], over the box of each tap."""
     g = call.geometry
-    if is_depthwise(call):
+    if call.depthwise:
         return _depthwise_sum(x, w, call, g, list(boxes(g)), g.output_size)
     pieces = ((out_low, _product(_cut(x, in_low, size, g.stride), w[t], call)) for t, out_low, in_low, size in boxes(g))
     return _add_up(pieces, (x.shape[0], *g.output_size, call.channels_out), call)
@@ -60,7 +57,7 @@ def apply(x: Array, w: Array, call: Call) -> Array:
 def adjoint(y: Array, w: Array, call: Call) -> Array:
     """x = sum over taps of (slice of y) w[t]^T; stride 1."""
     g = call.geometry
-    if is_depthwise(call) and call.channels_in == call.channels_out:
+    if call.depthwise and call.channels_in == call.channels_out:
         if any(s > 1 for s in g.stride):
             return _depthwise_phases(y, w, call)
         swapped = [(t, in_low, out_low, size) for t, out_low, in_low, size in boxes(g)]
@@ -84,14 +81,9 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
     found = {}
     for t, out_low, in_low, size in boxes(g):
         found[t] = _pairing(_cut(x, in_low, size, g.stride), _cut(y, out_low, size, ones), call)
-    zero = jnp.zeros(shape, accumulator(call))
+    zero = jnp.zeros(shape, call.accumulator)
     taps = [found.get(t, zero) for t in itertools.product(*map(range, g.kernel_size))]
     return jnp.stack(taps).reshape(*g.kernel_size, *shape).astype(call.out_dtype)
-
-
-def is_depthwise(call: Call) -> bool:
-    """One input channel a group."""
-    return call.geometry.groups > 1 and call.channels_in == call.geometry.groups
 
 
 def boxes(g: ConvGeometry) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
@@ -119,7 +111,7 @@ def _cut(a: Array, low: tuple[int, ...], size: tuple[int, ...], step: tuple[int,
 
 def _product(a: Array, w: Array, call: Call) -> Array:
     """(..., I) times (I/groups, O), group by group."""
-    groups, wide = call.geometry.groups, accumulator(call)
+    groups, wide = call.geometry.groups, call.accumulator
     if groups == 1:
         return lax.dot_general(
             a, w, (((a.ndim - 1,), (0,)), ((), ())), precision=call.precision, preferred_element_type=wide
@@ -139,9 +131,9 @@ def _product(a: Array, w: Array, call: Call) -> Array:
 
 def _pairing(a: Array, b: Array, call: Call) -> Array:
     """(..., I) paired with (..., O) over all leading axes: (I/groups, O)."""
-    groups, wide = call.geometry.groups, accumulator(call)
+    groups, wide = call.geometry.groups, call.accumulator
     lead = tuple(range(a.ndim - 1))
-    if is_depthwise(call) and a.shape[-1] == b.shape[-1]:
+    if call.depthwise and a.shape[-1] == b.shape[-1]:
         return jnp.sum(a.astype(wide) * b.astype(wide), axis=lead)[None]
     if groups == 1:
         return lax.dot_general(a, b, ((lead, lead), ((), ())), precision=call.precision, preferred_element_type=wide)
@@ -162,7 +154,7 @@ def _add_up(pieces, shape: tuple[int, ...], call: Call) -> Array:
             total = piece
             continue
         if total is None:
-            total = jnp.zeros(shape, accumulator(call))
+            total = jnp.zeros(shape, call.accumulator)
         if piece.shape == shape:
             total = total + piece
         else:
@@ -180,7 +172,7 @@ def _depthwise_sum(a: Array, w: Array, call: Call, g: ConvGeometry, boxes_of_tap
     low_result` apart (times the
     stride), whatever the box.
     """
-    wide, multiplier = accumulator(call), call.channels_out // g.groups
+    wide, multiplier = call.accumulator, call.channels_out // g.groups
     forward = call.face == "apply"
     step = g.stride if forward else (1,) * g.rank
     shifts = {
@@ -211,7 +203,7 @@ def _depthwise_phases(y: Array, w: Array, call: Call) -> Array:
     ``x[s*v + r - lo] = sum over e of y[v - e] w[s*e + r]``
     """
     g = call.geometry
-    wide = accumulator(call)
+    wide = call.accumulator
     inner = residues.phase_call(call).geometry
     split = residues.split_kernel(w, g)  # (*e, phases, C)
     shifts = [tuple(lo - e for lo, e in zip(inner.offsets, t, strict=True)) for t in _taps_of(inner.kernel_size)]

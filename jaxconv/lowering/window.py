@@ -17,13 +17,10 @@ would crop is sliced off first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import jax.numpy as jnp
 from jax import Array, lax
 
-if TYPE_CHECKING:
-    from jaxconv.lowering.choice import Call
+from jaxconv.lowering.call import Call
 
 
 def apply(x: Array, w: Array, call: Call) -> Array:
@@ -106,13 +103,6 @@ def swap_grouped_channels(w: Array, groups: int) -> Array:
     return jnp.swapaxes(w, -1, -3).reshape(*taps, out // groups, groups * per_group)
 
 
-def accumulator(call: Call) -> Any:
-    """The dtype to ask XLA for: float32 at least for half precision, so that sums are not rounded as they grow."""
-    if jnp.issubdtype(call.out_dtype, jnp.floating) and jnp.finfo(call.out_dtype).bits < 32:
-        return jnp.dtype(jnp.float32)
-    return call.out_dtype
-
-
 def _window(
     lhs: Array,
     rhs: Array,
@@ -147,7 +137,7 @@ def _window(
         feature_group_count=feature_groups,
         batch_group_count=batch_groups,
         precision=call.precision,
-        preferred_element_type=accumulator(call),
+        preferred_element_type=call.accumulator,
     )
     return out.astype(call.out_dtype)
 

@@ -1,0 +1,49 @@
+"""Everything static about one evaluation of a face: what a lowering is given beside its two arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxconv.geometry import ConvGeometry
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Everything static about one evaluation of a face.
+
+    Attributes:
+        face: "apply" (x, w) -> y, "adjoint" (y, w) -> x or "kernel" (x, y) -> w.
+        geometry: the convolution's geometry; padding mode "zeros".
+        batch: number of batch elements.
+        channels_in: I, channels of the convolution's input.
+        channels_out: O, channels of its output.
+        dtype: dtype of the operands.
+        out_dtype: dtype of the result.
+        precision: as in lax.
+        platform: "cpu", "cuda", "rocm", "tpu" or None where it is not known.
+    """
+
+    face: str
+    geometry: ConvGeometry
+    batch: int
+    channels_in: int
+    channels_out: int
+    dtype: Any
+    out_dtype: Any
+    precision: Any = None
+    platform: str | None = None
+
+    @property
+    def accumulator(self) -> Any:
+        """The dtype to sum in: float32 at least for half precision, so that sums are not rounded as they grow."""
+        if jnp.issubdtype(self.out_dtype, jnp.floating) and jnp.finfo(self.out_dtype).bits < 32:
+            return jnp.dtype(jnp.float32)
+        return self.out_dtype
+
+    @property
+    def depthwise(self) -> bool:
+        """One input channel a group."""
+        return 1 < self.geometry.groups == self.channels_in
