@@ -12,7 +12,7 @@ from flax import nnx  # noqa: E402
 
 from jaxconv.convert import convert_checkpoint, load_tensors  # noqa: E402
 from jaxconv.models import ENet  # noqa: E402
-from jaxconv.train.evaluate import evaluate  # noqa: E402
+from jaxconv.train.evaluation import evaluate  # noqa: E402
 from jaxconv.train.runfolder import load_run  # noqa: E402
 
 pytestmark = pytest.mark.parity

@@ -1,7 +1,9 @@
 """Run folders, checkpoints and the training loop, with a network small enough to compile in a second or two."""
 
 import json
+import shutil
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,12 @@ pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 from flax import nnx
+from PIL import Image
 from rich.console import Console
 from safetensors.numpy import load_file
 
 import jaxconv.models
-from jaxconv.train import Preprocessing, TrainConfig, load_run, save_run, train
+from jaxconv.train import Preprocessing, TrainConfig, evaluate, load_run, save_run, train
 from jaxconv.train.checkpoint import Checkpoints
 
 RECORD = Preprocessing(class_names=("a", "b"), channels=1)
@@ -92,9 +95,21 @@ def assert_same_run(folder, other):
     )
 
 
-def interrupted(folder, stop_at="step 4/"):
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 4; the same command continues"):
-        train(CONFIG, folder, console=Recorder(stop_at))
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The same run, stopped by SIGINT during step 4."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(jaxconv.models.REGISTRY, "tiny", Tiny)
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 4; the same command continues"):
+            train(CONFIG, folder, console=Recorder("step 4/"))
+    return folder
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    """A copy of it to continue."""
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
 def test_run_folder_holds_everything(uninterrupted):
@@ -121,26 +136,24 @@ def test_training_lowers_the_loss_and_moves_everything(uninterrupted):
         assert not np.array_equal(final[key], variable.get_value()), key
 
 
-def test_interrupted_run_continues_on_the_same_path(uninterrupted, tmp_path):
-    interrupted(tmp_path / "run")
-    assert not (tmp_path / "run" / "weights.safetensors").exists()
+def test_interrupted_run_continues_on_the_same_path(uninterrupted, interrupted):
+    assert not (interrupted / "weights.safetensors").exists()
     with pytest.raises(
         FileNotFoundError, match="weights.safetensors is missing .*start the same `jaxconv train` again"
     ):
-        load_run(tmp_path / "run")
+        load_run(interrupted)
     console = Recorder()
-    train(CONFIG, tmp_path / "run", console=console)
+    train(CONFIG, interrupted, console=console)
     assert any("after step 4 of 6" in line for line in console.lines)
-    assert_same_run(tmp_path / "run", uninterrupted)
+    assert_same_run(interrupted, uninterrupted)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "unfinished", "both"])
-def test_damaged_checkpoint_falls_back(uninterrupted, tmp_path, damage):
-    interrupted(tmp_path / "run")
-    steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+def test_damaged_checkpoint_falls_back(uninterrupted, interrupted, damage):
+    steps = sorted(int(p.name) for p in (interrupted / "checkpoints").iterdir())
     assert steps == [2, 4]
     for step in (2, 4) if damage == "both" else (4,):
-        newest = tmp_path / "run" / "checkpoints" / str(step)
+        newest = interrupted / "checkpoints" / str(step)
         largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
         content = bytearray(largest.read_bytes())
         if damage == "flip":
@@ -149,20 +162,19 @@ def test_damaged_checkpoint_falls_back(uninterrupted, tmp_path, damage):
         if damage == "unfinished":
             (newest / "digests.json").unlink()
     console = Recorder()
-    train(CONFIG, tmp_path / "run", console=console)
+    train(CONFIG, interrupted, console=console)
     said = "\n".join(console.lines)
     assert "checkpoints/4 is damaged" in said and "4.unreadable" in said
     assert ("after step 2 of 6" in said) == (damage != "both")
-    assert (tmp_path / "run" / "checkpoints" / "4.unreadable").is_dir()
-    assert_same_run(tmp_path / "run", uninterrupted)
+    assert (interrupted / "checkpoints" / "4.unreadable").is_dir()
+    assert_same_run(interrupted, uninterrupted)
 
 
-def test_half_written_metrics_row_is_dropped(uninterrupted, tmp_path):
-    interrupted(tmp_path / "run")
-    with (tmp_path / "run" / "metrics.csv").open("a") as handle:
+def test_half_written_metrics_row_is_dropped(uninterrupted, interrupted):
+    with (interrupted / "metrics.csv").open("a") as handle:
         handle.write("5,1.0,0.1,,9.9\n6,1.")
-    train(CONFIG, tmp_path / "run", console=Recorder())
-    assert_same_run(tmp_path / "run", uninterrupted)
+    train(CONFIG, interrupted, console=Recorder())
+    assert_same_run(interrupted, uninterrupted)
 
 
 def test_finished_run_is_not_overwritten(uninterrupted):
@@ -172,15 +184,14 @@ def test_finished_run_is_not_overwritten(uninterrupted):
     assert before == {p: p.read_bytes() for p in uninterrupted.rglob("*") if p.is_file()}
 
 
-def test_another_config_is_refused_and_restart_keeps_the_old_run(tmp_path):
-    interrupted(tmp_path / "run")
+def test_another_config_is_refused_and_restart_keeps_the_old_run(interrupted):
     other = CONFIG.override(steps=2, eval_every=1)
     with pytest.raises(ValueError, match=r"started with another config \(steps 6 -> 2, eval_every 2 -> 1\)"):
-        train(other, tmp_path / "run")
+        train(other, interrupted)
     console = Recorder()
-    train(other, tmp_path / "run", restart=True, console=console)
-    assert (tmp_path / "run.1" / "checkpoints" / "4").is_dir()
-    assert (tmp_path / "run" / "weights.safetensors").is_file()
+    train(other, interrupted, restart=True, console=console)
+    assert (interrupted.with_name("run.1") / "checkpoints" / "4").is_dir()
+    assert (interrupted / "weights.safetensors").is_file()
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -251,3 +262,43 @@ def test_checkpoints_keep_two_and_refuse_other_trees(tmp_path):
     with pytest.raises(ValueError, match="checkpoint .*3 does not fit this run"):
         checkpoints.restore(3, {"other": jax.ShapeDtypeStruct((3,), jnp.float32)})
     checkpoints.close()
+
+
+@pytest.fixture
+def labelled_folder(tmp_path):
+    """Bright and dark halves, labelled; a stripe is not labelled (9)."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2)):
+        for part in (split, f"{split}annot"):
+            (tmp_path / "data" / part).mkdir(parents=True)
+        for index in range(count):
+            labels = np.zeros((24, 37), np.uint8)
+            labels[:, 15 + index :] = 1
+            image = np.clip(60 + 130 * labels[..., None] + rng.normal(0, 20, (24, 37, 3)), 0, 255).astype(np.uint8)
+            labels[10:12] = 9
+            Image.fromarray(image).save(tmp_path / "data" / split / f"{index}.png")
+            Image.fromarray(labels).save(tmp_path / "data" / f"{split}annot" / f"{index}.png")
+    return tmp_path / "data"
+
+
+def test_training_on_a_folder_survives_an_unreadable_image(labelled_folder, tmp_path):
+    config = CONFIG.override(
+        data=str(labelled_folder), crop=(16, 16), ignore_index=9, class_weighting="enet", steps=40, learning_rate=0.05,
+        eval_every=20, checkpoint_every=4, size_multiple=4,
+    )  # fmt: skip
+    bad = labelled_folder / "val" / "1.png"
+    content = bad.read_bytes()
+    bad.write_bytes(content[:50])
+    with pytest.raises(ValueError, match=r"image .*val.1\.png cannot be read"):
+        train(config, tmp_path / "run", console=Recorder())
+    bad.write_bytes(content)
+    console = Recorder()
+    results = train(config, tmp_path / "run", console=console)
+    assert any("after step 16 of 40" in line for line in console.lines)
+    assert results["test_miou"] > 0.8
+    lines = []
+    confusion = evaluate(tmp_path / "run", data_folder=labelled_folder, split="val", say=lines.append)
+    assert confusion.sum() == 2 * 22 * 37, "the unlabelled stripe must not be counted"
+    assert lines[-1] == f"mIoU {results['test_miou']:.4f}"
+    _, run = load_run(tmp_path / "run")
+    assert (run.preprocessing.ignore_index, run.preprocessing.classes, run.preprocessing.channels) == (9, 2, 3)

@@ -22,6 +22,7 @@ class TrainConfig:
         val_split: images that are scored during and after training.
         ignore_index: label value of unlabelled pixels (folders only).
         channels: 3 reads RGB, 1 gray (folders only; mosaics are gray).
+        size_multiple: whole images are padded to a multiple of this to be scored (folders only; 8 for enet).
         crop: (height, width) of training examples; mosaics are square.
         steps: gradient steps.
         batch_size: examples a step.
@@ -53,8 +54,9 @@ class TrainConfig:
     val_split: str = "val"
     ignore_index: int | None = None
     channels: int = 3
+    size_multiple: int = 1
     crop: tuple[int, int] = (96, 96)
-    steps: int = 300
+    steps: int = 360
     batch_size: int = 12
     learning_rate: float = 4e-3
     warmup_steps: int = 20
@@ -63,10 +65,10 @@ class TrainConfig:
     class_weighting: str = "none"
     seed: int = 0
     log_every: int = 10
-    eval_every: int = 50
+    eval_every: int = 60
     eval_images: int = 16
     test_images: int = 64
-    checkpoint_every: int = 50
+    checkpoint_every: int = 60
 
     def __post_init__(self):
         object.__setattr__(self, "crop", tuple(self.crop))
@@ -78,6 +80,7 @@ class TrainConfig:
             "eval_images",
             "test_images",
             "checkpoint_every",
+            "size_multiple",
         )
         for name in at_least_1:
             if getattr(self, name) < 1:

@@ -81,7 +81,7 @@ def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Dat
     pairs = folder.find_pairs(root, config.split)
     scored = folder.find_pairs(root, config.val_split)
     if record is None:
-        record = folder.describe_folder(root, config.split, config.ignore_index, config.channels)
+        record = folder.describe_folder(root, config.split, config.ignore_index, config.channels, config.size_multiple)
     # Spread over the split: neighbours are often frames of one film.
     some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
     return Data(

@@ -121,7 +121,9 @@ def read_class_names(folder: str | Path) -> tuple[tuple[str, ...], tuple[Colour,
     return tuple(names), tuple(colours)
 
 
-def describe_folder(folder: str | Path, split: str, ignore_index: int | None, channels: int) -> Preprocessing:
+def describe_folder(
+    folder: str | Path, split: str, ignore_index: int | None, channels: int, size_multiple: int = 1
+) -> Preprocessing:
     """The record for a network trained on a folder: names from classes.txt, or as many classes as labels occur."""
     pairs = find_pairs(folder, split)
     named = read_class_names(folder)
@@ -141,6 +143,7 @@ def describe_folder(folder: str | Path, split: str, ignore_index: int | None, ch
         channels=channels,
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
+        size_multiple=size_multiple,
     )
 
 
