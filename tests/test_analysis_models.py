@@ -135,3 +135,61 @@ def test_linen_closures():
     field = receptive_field(lambda x, p: model.apply(p, x), image, params)
     assert field.size == (5, 5) and field.stride == (2, 2)
     assert field.global_ops and "layers_1" in field.global_ops[0].place
+
+
+def deeplab(x, width):
+    """ResNet-50 at stride 8 with dilated last stages, ASPP without image pooling, bilinear resize to the image."""
+    real = width > 1
+
+    def layer(x, out, k=3, stride=1, rate=1):
+        w = jnp.ones((k, k, x.shape[-1], out if real else 1))
+        p = rate * (k // 2)
+        y = lax.conv_general_dilated(
+            x, w, (stride,) * 2, [(p, p)] * 2, (1, 1), (rate,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.nn.relu(y * 2 - 1) if real else y
+
+    size = x.shape[1:3]
+    x = layer(x, 64, 7, stride=2)
+    x = (
+        pool(x, 3, 2, 1)
+        if not real
+        else lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    )
+    for out, blocks, stride, rate in ((256, 3, 1, 1), (512, 4, 2, 1), (1024, 6, 1, 2), (2048, 3, 1, 4)):
+        for block in range(blocks):
+            s = stride if block == 0 else 1
+            skip = layer(x, out, 1, stride=s) if block == 0 else x
+            x = skip + layer(layer(layer(x, out // 4, 1), out // 4, 3, stride=s, rate=rate), out, 1)
+    x = jnp.concatenate([layer(x, 256, 1), *(layer(x, 256, 3, rate=r) for r in (6, 12, 18))], axis=-1)
+    x = layer(layer(x, 256, 1), 21, 1)
+    if real:
+        return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "bilinear")
+    for axis, n in enumerate(size, 1):
+        support = (jax.image.resize(jnp.eye(x.shape[axis]), (n, x.shape[axis]), "linear") != 0).astype(x.dtype)
+        x = jnp.moveaxis(jnp.tensordot(support, x, axes=[[1], [axis]]), 0, axis)
+    return x
+
+
+@pytest.mark.slow
+def test_a_deeplab_at_real_widths(x64):
+    size = (96, 80)
+    field = receptive_field(lambda x: deeplab(x, 64), jax.ShapeDtypeStruct((1, *size, 3), jnp.float64), method="jaxpr")
+    for index in ((48, 40), (0, 79)):
+        expected = judged(lambda x: deeplab(x, 1), size, index)
+        np.testing.assert_allclose(field.counts(index), expected, rtol=1e-12, err_msg=str(index))
+
+
+@pytest.mark.slow
+def test_equinox_modules():
+    eqx = pytest.importorskip("equinox")
+    keys = jax.random.split(jax.random.key(0), 2)
+    model = eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(3, 4, 3, padding=1, key=keys[0]),
+            eqx.nn.MaxPool2d(2, 2),
+            eqx.nn.ConvTranspose2d(4, 2, 4, stride=2, padding=1, key=keys[1]),
+        ]
+    )
+    field = receptive_field(model, jax.ShapeDtypeStruct((3, 12, 16), jnp.float32), spatial_axes=(1, 2))
+    assert field.output_size == (12, 16) and field.size == (6, 6) and field.box((5, 5)) == (slice(3, 9), slice(3, 9))

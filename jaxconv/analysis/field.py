@@ -222,7 +222,8 @@ def receptive_field(
     Args:
         fn: any traceable function, Flax NNX module, or other callable module.
         args: its arguments: arrays or `jax.ShapeDtypeStruct`; the image first. Weights need no numbers.
-        spatial_axes: spatial axes of the first argument; all but the first and the last by default.
+        spatial_axes: spatial axes of the first argument, taken in ascending order; all but the first and the last by
+            default.
         output: which output (of the flattened outputs) is meant, where there are several.
         method: "jaxpr" reads the function's equations and is exact; it raises `NotUnderstood` at a primitive that it
             has no rule for. "gradient" measures masks by differentiation instead (no counts). "auto" is the first, and

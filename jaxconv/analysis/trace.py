@@ -95,7 +95,7 @@ def spatial_axes_of(array: Any, spatial_axes: Sequence[int] | None) -> tuple[int
     axes = tuple(int(a) + rank if a < 0 else int(a) for a in spatial_axes)
     if len(set(axes)) != len(axes) or any(not 0 <= a < rank for a in axes) or not axes:
         raise ValueError(f"spatial_axes={tuple(spatial_axes)} are not distinct axes of shape {tuple(array.shape)}")
-    return axes
+    return tuple(sorted(axes))
 
 
 def _argument(leaf: Any, aval: Any) -> Const:
