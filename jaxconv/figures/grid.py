@@ -24,7 +24,8 @@ def tap_colours(count: int) -> list[Any]:
     import matplotlib
 
     if count <= len(_TAPS):
-        return [_TAPS[round(i * (len(_TAPS) - 1) / max(count - 1, 1))] for i in range(count)]
+        last = len(_TAPS) - 1 if count == len(_TAPS) else len(_TAPS) - 2  # first and last look alike from afar
+        return [_TAPS[round(i * last / max(count - 1, 1))] for i in range(count)]
     return [matplotlib.colormaps["turbo"](v) for v in np.linspace(0.03, 0.97, count)]
 
 
