@@ -124,6 +124,18 @@ def test_layer_reason_and_verified_fixes():
     assert "kernel size 4" in board.why
 
 
+def test_gradient_score_is_measured_on_the_gradient_itself():
+    def down(k):
+        w = jnp.ones((k, k, 1, 1))
+        return lambda x: jc.conv(x, w, stride=2, padding=(k - 1) // 2)
+
+    image = jax.ShapeDtypeStruct((1, 24, 24, 1), jnp.float32)
+    board = checkerboard(down(3), image, fixes=False, draws=2)
+    # One axis reads its two phases once and twice: products 1, 2, 2, 4 with mean 9/4 and variance 19/16.
+    assert board.gradient_score == pytest.approx(np.sqrt(19 / 16) / (9 / 4), rel=1e-5)
+    assert checkerboard(down(4), image, fixes=False, draws=2).gradient_score == 0
+
+
 def test_initialisation_is_named_where_the_taps_are_even():
     image = jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32)
     board = checkerboard(generator(UPSAMPLERS["k4s2"], 1, 0), image, fixes=False, draws=2)
@@ -143,6 +155,7 @@ def test_strided_convolutions_are_uneven_in_the_gradient():
     board = checkerboard(net, jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32), fixes=False, draws=2)
     usage = receptive_field(net, jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32)).usage()[8:16, 8:16]
     assert board.gradient_counts == pytest.approx((usage.max() - usage.min()) / usage.mean())
+    assert board.gradient_score > 0.1 and board.score == 0
     assert board.counts == 0 and "gradient" in board.layers[0].reason and set(board.layers[0].reads[0]) == {1, 2}
 
 

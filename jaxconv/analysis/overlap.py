@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .interpret import NotUnderstood
-from .probe import Record, fold, probe, reads_per_phase, relations, taps_per_phase
+from .probe import Record, fold, gradient_phases, phase_unevenness, probe, reads_per_phase, relations, taps_per_phase
 from .sweep import pull_back, push_totals
 from .trace import Traced, as_function, spatial_axes_of, trace
 
@@ -54,12 +54,14 @@ class Checkerboard:
 
     `counts` is the unevenness of how many paths reach each output phase, (max - min) / mean; `gradient_counts` the same
     for the gradient at the input. `score` is the unevenness of the output on flat images with the weights as they are:
-    the root mean square of what differs between phases relative to what they share. `phases` holds those outputs.
+    the root mean square of what differs between phases relative to what they share; `phases` holds those outputs.
+    `gradient_score` is the same for the gradient at the input under flat cotangents (None for integer images).
     """
 
     score: float
     counts: float | None
     gradient_counts: float | None
+    gradient_score: float | None
     period: tuple[int, ...]
     phases: np.ndarray
     layers: tuple[LayerOverlap, ...]
@@ -146,7 +148,19 @@ def checkerboard(
         if layer is not None:
             layers.append(layer)
     last = records[-1]
-    return Checkerboard(last.unevenness, counts, gradient, last.period, last.phases, tuple(layers), tuple(notes))
+    coarsest = [min(r.size[i] for r in records) for i in range(len(axes))]
+    steps = [max(args[0].shape[a] // max(n, 1), 1) for a, n in zip(axes, coarsest, strict=True)]
+    back = gradient_phases(fn, args, axes, output, steps, draws, seed)
+    return Checkerboard(
+        score=last.unevenness,
+        counts=counts,
+        gradient_counts=gradient,
+        gradient_score=None if back is None else phase_unevenness(back),
+        period=last.period,
+        phases=last.phases,
+        layers=tuple(layers),
+        notes=tuple(notes),
+    )
 
 
 def _counted(traced: Traced, period: Sequence[int]) -> tuple[float, float]:

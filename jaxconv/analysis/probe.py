@@ -113,6 +113,36 @@ def probe(
     return records
 
 
+def gradient_phases(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    axes: Sequence[int],
+    output: int | None,
+    period: Sequence[int],
+    draws: int,
+    seed: int,
+) -> np.ndarray | None:
+    """The mean gradient at every phase of the input, for cotangents that are the same everywhere; None for integers."""
+    if not jnp.issubdtype(args[0].dtype, jnp.floating):
+        return None
+    _, *rest = numbers_for(args, seed)
+
+    @jax.jit
+    def run(image: Any, cotangent: Any, rest: Any) -> Any:
+        y, pull = jax.vjp(lambda x: jax.tree.leaves(fn(x, *rest))[output or 0], image)
+        return pull(jnp.broadcast_to(cotangent, y.shape).astype(y.dtype))[0]
+
+    shape = jax.tree.leaves(jax.eval_shape(fn, *args))[output or 0]
+    if len(shape.shape) != len(args[0].shape) or not jnp.issubdtype(shape.dtype, jnp.floating):
+        return None
+    flat = jax.ShapeDtypeStruct(tuple(1 if a in axes else n for a, n in enumerate(shape.shape)), shape.dtype)
+    images = flat_images(args[0], axes, draws, seed)
+    cotangents = flat_images(flat, (), draws, seed + 1)
+    folded = [fold(run(x, c, rest), axes, period) for x, c in zip(images, cotangents, strict=True)]
+    phases = np.stack(folded)
+    return phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
+
+
 class _Recorder:
     """Runs a jaxpr under a trace and keeps the outputs of layers, calls opened."""
 
