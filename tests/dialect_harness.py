@@ -145,11 +145,13 @@ def run_case(
         tally.worst["value"] = max(tally.worst["value"], e if np.isfinite(e) else 0)
         if not e <= value:
             return tally.fail(case, f"values differ by {e:.2e} (shapes {np.shape(g)} and {np.shape(w)})")
-    if peer_grad is None or not case.grad:
+    if peer_grad is None or not case.grad or not np.size(first(want)):
         return None
-    row["gradients"] += 1
     ct = np.asarray((rng or np.random.default_rng(0)).standard_normal(np.shape(first(want))))
     wanted = peer_grad(case, ct)
+    if wanted is None:  # the peer has no gradient here
+        return None
+    row["gradients"] += 1
     positions = [used.index(i) for i in case.grad]
 
     def pulled(cotangent, *live):

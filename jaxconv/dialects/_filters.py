@@ -1,7 +1,7 @@
 """Interpolation kernels that only the dialects know, as axis maps of the core.
 
 Every resampling of every framework is one small linear map an axis; the core applies it
-([`apply_axis_maps`][jaxconv.resample.apply_axis_maps]). Here are the rows of these maps for filters and source
+([`apply_axis_maps`][jaxconv.axis_maps.apply_axis_maps]). Here are the rows of these maps for filters and source
 coordinates of any kind.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxconv.resample import AxisMap
+from jaxconv.axis_maps import AxisMap
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 
@@ -65,16 +65,16 @@ def gaussian(radius: float, sigma: float) -> Kernel:
 
 
 def filter_map(
-    input_size: int, coordinates: np.ndarray, kernel: Kernel, reach: float, *, shrink: float = 1.0
+    input_size: int, coordinates: np.ndarray, kernel: Kernel, reach: float, *, widen: float = 1.0
 ) -> AxisMap:
-    """Rows ``kernel((j - x_o) / shrink)`` over the input's samples j, scaled to sum to one.
+    """Rows ``kernel((j - x_o) / widen)`` over the input's samples j, scaled to sum to one.
 
     Args:
         input_size: n.
         coordinates: x, where each output lies on the input's grid (sample j at coordinate j).
         kernel: the filter.
         reach: |t| beyond which the filter is zero.
-        shrink: factor by which the filter is widened.
+        widen: factor by which the filter is widened.
 
     Returns:
         The map; samples beyond the ends do not take part.
@@ -84,10 +84,10 @@ def filter_map(
         [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     """
     x = np.asarray(coordinates, np.float64)
-    first = np.floor(x - reach * shrink).astype(np.int64)
-    taps = first[:, None] + np.arange(int(np.ceil(2 * reach * shrink)) + 2)
+    first = np.floor(x - reach * widen).astype(np.int64)
+    taps = first[:, None] + np.arange(int(np.ceil(2 * reach * widen)) + 2)
     inside = (taps >= 0) & (taps < input_size)
-    weights = np.where(inside, kernel((taps - x[:, None]) / shrink), 0.0)
+    weights = np.where(inside, kernel((taps - x[:, None]) / widen), 0.0)
     total = weights.sum(axis=1, keepdims=True)
     weights = weights / np.where(total == 0, 1, total)
     return AxisMap(input_size, np.clip(taps, 0, input_size - 1), weights)

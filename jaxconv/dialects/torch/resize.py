@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import resample
+from jaxconv import axis_maps
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, channels_first, channels_last, ints
 
@@ -119,9 +120,10 @@ def upsample_bilinear(input: ArrayLike, size: Size | None = None, scale_factor: 
     return interpolate(input, size, scale_factor, mode="bilinear", align_corners=True)
 
 
+@lru_cache(maxsize=1024)
 def axis_map(
     n: int, m: int, mode: str, scale: float | None, align_corners: bool, antialias: bool, single: bool
-) -> resample.AxisMap:
+) -> axis_maps.AxisMap:
     """The linear map of one axis, n -> m samples.
 
     Args:
@@ -141,12 +143,12 @@ def axis_map(
         [0, 0, 1, 1]
     """
     if mode.startswith("nearest"):
-        return resample.selection_map(n, _nearest_positions(n, m, mode, scale, single))
+        return axis_maps.selection_map(n, _nearest_positions(n, m, mode, scale, single))
     if mode == "area":
-        return resample.area_map(n, m)
+        return axis_maps.area_map(n, m)
     method = "cubic" if mode == "bicubic" else "linear"
     if not antialias:
-        return resample.resize_map(n, m, method, align_corners=align_corners, scale=None if align_corners else scale)
+        return axis_maps.resize_map(n, m, method, align_corners=align_corners, scale=None if align_corners else scale)
     ratio = ((n - 1) / (m - 1) if m > 1 else 0.0) if align_corners else (n / m if scale is None else 1 / scale)
     # With align_corners PyTorch changes the ratio only; outputs still lie at half-pixel positions of it.
     centres = (np.arange(m) + 0.5) * ratio - 0.5
@@ -155,7 +157,7 @@ def axis_map(
         "bicubic": (_filters.cubic(-0.5), 2),
         "lanczos": (_filters.lanczos(3), 3),
     }[mode]
-    return _filters.filter_map(n, centres, kernel, reach, shrink=max(ratio, 1.0))
+    return _filters.filter_map(n, centres, kernel, reach, widen=max(ratio, 1.0))
 
 
 def _nearest_positions(n: int, m: int, mode: str, scale: float | None, single: bool) -> np.ndarray:
@@ -171,13 +173,13 @@ def _nearest_positions(n: int, m: int, mode: str, scale: float | None, single: b
     return np.floor(product.astype(np.float32))
 
 
-def _apply(x: Array, maps: list[resample.AxisMap], mode: str) -> Array:
+def _apply(x: Array, maps: list[axis_maps.AxisMap], mode: str) -> Array:
     if mode.startswith("nearest") or jnp.issubdtype(x.dtype, jnp.floating):
-        return resample.apply_axis_maps(x, maps)
+        return axis_maps.apply_axis_maps(x, maps)
     # uint8 images: the width first, rounded and clipped to bytes, then the height, as PyTorch's integer kernels do it.
     for axis in reversed(range(len(maps))):
         one = [m if a == axis else None for a, m in enumerate(maps)]
-        y = resample.apply_axis_maps(x.astype(jnp.float32), one)
+        y = axis_maps.apply_axis_maps(x.astype(jnp.float32), one)
         x = jnp.clip(jnp.floor(y + 0.5), 0, 255).astype(x.dtype)
     return x
 
