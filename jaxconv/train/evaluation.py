@@ -37,6 +37,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError, ValueError: with the name of the file that is missing, unreadable or has illegal labels.
+
+    >>> confusion = evaluate("runs/mosaics")  # doctest: +SKIP
     """
     model, run = load_run(run_folder)
     record = run.preprocessing

@@ -53,10 +53,13 @@ def train(config: TrainConfig, out: str | Path, *, restart: bool = False, consol
         ValueError: ``out`` holds a run of another config; the message names the keys that differ.
         FloatingPointError: the loss is not finite; the message names the step.
         KeyboardInterrupt: after SIGINT, when a checkpoint has been written.
+
+    >>> train(TrainConfig(steps=100), "runs/short")["test_miou"]  # doctest: +SKIP
     """
     console = console or Console()
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     folder = Path(out)
-    earlier = open_run(folder, config, restart, console.print)
+    earlier = open_run(folder, config, restart, say)
     data = load_data(config, earlier.preprocessing if earlier else None)
     record = data.record
     kwargs = {"in_channels": record.channels, "classes": record.classes, **config.model_kwargs}
@@ -65,12 +68,12 @@ def train(config: TrainConfig, out: str | Path, *, restart: bool = False, consol
         runfolder.write_description(
             folder, model_name=config.model, model_kwargs=kwargs, preprocessing=record, train=config.to_dict()
         )
-    checkpoints = Checkpoints(folder / "checkpoints", console.print)
+    checkpoints = Checkpoints(folder / "checkpoints", say)
     try:
         state, seconds = _run_steps(trainer, config, data, folder, checkpoints, console)
     finally:
         checkpoints.close()
-    return _finish(trainer, state, config, data, folder, seconds, console)
+    return _finish(trainer, state, config, data, folder, seconds, say)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +203,7 @@ def _run_steps(
     log = MetricsLog(folder / "metrics.csv", done)
     began = time.perf_counter() - log.seconds
     if done:
-        console.print(f"resuming {folder} after step {done} of {config.steps}")
+        console.print(f"resuming {folder} after step {done} of {config.steps}", markup=False, soft_wrap=True)
     batch = functools.partial(_batch, data, config.batch_size)
     record, last_val = data.record, None
     with Interrupt() as interrupt, bar(console, done, config.steps) as show:
@@ -243,7 +246,7 @@ def _finish(
     data: Data,
     folder: Path,
     seconds: float,
-    console: Console,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Scores, the baseline's score, the picture and, last, the weights."""
     record, size = data.record, config.batch_size
@@ -265,6 +268,6 @@ def _finish(
     save_picture(folder / "picture.png", shown, truth, segment(shown), record, title)
     write_json(folder / "results.json", results)
     runfolder.save_weights(folder / "weights.safetensors", nnx.merge_state(state["params"], state["stats"]))
-    console.print(f"test mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")
-    console.print(f"run folder {folder}, picture {folder / 'picture.png'}")
+    say(f"test mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")
+    say(f"run folder {folder}, picture {folder / 'picture.png'}")
     return results

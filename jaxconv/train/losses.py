@@ -51,7 +51,7 @@ def enet_class_weights(pixel_counts: np.ndarray, c: float = 1.02) -> np.ndarray:
     Returns:
         (classes,) float32.
 
-    >>> enet_class_weights(np.array([98, 2])).round(2).tolist()
+    >>> enet_class_weights(np.array([98, 2])).astype(float).round(2).tolist()
     [1.44, 25.5]
 
     Reference: Paszke et al., arXiv:1606.02147, section 5.2.

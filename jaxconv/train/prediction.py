@@ -35,6 +35,9 @@ def predict(
     Raises:
         FileNotFoundError, ValueError: an image is missing or unreadable (what comes before it is written), two images
             would be written to one file, or none is given.
+
+    >>> predict("runs/mosaics", ["street.jpg"], out="overlays")  # doctest: +SKIP
+    [PosixPath('overlays/street_overlay.png')]
     """
     paths = [Path(image) for image in images]
     if not paths:

@@ -62,6 +62,6 @@ def bar(console: Console, done: int, steps: int) -> Iterator[Show]:
             text = f"loss {loss:.3f}, mIoU {train_miou:.3f}{validated}"
             progress.update(task, completed=step, scores=text)
             if scored:
-                progress.console.print(f"step {step}/{steps}: {text}", highlight=False)
+                progress.console.print(f"step {step}/{steps}: {text}", highlight=False, soft_wrap=True)
 
         yield show

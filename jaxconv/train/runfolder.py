@@ -160,6 +160,10 @@ def load_run(folder: str | Path) -> tuple[nnx.Module, Run]:
     Raises:
         FileNotFoundError: the folder, a file of it or the final weights are missing.
         ValueError: a file is truncated or does not fit the model; the message names the file and the tensors.
+
+    >>> model, run = load_run("runs/mosaics")  # doctest: +SKIP
+    >>> run.preprocessing.class_names[:2]  # doctest: +SKIP
+    ('brick', 'grass')
     """
     run = read_description(folder)
     path = run.folder / "weights.safetensors"
