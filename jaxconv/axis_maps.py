@@ -216,7 +216,7 @@ def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
     todo = [(x.ndim - rank - 1 + a, m) for a, m in enumerate(maps) if m is not None]
     # Shrinking axes first, so that the arrays in between stay small.
     for axis, m in sorted(todo, key=lambda item: item[1].output_size / item[1].input_size):
-        x = _apply(x, axis, m)
+        x = apply_axis_map(x, axis, m)
     return x.astype(dtype)
 
 
@@ -224,7 +224,8 @@ _resize_impl.__name__ = _resize_impl.__qualname__ = "resize"
 _resize = jax.jit(_resize_impl, static_argnums=1)
 
 
-def _apply(x: Array, axis: int, m: AxisMap) -> Array:
+def apply_axis_map(x: Array, axis: int, m: AxisMap) -> Array:
+    """Apply a map to one axis, counted from the front, inside other jitted functions."""
     if m.is_selection:
         times = m.output_size // m.input_size
         if m.output_size % m.input_size == 0 and (m.taps[:, 0] == np.arange(m.output_size) // times).all():
@@ -273,14 +274,11 @@ def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:
 
 @_read_taps.defjvp
 def _read_taps_jvp(axis, m, primals, tangents):
-    return _read_taps(primals[0], axis, m), _add_to_taps(tangents[0], axis, m.transpose)
-
-
-def _add_to_taps(x: Array, axis: int, m: AxisMap) -> Array:
-    """The transpose of reading m's taps, as a scatter: transposed once more, in reverse mode, it is that reading."""
-    shape = x.shape[:axis] + (m.input_size,) + x.shape[axis + 1 :]
-    (y,) = jax.linear_transpose(lambda z: _reads(z, axis, m), jax.ShapeDtypeStruct(shape, x.dtype))(x)
-    return y
+    y = _read_taps(primals[0], axis, m)
+    # The tangent as the transpose (a scatter) of reading the transposed map: reverse mode transposes it back into that
+    # reading. `y` only lends its type, with shardings and varying axes.
+    _, transpose = jax.vjp(lambda z: _reads(z, axis, m.transpose), y)
+    return y, transpose(tangents[0])[0]
 
 
 def _along(weights: np.ndarray, x: Array, axis: int, ndim: int) -> Array:

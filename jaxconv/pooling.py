@@ -4,7 +4,7 @@ In a jaxpr each function is one jitted call named `max_pool`, `max_pool_with_ind
 (the `name` parameter of the `jit` equation; under reverse mode the derivative's parts carry the same name).
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv.axis_maps import AxisMap, apply_axis_map
 from jaxconv.unpooling import unpool
 from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
 
@@ -145,19 +146,19 @@ def _max_pool_values(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
     # Innermost axis first: ties then resolve to the first in row-major order, axis by axis.
     for w in reversed(windows):
         for stage in _stages(w):
-            x, _ = _stage(x, None, stage)
+            x = _stage(x, stage)
     return x
 
 
 def _max_pool_indexed(x: Array, windows: tuple[AxisWindow, ...]) -> tuple[Array, Array]:
-    place, indices = 1, None
+    place, indices = 1, jnp.zeros_like(x, jnp.int32)
     for w in reversed(windows):
-        position = jnp.arange(w.input_size, dtype=jnp.int32)
-        position = lax.broadcast_in_dim(position, x.shape, (x.ndim + w.axis,)) * place
-        indices = position if indices is None else indices + position
+        indices = indices + lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + w.axis) * place
         place *= w.input_size
         for stage in _stages(w):
-            x, indices = _stage(x, indices, stage)
+            # Compared twice in the program, once in the compiled one: the same operations on the same values.
+            indices = _compare(lax.stop_gradient(x), indices, stage)[1]
+            x = _stage(x, stage)
     return x, indices
 
 
@@ -196,34 +197,26 @@ def _stages(w: AxisWindow) -> list[_Stage]:
     return stages
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _stage(x: Array, indices: Array | None, stage: _Stage) -> tuple[Array, Array | None]:
-    y, indices, _ = _compare(x, indices, stage, winners=False)
-    return y, indices
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _stage(x: Array, stage: _Stage) -> Array:
+    taps = axis_taps(x, *stage[:-1], _lowest(x.dtype))
+    return reduce(lax.max, taps)  # NaN stays
 
 
 @_stage.defjvp
 def _stage_jvp(stage, primals, tangents):
-    x, indices = primals
-    axis, offsets, stride, low, count, _ = stage
-    y, out_indices, winner = _compare(x, indices, stage, winners=True)
-    taps = axis_taps(tangents[0], axis, offsets, stride, low, count, 0)
+    y, _, winner = _compare(primals[0], None, stage)
+    taps = axis_taps(tangents[0], *stage[:-1], 0)
     # A sum of selects, not a chain of them: the transpose of a chain is one long dependence.
-    dy = sum(jnp.where(winner == t, tap, jnp.zeros((), tap.dtype)) for t, tap in enumerate(taps))
-    no_tangent = None if indices is None else np.zeros(out_indices.shape, jax.dtypes.float0)
-    return (y, out_indices), (dy, no_tangent)
+    return y, sum(jnp.where(winner == t, tap, jnp.zeros((), tap.dtype)) for t, tap in enumerate(taps))
 
 
-def _compare(x: Array, indices: Array | None, stage: _Stage, winners: bool):
-    """Maximum over the taps; the first maximum's index and tap number where asked for."""
+def _compare(x: Array, indices: Array | None, stage: _Stage) -> tuple[Array, Array | None, Array]:
+    """Maximum over the taps, the first maximum's index where indices are given, and its tap number."""
     axis, offsets, stride, low, count, first = stage
     taps = axis_taps(x, axis, offsets, stride, low, count, _lowest(x.dtype))
-    best = taps[0]
-    for tap in taps[1:]:
-        best = lax.max(best, tap)  # NaN stays
-    if indices is None and not winners:
-        return best, None, None
-    winner = jnp.full(best.shape, len(taps) - 1, jnp.int8)
+    best = reduce(lax.max, taps)
+    winner = jnp.full_like(best, len(taps) - 1, dtype=jnp.int8)
     for t, tap in reversed(list(enumerate(taps[:-1]))):
         is_best = tap == best
         if jnp.issubdtype(x.dtype, jnp.floating):
@@ -258,8 +251,7 @@ def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad:
     dtype = x.dtype
     acc = x.astype(jnp.float32) if dtype in (jnp.float16, jnp.bfloat16) else x
     for w in reversed(windows):
-        taps = axis_taps(acc, w.axis, w.offsets, w.stride, w.low, w.output_size, 0)
-        acc = sum(taps[1:], taps[0])
+        acc = _axis_sum(acc, w)
     if divisor is not None:
         number = np.asarray(divisor)
     else:
@@ -270,6 +262,16 @@ def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad:
         number = number.flat[0] if (number == number.flat[0]).all() else number[..., None]
     number = jnp.broadcast_to(jnp.asarray(number).astype(acc.dtype), acc.shape)
     return lax.div(acc, number).astype(dtype)
+
+
+def _axis_sum(x: Array, w: AxisWindow) -> Array:
+    if w.size <= _LARGE_WINDOW:
+        taps = axis_taps(x, w.axis, w.offsets, w.stride, w.low, w.output_size, 0)
+        return sum(taps[1:], taps[0])
+    position = np.arange(w.output_size)[:, None] * w.stride + np.asarray(w.offsets) - w.low
+    inside = (position >= 0) & (position < w.input_size)
+    ones = AxisMap(w.input_size, np.clip(position, 0, w.input_size - 1), inside.astype(np.float64))
+    return apply_axis_map(x, x.ndim + w.axis, ones)
 
 
 def _tap_counts(w: AxisWindow, include_pads: bool) -> np.ndarray:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxconv._checks import per_axis
 from jaxconv.axis_maps import apply_axis_maps, resize_map
-from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
+from jaxconv.windows import AxisWindow, Ints, Padding, add_axis_taps, axis_taps, resolve_windows, spatial_rank
 
 _METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
 
@@ -165,20 +165,23 @@ def _factors(x: Array, factor: Ints, order: str) -> tuple[int, ...]:
 
 def _pixel_shuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array:
     rank = len(factors)
-    b, sizes, c = x.ndim - rank - 1, x.shape[-rank - 1 : -1], x.shape[-1] // int(np.prod(factors))
+    b, c = x.ndim - rank - 1, x.shape[-1] // int(np.prod(factors))
     x = x.reshape(x.shape[:-1] + ((c, *factors) if order == "CRD" else (*factors, c)))
     first = b + rank + (order == "CRD")  # axis of the first factor
     channel = b + rank if order == "CRD" else x.ndim - 1
     pairs = [axis for a in range(rank) for axis in (b + a, first + a)]
     x = lax.transpose(x, (*range(b), *pairs, channel))
-    return x.reshape(*x.shape[:b], *(n * r for n, r in zip(sizes, factors)), c)
+    for axis in range(b, b + rank):  # one pair at a time: a reshape that keeps explicit shardings
+        x = x.reshape(x.shape[:axis] + (x.shape[axis] * x.shape[axis + 1],) + x.shape[axis + 2 :])
+    return x
 
 
 def _pixel_unshuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array:
     rank = len(factors)
-    b, sizes, c = x.ndim - rank - 1, x.shape[-rank - 1 : -1], x.shape[-1]
-    split = tuple(v for n, r in zip(sizes, factors) for v in (n // r, r))
-    x = x.reshape(x.shape[:b] + split + (c,))
+    b, c = x.ndim - rank - 1, x.shape[-1]
+    for a in reversed(range(rank)):
+        n, r = x.shape[b + a], factors[a]
+        x = x.reshape(x.shape[: b + a] + (n // r, r) + x.shape[b + a + 1 :])
     space, inside = (tuple(b + 2 * a + i for a in range(rank)) for i in (0, 1))
     channel = (x.ndim - 1,)
     x = lax.transpose(x, (*range(b), *space, *((*channel, *inside) if order == "CRD" else (*inside, *channel))))
@@ -256,10 +259,12 @@ def _unfold_impl(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
 
 
 def _fold_impl(cols: Array, windows: tuple[AxisWindow, ...]) -> Array:
-    rank, taps = len(windows), int(np.prod([w.size for w in windows]))
-    shape = (*cols.shape[: cols.ndim - rank - 1], *(w.input_size for w in windows), cols.shape[-1] // taps)
-    transpose = jax.linear_transpose(lambda x: _unfold_impl(x, windows), jax.ShapeDtypeStruct(shape, cols.dtype))
-    return transpose(cols)[0]
+    taps = int(np.prod([w.size for w in windows]))
+    parts = lax.split(cols, (cols.shape[-1] // taps,) * taps, cols.ndim - 1)
+    for w in reversed(windows):
+        groups = [parts[i : i + w.size] for i in range(0, len(parts), w.size)]
+        parts = [add_axis_taps(group, w.axis, w.offsets, w.stride, w.low, w.input_size) for group in groups]
+    return parts[0]
 
 
 def _named(function, name: str, static: tuple[int, ...]):

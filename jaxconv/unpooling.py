@@ -25,16 +25,15 @@ def unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
 
     @jax.custom_jvp
     def place(y, indices):
-        return _unpool(y, indices, sizes)
+        return _unpool(y, indices, sizes)[0]
 
     @place.defjvp
     def _(primals, tangents):
         x, winners = _unpool(*primals, sizes)
         # The tangent as a scatter to distinct places: its transpose is a gather that skips the losers.
-        dx = _scatter(tangents[0], winners, sizes)
-        return (x, winners), (dx, np.zeros(winners.shape, jax.dtypes.float0))
+        return x, _scatter(tangents[0], winners, sizes)
 
-    return place(y, indices)[0]
+    return place(y, indices)
 
 
 def _unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -154,7 +153,8 @@ def _pick(y: Array, winners: Array, sizes, steps, reach) -> Array:
     x = jnp.stack(phases, -2).reshape(*y.shape[:first], *blocks, *steps, y.shape[-1])
     pairs = [axis for a in range(rank) for axis in (first + a, first + rank + a)]
     x = lax.transpose(x, (*range(first), *pairs, first + 2 * rank))
-    x = x.reshape(*y.shape[:first], *(p * s for p, s in zip(blocks, steps)), y.shape[-1])
+    for axis in range(first, first + rank):  # one pair at a time: a reshape that keeps explicit shardings
+        x = x.reshape(x.shape[:axis] + (x.shape[axis] * x.shape[axis + 1],) + x.shape[axis + 2 :])
     return lax.slice(x, (0,) * x.ndim, (*x.shape[:first], *sizes, x.shape[-1]))
 
 

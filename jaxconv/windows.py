@@ -149,6 +149,22 @@ def axis_taps(
     return taps
 
 
+def add_axis_taps(taps: Sequence[Array], axis: int, offsets: Sequence[int], stride: int, low: int, size: int) -> Array:
+    """The transpose of `axis_taps`: every tap added to the positions it was read from, of an axis of `size`."""
+    axis, count = axis % taps[0].ndim, taps[0].shape[axis]
+    first, last = min(offsets) - low, (count - 1) * stride + max(offsets) - low
+    blocks = -(-(last - first + 1) // stride)
+    residues: list[Array | None] = [None] * stride
+    for tap, o in zip(taps, offsets):
+        skip, residue = divmod(o - min(offsets), stride)
+        part, before = _pad_axis(tap, axis, skip, blocks - skip - count, 0), residues[residue]
+        residues[residue] = part if before is None else before + part
+    empty = jnp.zeros_like(next(part for part in residues if part is not None))
+    x = jnp.stack([empty if part is None else part for part in residues], axis + 1) if stride > 1 else residues[0]
+    x = x.reshape(taps[0].shape[:axis] + (blocks * stride,) + taps[0].shape[axis + 1 :])
+    return _pad_axis(x, axis, first, size - first - blocks * stride, 0)
+
+
 def _pad_axis(x: Array, axis: int, low: int, high: int, fill: object) -> Array:
     """Pad (or, where negative, crop) one axis; crops are slices: no negative pads are left to the compiler."""
     n = x.shape[axis]
