@@ -1,6 +1,7 @@
 """Values that do not depend on the input: evaluated only where a rule needs their numbers (resize weights, indices)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,7 +49,10 @@ def delayed(eqn: Any, inputs: Sequence[Const]) -> list[Const]:
             memo.append(_evaluate(eqn, [c.value for c in inputs]))
         return memo[0]
 
-    return [Const(v.aval, lambda i=i: outputs()[i]) for i, v in enumerate(eqn.outvars)]
+    def output(i: int) -> Any:
+        return outputs()[i]
+
+    return [Const(v.aval, partial(output, i)) for i, v in enumerate(eqn.outvars)]
 
 
 def _evaluate(eqn: Any, values: list[Any]) -> Sequence[Any]:

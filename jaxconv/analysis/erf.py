@@ -95,7 +95,7 @@ def effective_receptive_field(
     @partial(jax.jit)
     def energy(key: jax.Array, x: jax.Array, rest: list[Any]) -> jax.Array:
         y, pull = jax.vjp(lambda z: jax.tree.leaves(pure(z, *rest))[output or 0], x)
-        where = [slice(None)] * y.ndim
+        where: list[Any] = [slice(None)] * y.ndim
         for axis, i in zip(out_axes, at, strict=True):
             where[axis] = i
         hot = jnp.zeros_like(y).at[tuple(where)].set(1)

@@ -35,11 +35,10 @@ class ReceptiveField:
         self.input_size, self.output_size = traced.input_size, traced.output_size
         self.global_ops = traced.global_ops
         self._nominal = [Bounds(traced.source, traced.out, a, True) for a in traced.spatial_axes]
-        self.size, self.stride, self.offset = [], [], []
-        for i in range(len(traced.spatial_axes)):
-            for name, number in zip(("size", "stride", "offset"), self._summary(i), strict=True):
-                getattr(self, name).append(number)
-        self.size, self.stride, self.offset = tuple(self.size), tuple(self.stride), tuple(self.offset)
+        summaries = [self._summary(i) for i in range(len(traced.spatial_axes))]
+        self.size: tuple[int, ...] = tuple(size for size, _, _ in summaries)
+        self.stride: tuple[int | Fraction, ...] = tuple(stride for _, stride, _ in summaries)
+        self.offset: tuple[int, ...] = tuple(offset for _, _, offset in summaries)
 
     # -- summaries --------------------------------------------------------------------------------------------------
     def _summary(self, i: int) -> tuple[int, Any, int]:

@@ -253,7 +253,8 @@ class Graph:
             for j, t in enumerate(e.to):
                 if t is not None and t in axes:
                     n = e.linked_shape()[j]
-                    links[j] = sum_all(n) if links[j] is None else _collapse(links[j])
+                    old = links[j]
+                    links[j] = sum_all(n) if old is None else _collapse(old)
             to = tuple(where.get(t) if t is not None else None for t in e.to)
             add_edge(edges, canonical(Edge(e.src, tuple(links), to, None, e.global_op or global_op), out), out)
         return Value(out, edges)
@@ -295,7 +296,7 @@ def _tells_apart(edge: Edge, a: int, count: int) -> bool:
 
 def _collapse(link: Link) -> Link:
     """The row that reads once whatever any row of the link reads."""
-    return once(from_pattern(link.dense().any(axis=0, keepdims=True), Fraction(0)))
+    return once(from_pattern(np.asarray(link.dense().any(axis=0, keepdims=True)), Fraction(0)))
 
 
 def _join(axes: Sequence[Axis]) -> Axis:

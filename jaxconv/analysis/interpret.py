@@ -95,6 +95,12 @@ class Reader:
         finally:
             self._eqn = eqn
 
+    def dependent(self, value: Anything) -> Value:
+        """The operand, which the rule can only read if it depends on the input."""
+        if not isinstance(value, Value):
+            raise self.refuse("this operand does not depend on the input, another one does")
+        return value
+
     def refuse(self, reason: str) -> NotUnderstood:
         return NotUnderstood(self._eqn.primitive.name, self.place, reason)
 

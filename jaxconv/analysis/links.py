@@ -158,20 +158,16 @@ def window(affine: Affine) -> Link:
     return Link(affine.n_out, affine.n_in, index, None, affine, Fraction(affine.stride, affine.base))
 
 
-@lru_cache(maxsize=4096)
-def transposed_window(affine: Affine) -> Link:
-    """The transpose of a sliding window's link: its own relation with input and output exchanged."""
-    last = affine.dilation * (affine.taps - 1)
-    return window(
-        Affine(
-            n_in=affine.n_out,
-            n_out=affine.n_in,
-            taps=affine.taps,
-            stride=affine.base,
-            dilation=affine.dilation,
-            base=affine.stride,
-            low=last - affine.low,
-        )
+def transposed(affine: Affine) -> Affine:
+    """The relation with input and output exchanged; its taps are taken in reverse."""
+    return Affine(
+        n_in=affine.n_out,
+        n_out=affine.n_in,
+        taps=affine.taps,
+        stride=affine.base,
+        dilation=affine.dilation,
+        base=affine.stride,
+        low=affine.dilation * (affine.taps - 1) - affine.low,
     )
 
 

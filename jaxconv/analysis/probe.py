@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from .gradient import numbers_for
 from .interpret import Reader
-from .links import Affine, transposed_window
+from .links import Affine, transposed
 
 _CALLS = (
     "jit",
@@ -73,6 +73,7 @@ def flat_images(image: Any, axes: Sequence[int], draws: int, seed: int) -> list[
     """Images that are the same everywhere, one random value a channel."""
     rng = np.random.default_rng(seed)
     shape = [1 if a in axes else n for a, n in enumerate(image.shape)]
+    values: list[np.ndarray]
     if np.issubdtype(image.dtype, np.integer):
         values = [rng.integers(0, 128, shape) for _ in range(draws)]
     else:
@@ -95,8 +96,9 @@ def probe(
         outputs = recorder.closed(closed, jax.tree.leaves([image, *rest]))
         return [*recorder.kept, outputs[output or 0]]
 
+    records: list[Record] = []
     results = [[np.asarray(a) for a in run(image, rest)] for image in flat_images(args[0], axes, draws, seed)]
-    records, coarsest = [], [args[0].shape[a] for a in axes]
+    coarsest = [args[0].shape[a] for a in axes]
     rank = len(args[0].shape)
     for number, (primitive, place, eqn) in enumerate([*sites, ("output", "output", None)]):
         arrays = [r[number] for r in results]
@@ -147,7 +149,8 @@ class _Recorder:
     """Runs a jaxpr under a trace and keeps the outputs of layers, calls opened."""
 
     def __init__(self, sites: list[tuple[str, str, Any]]):
-        self.sites, self.kept = sites, []
+        self.sites = sites
+        self.kept: list[Any] = []
         self._reader = Reader()
 
     def closed(self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Any]) -> list[Any]:
@@ -215,7 +218,7 @@ def relations(eqn: Any) -> list[Affine]:
     ]
     if name == "conv_apply":
         return forward
-    return [transposed_window(r).affine for r in forward]  # type: ignore[misc]
+    return [transposed(r) for r in forward]
 
 
 def taps_per_phase(relation: Affine) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ class RateCheck:
 
 
 def _as_stage(rate: int | Sequence[int]) -> Stage:
-    return tuple(int(r) for r in rate) if isinstance(rate, (tuple, list)) else (int(rate),)
+    return tuple(int(r) for r in rate) if isinstance(rate, Sequence) else (int(rate),)
 
 
 def _per_layer(name: str, value: int | Sequence[int], layers: int) -> tuple[int, ...]:
@@ -228,7 +228,7 @@ def _reason(ok, rule_ok, divisor, steps, kernels, distances) -> str:
     if ok:
         rule = "" if rule_ok else f" (the textbook rule would refuse it: {_rule(divisor, distances, kernels[0])})"
         return f"No holes: every step is at most one more than the reach of the smaller ones{rule}."
-    step, reach = _first_gap(steps, kernels)
+    step, reach = _first_gap(steps, kernels) or (0, 0)
     share = f" All steps are multiples of {divisor}, so the field is a grid of period {divisor}." if divisor > 1 else ""
     rule = " The textbook rule does not notice." if rule_ok else ""
     below = f"the smaller ones reach only {reach} pixels" if reach else "no smaller one fills the gaps between its taps"

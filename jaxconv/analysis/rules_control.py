@@ -1,5 +1,6 @@
 """Rules for calls and control flow: everything is read in place; loops of known length are read turn by turn."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,10 @@ def _row(reader: Reader, value: Anything, turn: int) -> Anything:
     return reader.graph.remap(one, one.axes[1:], [None, *range(len(one.axes) - 1)])
 
 
+def _lifted(row: Const) -> np.ndarray:
+    return np.asarray(row.value)[None]
+
+
 class _Shape:
     def __init__(self, shape: tuple[int, ...], dtype: Any):
         self.shape, self.dtype = tuple(shape), dtype
@@ -110,7 +115,7 @@ def _stack(reader: Reader, rows: list[Anything], aval: Any, spatial: bool) -> An
             axes = [Axis(1, "s" if spatial else "c"), *row.axes]
             row = reader.graph.remap(row, axes, range(1, len(axes)))
         else:
-            row = Const(_Shape((1, *row.shape), row.dtype), lambda row=row: np.asarray(row.value)[None])
+            row = Const(_Shape((1, *row.shape), row.dtype), partial(_lifted, row))
         lifted.append(row)
     return joined(reader, lifted, 0, channels=False) if len(lifted) > 1 else lifted[0]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .constants import Const
-from .graph import Axis, Edge, GlobalOp, Value, uniform
+from .graph import Axis, Edge, GlobalOp, Value, merge_classes, uniform
 from .interpret import Anything, Reader, rule
 from .links import Link, from_pattern, sum_all
 from .rules_pointwise import global_over
@@ -23,7 +23,7 @@ def _dot(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
         _Side(reader, v, c, b, other) for (v, c, b), (other, _, _) in zip(sides, (sides[1], sides[0]), strict=True)
     ]
     for i in range(len(batch[0])):
-        axes.append(reader_join(parts[0].axis(batch[0][i]), parts[1].axis(batch[1][i])))
+        axes.append(_batch_axis(parts[0].axis(batch[0][i]), parts[1].axis(batch[1][i])))
     free = [part.free for part in parts]
     for part in parts:
         axes.extend(part.axis(a) for a in part.free)
@@ -40,13 +40,11 @@ def _dot(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     return [reader.graph.value(reader.graph.node(axes, edges, "dot_general", place, **layer))]
 
 
-def reader_join(a: Axis, b: Axis) -> Axis:
+def _batch_axis(a: Axis, b: Axis) -> Axis:
     """The axis of a batch dimension: both operands' classes."""
     role = "s" if a.spatial or b.spatial else "c"
     if a.same(b):
         return a if a.role == role else b
-    from .graph import merge_classes
-
     classes, _ = merge_classes(np.stack([a.positions, b.positions], axis=1))
     return Axis(a.size, role, classes)
 
@@ -55,7 +53,7 @@ class _Side:
     """One operand of a dot: its axes, and which of them are batch, contracted or free."""
 
     def __init__(self, reader: Reader, value: Anything, contract, batch, other: Anything):
-        self.value = value
+        self.value: Any = value
         self.contract, self.batch = tuple(contract), tuple(batch)
         if isinstance(value, Value):
             wide = [a for a in self.contract if value.axes[a].spatial]

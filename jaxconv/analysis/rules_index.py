@@ -93,6 +93,7 @@ def _gather_axis(
 
 
 def _picked(axis: Axis, positions: np.ndarray, places: Sequence[int], shape: Sequence[int], axes) -> Link | None:
+    link: Link | None
     if axis.spatial:
         flat, link = Axis(len(positions), "s"), take(positions, axis.size, _step(positions, axis.size))
     else:

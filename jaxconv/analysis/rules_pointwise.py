@@ -1,5 +1,6 @@
 """Rules for what acts on each position by itself: element-wise work, broadcasting, reductions, and calls."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def _stretched(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
 
 @rule("broadcast_in_dim")
 def _broadcast(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value, *_rest) = inputs
+    value = reader.dependent(inputs[0])
     shape, where = eqn.params["shape"], eqn.params["broadcast_dimensions"]
     axes = [uniform(n) for n in shape]
     for a, target in enumerate(where):
@@ -57,7 +58,7 @@ def _broadcast(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
 
 @rule("transpose")
 def _transpose(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     permutation = eqn.params["permutation"]
     where = [permutation.index(a) for a in range(len(permutation))]
     return [reader.graph.remap(value, [value.axes[p] for p in permutation], where)]
@@ -65,7 +66,7 @@ def _transpose(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
 
 @rule("squeeze")
 def _squeeze(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     gone = set(eqn.params["dimensions"])
     kept = [a for a in range(len(value.axes)) if a not in gone]
     where = [kept.index(a) if a in kept else None for a in range(len(value.axes))]
@@ -74,7 +75,7 @@ def _squeeze(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]
 
 @rule("expand_dims")
 def _expand(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     shape, new = eqn.outvars[0].aval.shape, set(eqn.params["dimensions"])
     kept = [a for a in range(len(shape)) if a not in new]
     axes = [uniform(1) if a in new else value.axes[kept.index(a)] for a in range(len(shape))]
@@ -88,7 +89,7 @@ reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor arg
 
 @rule(*REDUCTIONS)
 def _reduce(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     return [reduced(reader, value, tuple(int(a) for a in eqn.params["axes"]))]
 
 
@@ -119,7 +120,7 @@ def global_over(reader: Reader, value: Value, axes: tuple[int, ...]) -> GlobalOp
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def _cumulative(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     return [_spread_over(reader, value, eqn.params["axis"], eqn.outvars[0].aval.shape)]
 
 
@@ -142,7 +143,7 @@ def _spread_over(reader: Reader, value: Value, axis: int, shape: tuple[int, ...]
 
 @rule("fft")
 def _fft(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     shape = eqn.outvars[0].aval.shape
     for axis in range(len(shape) - len(eqn.params["fft_lengths"]), len(shape)):
         value = _spread_over(reader, value, axis, shape)
@@ -151,13 +152,13 @@ def _fft(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 @rule("rev")
 def _rev(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     counted = reader.graph.counted(value, [a for a in eqn.params["dimensions"] if value.axes[a].spatial], reader.place)
     axes, links = list(counted.axes), {}
     for a in eqn.params["dimensions"]:
         old = counted.axes[a]
         if old.spatial:
-            links[a] = take(np.arange(old.size)[::-1], old.size, -1)
+            links[a] = take(np.arange(old.size)[::-1], old.size, Fraction(-1))
             axes[a] = Axis(old.size, "s")
         else:
             axes[a] = Axis(old.size, "c", old.positions[::-1])

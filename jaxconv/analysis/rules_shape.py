@@ -92,7 +92,7 @@ def split_axis(axis: Axis, sizes: Sequence[int]) -> tuple[list[Axis], Link | Non
 
 @rule("reshape")
 def _reshape(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    value = inputs[0]
+    value = reader.dependent(inputs[0])
     if eqn.params.get("dimensions") is not None:
         raise reader.refuse("it permutes dimensions")
     return [reshaped(reader, value, eqn.outvars[0].aval.shape)]
@@ -205,7 +205,7 @@ def _slide(n_in: int, n_out: int, stride: int = 1, base: int = 1, low: int = 0) 
 
 @rule("slice")
 def _slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     starts = eqn.params["start_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
     return [sliced(reader, value, starts, eqn.outvars[0].aval.shape, strides)]
@@ -213,7 +213,7 @@ def _slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 def sliced(reader: Reader, value: Value, starts, shape, strides) -> Value:
     """The value's positions starts + strides * (0 .. shape - 1) on each axis."""
-    picks = {}
+    picks: dict[int, tuple[np.ndarray, Link | None]] = {}
     for a, (start, size, stride) in enumerate(zip(starts, shape, strides, strict=True)):
         if size != value.shape[a]:
             picks[a] = _slide(value.shape[a], size, stride, low=-int(start))
@@ -251,8 +251,9 @@ def constant_starts(reader: Reader, value: Anything, starts: Sequence[Anything],
 
 @rule("split")
 def _split(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
-    axis, outputs, start = eqn.params["axis"], [], 0
+    value = reader.dependent(inputs[0])
+    axis, start = eqn.params["axis"], 0
+    outputs: list[Anything] = []
     for size in eqn.params["sizes"]:
         starts = [start if a == axis else 0 for a in range(len(value.axes))]
         shape = [size if a == axis else n for a, n in enumerate(value.shape)]
@@ -263,10 +264,10 @@ def _split(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 @rule("pad")
 def _pad(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    value, filler = inputs
+    value, filler = reader.dependent(inputs[0]), inputs[1]
     if isinstance(filler, Value):
         raise reader.refuse("the padding value depends on the input")
-    picks = {}
+    picks: dict[int, tuple[np.ndarray, Link | None]] = {}
     for a, (low, high, interior) in enumerate(eqn.params["padding_config"]):
         if (low, high, interior) != (0, 0, 0):
             n = value.shape[a]
@@ -279,7 +280,7 @@ def _pad(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 @rule("tile")
 def _tile(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    (value,) = inputs
+    value = reader.dependent(inputs[0])
     picks: dict[int, tuple[np.ndarray, Link | None]] = {
         a: (np.tile(np.arange(n), m // n), None)
         for a, (n, m) in enumerate(zip(value.shape, eqn.outvars[0].aval.shape, strict=True))

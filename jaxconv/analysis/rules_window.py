@@ -9,7 +9,7 @@ import numpy as np
 from .constants import Const
 from .graph import Axis, Value, merge_classes, uniform
 from .interpret import NAMED_CALLS, Anything, Reader, rule
-from .links import Affine, Link, from_pattern, transposed_window, window
+from .links import Affine, Link, from_pattern, transposed, window
 
 
 # -------------------------------------------------------------------------------------------------- windows on one axis
@@ -150,10 +150,10 @@ def _face(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     rank = len(forward)
     apply = eqn.primitive.name == "conv_apply"
     order = (rank, rank + 1, *range(rank)) if apply else (rank + 1, rank, *range(rank))
-    made = [window(r) if apply else transposed_window(r) for r in forward]
-    layer = _conv_layer([m.affine for m in made], kernel, order, g.groups)
+    own = [r if apply else transposed(r) for r in forward]
+    layer = _conv_layer(own, kernel, order, g.groups)
     layer["flip"] = not apply
-    links = {len(shape) - rank - 1 + a: link for a, link in enumerate(made)}
+    links = {len(shape) - rank - 1 + a: window(r) for a, r in enumerate(own)}
     return [_convolved(reader, value, len(shape) - 1, links, g.groups, shape[-1], layer)]
 
 
@@ -199,12 +199,13 @@ def _select_and_scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> lis
     if not isinstance(value, Value):
         raise reader.refuse("only which position is the largest depends on the input")
     p = eqn.params
-    links, made = {}, []
+    links: dict[int, Link] = {}
+    made: list[Affine] = []
     for a, (k, s, (low, _)) in enumerate(zip(p["window_dimensions"], p["window_strides"], p["padding"], strict=True)):
         r = Affine(n_in=operand.shape[a], n_out=value.shape[a], taps=k, stride=s, low=low)
         if r != Affine(value.shape[a], value.shape[a], 1):
-            links[a] = transposed_window(r)
-            made.append(links[a].affine)
+            made.append(transposed(r))
+            links[a] = window(made[-1])
     return [windowed(reader, value, links, "select_and_scatter_add", **_layer("unpool", made))]
 
 
@@ -270,8 +271,7 @@ def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
     results = 2 if eqn.params["name"] == "max_pool_with_indices" else 1
     if len(inputs) != 1 or len(eqn.outvars) != results:  # a part of its derivative, which carries the same name
         return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
-    (value,) = inputs
-    assert isinstance(value, Value)  # a call on constants is not read
+    value = reader.dependent(inputs[0])
     found = separable_window(reader, eqn, value)
     layer = _layer("pool", list(found.values()), windows=found)
     seen = windowed(reader, value, {a: window(r) for a, r in found.items()}, eqn.params["name"], **layer)
@@ -288,11 +288,12 @@ def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     windows = _pool_windows(indices)
     if windows is None:
         raise reader.refuse("its indices do not come from a max_pool in this function")
-    links = {a: transposed_window(r) for a, r in windows.items()}
+    relations = {a: transposed(r) for a, r in windows.items()}
     shape = eqn.outvars[0].aval.shape
-    if any(link.n_in != value.shape[a] or link.n_out != shape[a] for a, link in links.items()):
+    if any(r.n_in != value.shape[a] or r.n_out != shape[a] for a, r in relations.items()):
         raise reader.refuse(f"its indices come from a pooling of another size than {value.shape} -> {shape}")
-    return [windowed(reader, value, links, "max_unpool", **_layer("unpool", [k.affine for k in links.values()]))]
+    links = {a: window(r) for a, r in relations.items()}
+    return [windowed(reader, value, links, "max_unpool", **_layer("unpool", list(relations.values())))]
 
 
 def _pool_windows(indices: Anything) -> dict[int, Affine] | None:
