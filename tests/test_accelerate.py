@@ -303,3 +303,13 @@ def test_report_lists_each_convolution():
     assert "3 convolutions on" in text and "left alone: no tensor" in text and "2x6x6x2 * 3x3x2x2" in text
     # An accelerated function reports on what it was made of.
     assert [row.face for row in accelerate.report(accelerate(net), X, W)] == ["apply", "apply", "adjoint"]
+
+
+@pytest.mark.parametrize(("dtype", "preferred"), [(jnp.int8, jnp.int32), (jnp.bfloat16, None)])
+def test_dtypes_are_kept(dtype, preferred):
+    def fn(x, w):
+        return lax.conv_general_dilated(x, w, (2, 2), "SAME", preferred_element_type=preferred)
+
+    x, w = jnp.arange(-50, 50).reshape(1, 4, 5, 5).astype(dtype), jnp.arange(-36, 36).reshape(2, 4, 3, 3).astype(dtype)
+    same(accelerate(fn)(x, w).astype(jnp.float32), jax.jit(fn)(x, w).astype(jnp.float32), 1e-2)
+    assert accelerate(fn)(x, w).dtype == (preferred or dtype)

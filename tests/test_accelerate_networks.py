@@ -108,6 +108,23 @@ def test_nnx_shared_modules_and_gradients_outside():
     same(nnx.to_pure_dict(nnx.state(fast_model)), nnx.to_pure_dict(nnx.state(plain)))
 
 
+def test_nnx_state_is_a_pure_value():
+    """Split outside and merged inside: nothing is written back, into the state or the module it came from."""
+    nnx, plain = nnx_unet()
+    graph, state = nnx.split(plain)
+    before = nnx.to_pure_dict(nnx.state(plain))
+
+    def fn(state, x):
+        model = nnx.merge(graph, state)
+        return model.features(x), nnx.state(model, nnx.BatchStat)
+
+    got, want = accelerate(fn)(state, X), jax.jit(fn)(state, X)
+    assert isinstance(got[1], nnx.State)
+    same(got[0], want[0])
+    same(nnx.to_pure_dict(got[1]), nnx.to_pure_dict(want[1]))
+    same(nnx.to_pure_dict(nnx.state(plain)), before)
+
+
 def test_nnx_structural_change_is_refused():
     _, model = nnx_unet()
 

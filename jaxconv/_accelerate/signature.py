@@ -51,7 +51,7 @@ class Signature:
     @classmethod
     def of(cls, owner: Any, args: tuple, kwargs: dict) -> tuple[Signature, list[Any], tuple[Any, ...]]:
         """The signature of a call, its arrays, and the modules among its arguments."""
-        leaves, tree = jax.tree.flatten((owner, args, kwargs), is_leaf=is_module)
+        leaves, tree = jax.tree.flatten(_with_pure_states((owner, args, kwargs)), is_leaf=is_module)
         places = tuple(i for i, leaf in enumerate(leaves) if is_module(leaf))
         modules = tuple(leaves[i] for i in places)
         statics, arrays = partition([None if i in places else leaf for i, leaf in enumerate(leaves)], places)
@@ -84,7 +84,7 @@ class Signature:
             modules = _nnx().merge(self.graph, state)
             for place, module in zip(self.modules, modules, strict=True):
                 leaves[place] = module
-        owner, args, kwargs = jax.tree.unflatten(self.tree, leaves)
+        owner, args, kwargs = _with_states(jax.tree.unflatten(self.tree, leaves))
         return owner, args, kwargs, modules, values
 
     def flat(self, call: Callable[..., Any]) -> Callable[..., Outcome]:
@@ -149,6 +149,42 @@ class Outcome:
         if self.updates:
             _nnx().update(modules, jax.tree.unflatten(self.update_tree, self.updates))
         return jax.tree.unflatten(self.tree, fill(self.statics, iter(self.result)))
+
+
+@jax.tree_util.register_pytree_node_class
+class PureState:
+    """An `nnx.State` as its arrays: a pure value, unlike a module, whose variables a call may set."""
+
+    def __init__(self, leaves: Any, tree: Any):
+        self.leaves = leaves
+        self.tree = tree
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """Arrays are the children."""
+        return self.leaves, self.tree
+
+    @classmethod
+    def tree_unflatten(cls, tree: Any, leaves: Any) -> PureState:
+        """The inverse of `tree_flatten`."""
+        return cls(leaves, tree)
+
+
+def _with_pure_states(tree: Any) -> Any:
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None:
+        return tree
+
+    def pure(value: Any) -> Any:
+        return PureState(*jax.tree.flatten(value)) if isinstance(value, nnx.State) else value
+
+    return jax.tree.map(pure, tree, is_leaf=lambda v: isinstance(v, nnx.State) or is_module(v))
+
+
+def _with_states(tree: Any) -> Any:
+    def restored(value: Any) -> Any:
+        return jax.tree.unflatten(value.tree, value.leaves) if isinstance(value, PureState) else value
+
+    return jax.tree.map(restored, tree, is_leaf=lambda v: isinstance(v, PureState) or is_module(v))
 
 
 def is_array(value: Any) -> bool:
