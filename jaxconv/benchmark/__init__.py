@@ -99,7 +99,7 @@ def bench(
 def bench_networks(
     *, dtype: str = "float32", repeats: int = 9, gpu_sizes: bool = False, out: pathlib.Path | None = None
 ) -> dict:
-    """Measure one training step of whole networks and print times and ratios.
+    """Measure one training step and one inference of whole networks and print times and ratios.
 
     Args:
         dtype: of kernels and images.
@@ -112,28 +112,32 @@ def bench_networks(
     """
     record: dict = {**runner.machine(), "dtype": dtype, "networks": {}}
     for net in networks.ON_GPU if gpu_sizes else networks.ON_CPU:
-        ready, losses = {}, {}
-        for name in networks.NETWORK_CONTENDERS:
-            try:
-                ready[name], losses[name] = networks.prepare(net, name, dtype)
-            except Absent as reason:
-                print(f"  absent: {name} ({reason})")
-        seconds = runner.time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget=30)
-        record["networks"][net.name] = {
-            "seconds": seconds,
-            "first_call": {name: p.first_call for name, p in ready.items()},
-            "temporary_bytes": {name: p.temporary_bytes for name, p in ready.items()},
-            "loss": losses,
-        }
-        print(f"{net.name}: one training step")
-        for name, took in seconds.items():
-            first = f"first call {ready[name].first_call:.1f} s" if ready[name].first_call else ""
-            print(
-                f"  {name:10} {1e3 * took:8.1f} ms   {took / seconds['jaxconv']:.2f} of jaxconv's   {first}", flush=True
-            )
+        for task in ("training step", "inference"):
+            record["networks"][f"{net.name}, {task}"] = _one_network(net, task, dtype, repeats)
     if out is not None:
         report.write_json(pathlib.Path(out), record)
     return record
+
+
+def _one_network(net: networks.Network, task: str, dtype: str, repeats: int) -> dict:
+    ready, figures = {}, {}
+    for name in networks.NETWORK_CONTENDERS:
+        try:
+            ready[name], figures[name] = networks.prepare(net, name, dtype, task)
+        except Absent as reason:
+            print(f"  absent: {name} ({reason})")
+    seconds = runner.time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget=20)
+    print(f"{net.name}: {task}; time, and time over jaxconv's")
+    for name, took in seconds.items():
+        first = ready[name].first_call
+        said = f"first call {first:.1f} s" if first else ""
+        print(f"  {name:10} {1e3 * took:8.1f} ms   {took / seconds['jaxconv']:.2f}   {said}", flush=True)
+    return {
+        "seconds": seconds,
+        "first_call": {name: p.first_call for name, p in ready.items()},
+        "temporary_bytes": {name: p.temporary_bytes for name, p in ready.items()},
+        "figure": figures,
+    }
 
 
 def explain(case: str, dtype: str = "float32") -> str:
