@@ -67,6 +67,16 @@ def test_labels_through_memory_maps(tmp_path):
     assert seen[-1][0] == seen[-1][1] == len(seen) > 1
 
 
+def test_channels_first_and_a_result_without_channels():
+    def labels(image):
+        return jnp.argmax(jnp.moveaxis(encoder(jnp.moveaxis(image, 0, -1)[None])[0], -1, 0), axis=0)
+
+    image = np.random.default_rng(3).standard_normal((3, 83, 70)).astype(np.float32)
+    result = tiled(labels, 16, spatial_axes=(1, 2))(image)
+    expected = np.asarray(jax.jit(labels)(image))
+    assert result.shape == (21, 18) and (result != expected).mean() < 0.01
+
+
 def test_small_images_are_not_cut():
     image = np.ones((1, 12, 9, 3), np.float32)
     np.testing.assert_array_equal(tiled(encoder, 64)(image), np.asarray(jax.jit(encoder)(image)))

@@ -90,7 +90,7 @@ def effective_receptive_field(
     at = theory.central_index if index is None else (index,) if isinstance(index, int) else tuple(index)
     box = theory.box(at)
     at = tuple(i % n for i, n in zip(at, theory.output_size, strict=True))
-    out_axes = axes if len(theory.output_size) == len(axes) else tuple(range(1, 1 + len(theory.output_size)))
+    out_axes = theory.result_axes
 
     @partial(jax.jit)
     def energy(key: jax.Array, x: jax.Array, rest: list[Any]) -> jax.Array:

@@ -33,7 +33,7 @@ class ReceptiveField:
     def __init__(self, traced: Traced):
         self.traced = traced
         self.input_size, self.output_size = traced.input_size, traced.output_size
-        self.global_ops = traced.global_ops
+        self.global_ops, self.result_axes = traced.global_ops, traced.result_axes
         self._nominal = [Bounds(traced.source, traced.out, a, True) for a in traced.spatial_axes]
         summaries = [self._summary(i) for i in range(len(traced.spatial_axes))]
         self.size: tuple[int, ...] = tuple(size for size, _, _ in summaries)

@@ -46,13 +46,13 @@ class GradientField:
         self._output = output or 0
         shape = shapes[self._output].shape
         rank = len(args[0].shape)
-        self._out_axes = self.axes if len(shape) == rank else tuple(range(1, len(shape) - 1))
+        self.result_axes = self.axes if len(shape) == rank else tuple(range(1, len(shape) - 1))
         self.input_size = tuple(args[0].shape[a] for a in self.axes)
-        self.output_size = tuple(shape[a] for a in self._out_axes)
+        self.output_size = tuple(shape[a] for a in self.result_axes)
 
     @cached_property
     def _pull(self) -> Callable[..., jax.Array]:
-        out_axes, which = self._out_axes, self._output
+        out_axes, which = self.result_axes, self._output
 
         @partial(jax.jit, static_argnums=())
         def pull(key, x, rest, index):

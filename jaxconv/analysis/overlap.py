@@ -132,11 +132,13 @@ def checkerboard(
     fn = as_function(fn)
     axes = spatial_axes_of(args[0], spatial_axes)
     records = probe(fn, args, axes, output, draws, seed)
+    coarsest = [min(r.size[i] for r in records) for i in range(len(axes))]
+    steps = [max(args[0].shape[a] // max(n, 1), 1) for a, n in zip(axes, coarsest, strict=True)]
     notes: list[str] = []
     counts = gradient = None
     try:
         traced = trace(fn, args, axes, output)
-        counts, gradient = _counted(traced, records[-1].period)
+        counts, gradient = _counted(traced, records[-1].period, steps)
     except NotUnderstood as problem:
         notes.append(f"paths are not counted: {problem}")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args[1:])):
@@ -148,8 +150,6 @@ def checkerboard(
         if layer is not None:
             layers.append(layer)
     last = records[-1]
-    coarsest = [min(r.size[i] for r in records) for i in range(len(axes))]
-    steps = [max(args[0].shape[a] // max(n, 1), 1) for a, n in zip(axes, coarsest, strict=True)]
     back = gradient_phases(fn, args, axes, output, steps, draws, seed)
     return Checkerboard(
         score=last.unevenness,
@@ -163,7 +163,7 @@ def checkerboard(
     )
 
 
-def _counted(traced: Traced, period: Sequence[int]) -> tuple[float, float]:
+def _counted(traced: Traced, period: Sequence[int], steps: Sequence[int]) -> tuple[float, float]:
     """Unevenness of the paths into each output phase, and out of each input phase."""
     total = push_totals(traced.source, traced.out)[traced.out.number]
     rank = len(traced.out_axes)
@@ -171,19 +171,7 @@ def _counted(traced: Traced, period: Sequence[int]) -> tuple[float, float]:
     out = traced.out
     usage, _ = pull_back(traced.source, out, np.ones(out.shape), (0,) * rank)
     usage = usage.sum(axis=tuple(a for a in range(usage.ndim) if a not in traced.spatial_axes))
-    steps = [max(n // m, 1) for n, m in zip(_coarsest_ratio(traced), (1,) * usage.ndim, strict=False)]
     return forward, spread(fold(usage, range(usage.ndim), steps))
-
-
-def _coarsest_ratio(traced: Traced) -> list[int]:
-    """Per spatial axis, how many input pixels the coarsest layer's step is worth."""
-    ratios = []
-    for i, a in enumerate(traced.spatial_axes):
-        sizes = [
-            n.axes[a].size for n in traced.layers() if len(n.axes) == len(traced.source.axes) and n.axes[a].spatial
-        ]
-        ratios.append(max(round(traced.input_size[i] / max(min(sizes, default=traced.input_size[i]), 1)), 1))
-    return ratios
 
 
 # ------------------------------------------------------------------------------------------------------------- layers

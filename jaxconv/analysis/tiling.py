@@ -208,7 +208,7 @@ def _plan(fn, image, args, axes, tiles, sizes) -> tuple[tuple[Plan, ...], tuple[
         whole = jax.eval_shape(fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
     except NotUnderstood as problem:
         raise TilingRefused(f"halo and alignment cannot be derived: {problem}") from None
-    out_axes = _whole_axes(whole, traced, len(image.shape), axes)
+    out_axes = _whole_axes(whole, traced, axes)
     plans = []
     for i, (n, crop, align) in enumerate(zip(sizes, crops, aligns, strict=True)):
         plans.append(_axis_plan(traced, i, n, crop, align, whole.shape[out_axes[i]]))
@@ -256,19 +256,13 @@ def _halo(traced: Traced, i: int) -> int:
     return int(np.where(seen, at - low, 0).max()) + int(np.where(seen, high - at, 0).max()) + 2
 
 
-def _whole_axes(whole: Any, traced: Traced, rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The result's spatial axes: as many as the image has, in the same places where the ranks agree."""
+def _whole_axes(whole: Any, traced: Traced, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The places of the result's spatial axes, one for each of the image's."""
     if len(jax.tree.leaves(whole)) != 1:
         raise TilingRefused("the function has several outputs; tile each on its own")
-    if len(traced.out_axes) != len(axes):
-        raise TilingRefused(f"the result has {len(traced.out_axes)} spatial axes, the image {len(axes)}")
-    shape = whole.shape
-    if len(shape) == rank:
-        return axes
-    # A channel axis fewer (an argmax) or more: the spatial axes keep their places where channels come last.
-    if all(a < len(shape) for a in axes):
-        return axes
-    raise TilingRefused(f"the result of shape {shape} has no axes in the places {axes} of the image's")
+    if len(traced.result_axes) != len(axes):
+        raise TilingRefused(f"the result has {len(traced.result_axes)} spatial axes, the image {len(axes)}")
+    return traced.result_axes
 
 
 def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_size: int) -> Plan:

@@ -17,13 +17,17 @@ RULE_MODULES = (rules_control, rules_dot, rules_index, rules_pointwise, rules_sh
 
 @dataclass
 class Traced:
-    """The graph of a function: where it begins and ends, and which axes are spatial."""
+    """The graph of a function: where it begins and ends, and which axes are spatial.
+
+    `out` has only the output's spatial axes, `out_axes` numbers them; `result_axes` are their places in the output.
+    """
 
     graph: Graph
     source: Node
     out: Node
     spatial_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
+    result_axes: tuple[int, ...]
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -131,7 +135,7 @@ def trace(
     chosen = reader.graph.dropped(chosen, gone, "output")
     chosen = reader.graph.counted(chosen, range(len(chosen.axes)))
     out = reader.graph.materialize(chosen)
-    return Traced(reader.graph, source, out, axes, tuple(range(len(out_axes))))
+    return Traced(reader.graph, source, out, axes, tuple(range(len(out_axes))), tuple(sorted(out_axes)))
 
 
 def _chosen(outputs: Sequence[Any], output: int | None) -> Any:
