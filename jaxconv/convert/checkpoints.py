@@ -90,7 +90,7 @@ def convert_checkpoint(
     kwargs, record = PRESETS[model](checkpoint) if model in PRESETS and model_kwargs is None else ({}, None)
     kwargs = {**kwargs, **(model_kwargs or {})}
     # Abstract: no random number is drawn for parameters that the file is about to fill.
-    network = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
+    network: Any = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
     if preprocessing is None and record is None and "classes" not in network.config:
         raise ValueError(
             f"model {model!r} gives no classes, and a run folder is for segmentation; place its weights with "

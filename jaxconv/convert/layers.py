@@ -158,7 +158,7 @@ def _flax_transposed(node: nnx.ConvTranspose, shape: tuple[int, ...]) -> _Rule:
     if node.transpose_kernel:
         return _reversed_axes(node, shape)
     rank = len(shape) - 2
-    to_model = lambda a: np.flip(a, range(2, rank + 2)).transpose(*range(2, rank + 2), 0, 1)  # noqa: E731
+    to_model = lambda a: np.flip(a, tuple(range(2, rank + 2))).transpose(*range(2, rank + 2), 0, 1)  # noqa: E731
     return _Rule("weight", (shape[-2], shape[-1], *shape[:rank]), to_model)
 
 

@@ -78,7 +78,13 @@ def load_tensors(
           weight (8, 3, 5, 5) -> kernel (5, 5, 3, 8)
           bias (8,) -> bias (8,)
     """
-    options = {"rename": rename, "ordered": ordered, "strict": strict, "dry_run": dry_run, "source": source}
+    options: dict[str, Any] = {
+        "rename": rename,
+        "ordered": ordered,
+        "strict": strict,
+        "dry_run": dry_run,
+        "source": source,
+    }
     return place(walk(model, convention), tensors, **options)
 
 

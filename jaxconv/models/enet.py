@@ -9,9 +9,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxconv import pooling
 from jaxconv._checks import as_index
-from jaxconv.nn import Conv, ConvTranspose, PReLU, batch_norm
+from jaxconv.nn import Conv, ConvTranspose, MaxPool, MaxUnpool, PReLU, batch_norm
 
 # Second stage, repeated as the third: kind of the 3x3 step and its dilation.
 _STAGE = (
@@ -20,10 +19,10 @@ _STAGE = (
 )  # fmt: skip
 
 
-def _row(conv: nnx.Module, types: dict[str, Any], *, prelu: bool = True) -> nnx.Sequential:
+def _row(conv: Conv | ConvTranspose, types: dict[str, Any], *, prelu: bool = True) -> nnx.Sequential:
     """A convolution without bias, batch normalisation and, but for the main branch of an upsampling, one shared
     PReLU."""
-    layers = [conv, batch_norm(conv.out_features, **types)]
+    layers: list[nnx.Module] = [conv, batch_norm(conv.out_features, **types)]
     if prelu:
         layers.append(PReLU(dtype=types["dtype"], param_dtype=types["param_dtype"]))
     return nnx.Sequential(*layers)
@@ -41,14 +40,14 @@ class InitialBlock(nnx.Module):
     """Halves the resolution: a strided convolution of 13 channels beside max-pooling of the 3 input channels."""
 
     def __init__(self, in_channels: int, channels: int, types: dict[str, Any]):
+        self.pool = MaxPool((3, 3), stride=2, padding=1)
         self.main_branch = _conv(in_channels, channels - in_channels, (3, 3), types, stride=2, padding=1)
         self.batch_norm = batch_norm(channels, **types)
         self.out_prelu = _out_prelu(channels, types)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, ceil(H/2), ceil(W/2), channels) of x (*batch, H, W, in_channels)."""
-        pooled = pooling.max_pool(x, (3, 3), stride=2, padding=1)
-        return self.out_prelu(self.batch_norm(jnp.concatenate([self.main_branch(x), pooled], axis=-1)))
+        return self.out_prelu(self.batch_norm(jnp.concatenate([self.main_branch(x), self.pool(x)], axis=-1)))
 
 
 class Bottleneck(nnx.Module):
@@ -77,6 +76,7 @@ class Downsampling(nnx.Module):
 
     def __init__(self, into: int, out: int, types: dict[str, Any]):
         self.added = out - into
+        self.pool = MaxPool((3, 3), stride=2, padding=1, return_indices=True)
         self.ext_conv1 = _row(_conv(into, into // 4, (2, 2), types, stride=2), types)
         self.ext_conv2 = _row(_conv(into // 4, into // 4, (3, 3), types, padding=1), types)
         self.ext_conv3 = _row(_conv(into // 4, out, (1, 1), types), types)
@@ -84,7 +84,7 @@ class Downsampling(nnx.Module):
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """(*batch, H/2, W/2, out) of x (*batch, H, W, into), and where the maxima stood (*batch, H/2, W/2, into)."""
-        main, indices = pooling.max_pool(x, (3, 3), stride=2, padding=1, return_indices=True)
+        main, indices = self.pool(x)
         main = jnp.pad(main, [(0, 0)] * (x.ndim - 1) + [(0, self.added)])
         return self.out_prelu(main + self.ext_conv3(self.ext_conv2(self.ext_conv1(x)))), indices
 
@@ -95,6 +95,7 @@ class Upsampling(nnx.Module):
 
     def __init__(self, into: int, out: int, types: dict[str, Any]):
         inner = into // 4
+        self.unpool = MaxUnpool()
         self.main_conv1 = _row(_conv(into, out, (1, 1), types), types, prelu=False)
         self.ext_conv1 = _row(_conv(into, inner, (1, 1), types), types)
         up = ConvTranspose(inner, inner, (3, 3), stride=2, padding=1, output_padding=1, use_bias=False, **types)
@@ -105,7 +106,7 @@ class Upsampling(nnx.Module):
     def __call__(self, x: Array, indices: Array) -> Array:
         """(*batch, 2H, 2W, out) of x (*batch, H, W, into) and indices (*batch, H, W, out)."""
         size = (2 * x.shape[-3], 2 * x.shape[-2])
-        main = pooling.max_unpool(self.main_conv1(x), indices, size)
+        main = self.unpool(self.main_conv1(x), indices, size)
         return self.out_prelu(main + self.ext_conv3(self.ext_conv2(self.ext_conv1(x))))
 
 
@@ -153,7 +154,7 @@ class ENet(nnx.Module):
         if not 1 <= as_index(in_channels, "in_channels") <= 15:
             raise ValueError(f"in_channels={in_channels} must be 1..15: they stand beside convolved ones, 16 in all")
         self.classes, self.in_channels, self.dtype, self.param_dtype = classes, in_channels, dtype, param_dtype
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 
         self.initial_block = InitialBlock(in_channels, 16, types)
         self.downsample1_0 = Downsampling(16, 64, types)

@@ -63,7 +63,7 @@ class FSRCNN(nnx.Module):
                 raise ValueError(f"{name}={value} must be at least 1")
         self.scale, self.channels, self.features, self.shrunk, self.maps = numbers.values()
         self.dtype, self.param_dtype = dtype, param_dtype
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
 
         self.feature_extract = Conv(channels, features, (5, 5), padding=2, rngs=rngs, **types)
         self.activation_1 = PReLU(features, **types)

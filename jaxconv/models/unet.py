@@ -10,9 +10,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxconv import pooling
 from jaxconv._checks import as_index
-from jaxconv.nn import Conv, ConvBlock, ConvTranspose
+from jaxconv.nn import Conv, ConvBlock, ConvTranspose, MaxPool
 
 
 class UNet(nnx.Module):
@@ -76,13 +75,14 @@ class UNet(nnx.Module):
             raise ValueError("widths=() has no level; at least one is needed")
         self.in_channels, self.classes, self.widths, self.rank = in_channels, classes, widths, rank
         self.batch_norm, self.dtype, self.param_dtype = batch_norm, dtype, param_dtype
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 
         def level(into: int, out: int) -> nnx.Sequential:
-            options = {"padding": 1, "normalise": batch_norm, **types}
+            options: dict[str, Any] = {"padding": 1, "normalise": batch_norm, **types}
             kernel = (3,) * rank
             return nnx.Sequential(ConvBlock(into, out, kernel, **options), ConvBlock(out, out, kernel, **options))
 
+        self.pool = MaxPool((2,) * rank)
         self.encoder = nnx.List([level(i, o) for i, o in zip((in_channels, *widths[:-1]), widths, strict=True)])
         coarse_to_fine = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.ups = nnx.List([ConvTranspose(i, o, (2,) * rank, stride=2, **types) for i, o in coarse_to_fine])
@@ -113,7 +113,7 @@ class UNet(nnx.Module):
         skips = []
         for i, level in enumerate(self.encoder):
             if i:
-                x = pooling.max_pool(x, (2,) * self.rank)
+                x = self.pool(x)
             x = level(x)
             skips.append(x)
         skips.pop()

@@ -135,7 +135,7 @@ class ConvBlock(nnx.Module):
         rngs: nnx.Rngs,
         **settings: Any,
     ):
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.conv = Conv(in_features, out_features, kernel_size, use_bias=not normalise, **types, **settings)
         self.norm = batch_norm(out_features, **types) if normalise else nnx.data(None)
         self.activation = activation

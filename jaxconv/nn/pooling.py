@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import nnx
 from jax import Array
@@ -53,7 +54,7 @@ class MaxPool(nnx.Module):
         self.stride, self.padding, self.dilation = _frozen(stride), _frozen(padding), _frozen(dilation)
         self.ceil_mode, self.return_indices = ceil_mode, return_indices
 
-    def __call__(self, x: Array) -> Array | tuple[Array, Array]:
+    def __call__(self, x: Array) -> Any:  # one array or two, as return_indices says
         """The maxima of x (*batch, *spatial, channels), with their indices where the layer was made so."""
         return pooling.max_pool(
             x, self.window, stride=self.stride, padding=self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode,
