@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
+try:
+    import tyro
+except ModuleNotFoundError:
+    raise ModuleNotFoundError('the command line needs the extra "cli": pip install "jaxconv[cli]"') from None
 
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -146,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"jaxconv: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
