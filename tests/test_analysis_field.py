@@ -167,6 +167,17 @@ def test_gridding_names_the_layers():
     assert "opens holes" in found.table()
 
 
+def test_stacks_and_associative_scans(x64):
+    def stacked(x):
+        return jnp.stack([conv(x, out=2), conv(x, k=5, out=2)], axis=-1).mean(-1)
+
+    image = jax.ShapeDtypeStruct((1, 12, 12, 2), jnp.float64)
+    assert receptive_field(stacked, image, method="jaxpr").counts((6, 6)).sum() == 9 + 25
+    field = receptive_field(lambda x: lax.associative_scan(jnp.add, x, axis=1), image, method="jaxpr")
+    for row in range(12):
+        np.testing.assert_array_equal(field.counts((row, 3))[:, 3], np.arange(12) <= row, err_msg=str(row))
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="spatial_axes"):
         receptive_field(conv, jnp.ones((4, 4)))

@@ -132,7 +132,7 @@ def canonical(edge: Edge, axes: Sequence[Axis]) -> Edge:
     shape = edge.mid_shape()
 
     def kept(j: int, t: int | None) -> int | None:
-        if t is None or shape[j] > 1:
+        if t is None or shape[j] != 1:
             return t
         narrow = edge.mid is None and edge.src.axes[j].spatial and axes[t].spatial and axes[t].size == 1
         return t if narrow else None

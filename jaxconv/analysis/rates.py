@@ -13,7 +13,7 @@ from itertools import combinations_with_replacement, product
 
 import numpy as np
 
-_SEARCH_LIMIT = 200_000
+_SEARCH_LIMIT = 100_000
 
 Stage = tuple[int, ...]
 

@@ -295,6 +295,21 @@ def _concatenate(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     return [joined(reader, inputs, eqn.params["dimension"])]
 
 
+@rule("stack")
+def _stack(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    axis = eqn.params["axis"]
+    shape = tuple(1 if a == axis else n for a, n in enumerate(eqn.outvars[0].aval.shape))
+    lifted: list[Anything] = []
+    for v in inputs:
+        if isinstance(v, Value):
+            axes = [*v.axes[:axis], uniform(1), *v.axes[axis:]]
+            v = reader.graph.remap(v, axes, [a for a in range(len(shape)) if a != axis])
+        else:
+            v = Const(np.broadcast_to(np.float32(0), shape))
+        lifted.append(v)
+    return [joined(reader, lifted, axis)]
+
+
 def joined(reader: Reader, inputs: Sequence[Anything], axis: int, channels: bool = True) -> Value:
     """Operands side by side: along a spatial axis position after position, elsewhere class after class."""
     sizes = [v.shape[axis] for v in inputs]
