@@ -1,10 +1,8 @@
 """One way to hold a dialect against its live peer: random argument sets, values, gradients, refusals, counted by name.
 
 A case is a name, the arrays, and the other arguments. The peer and the dialect both get it; either both refuse, or both
-give the same
-values (1e-9 of the largest, in float64) and the same gradients (1e-7) for a random cotangent. How many sets are drawn
-for each name
-is set by JAXCONV_PARITY_CASES.
+give the same values (1e-9 of the largest, in float64) and the same gradients (1e-7) for a random cotangent. How many
+sets are drawn for each name is set by JAXCONV_PARITY_CASES.
 """
 
 import dataclasses

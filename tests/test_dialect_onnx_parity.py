@@ -1,9 +1,8 @@
 """jaxconv.dialects.onnx against the standard's own node tests, and against onnx.reference on random argument sets.
 
 The reference has no gradients: it is differentiated by central differences, which are exact for these (piecewise)
-linear operators up to
-rounding. Argument sets on which the reference departs from the standard's text are not drawn, and are named where they
-would be.
+linear operators up to rounding. Argument sets on which the reference departs from the standard's text are not drawn,
+and are named where they would be.
 """
 
 import itertools

@@ -1,10 +1,8 @@
 """Other frameworks' convolutions, pooling and resampling under their own names, layouts, orders and size rules.
 
 `torch` follows torch.nn.functional, `tensorflow` follows tf.nn and tf.image, `onnx` the operators of the ONNX standard,
-`lax` jax.lax itself.
-Each function reads its peer's arguments, refuses what the peer refuses, and calls the library's own operations: there
-is no second
-implementation here. Submodules load when they are first used.
+`lax` jax.lax itself. Each function reads its peer's arguments, refuses what the peer refuses, and calls the library's
+own operations: there is no second implementation here. Submodules load when they are first used.
 """
 
 import importlib

@@ -35,17 +35,15 @@ def conv_transpose(
     """jax.lax.conv_transpose: a convolution of stride 1 over the input with strides - 1 zeros between its elements.
 
     Without `transpose_kernel` the kernel is not flipped: ``out[u, o] = sum over i, t of dilated[u + t*rhs_dilation -
-    lo, i] * rhs[t, i, o]``.
-    With (lo, hi) the pads of the dilated input and ``K = d*(k-1) + 1`` the output has ``(i-1)*s + 2 - K + lo + hi``
-    elements; "SAME" gives
-    ``i*s`` with a total pad of ``K + s - 2``, "VALID" gives ``(i-1)*s + max(K, s)``.
+    lo, i] * rhs[t, i, o]``. With (lo, hi) the pads of the dilated input and ``K = d*(k-1) + 1`` the output has
+    ``(i-1)*s + 2 - K + lo + hi`` elements; "SAME" gives ``i*s`` with a total pad of ``K + s - 2``, "VALID" gives
+    ``(i-1)*s + max(K, s)``.
 
     Args:
         lhs: input, in the layout of `dimension_numbers` (default: batch first, channels last).
         rhs: kernel, default (*kernel_size, in, out); with `transpose_kernel` (*kernel_size, out, in), flipped for use.
-            With groups the
-            axis named I holds in // groups, or with `transpose_kernel` out // groups: then `rhs` is the forward
-            convolution's kernel.
+            With groups the axis named I holds in // groups, or with `transpose_kernel` out // groups: then `rhs` is the
+            forward convolution's kernel.
         strides: s, one int per spatial axis.
         padding: "SAME", "VALID", or (lo, hi) per axis: pads of the dilated input, not of the forward convolution.
         rhs_dilation: spacing of the kernel's taps, one int per axis, default 1.
@@ -145,7 +143,7 @@ def dilated_pads(
             raise ValueError(f"padding={padding!r} is not 'SAME', 'VALID' or (lo, hi) per axis")
         rule = _same if padding == "SAME" else _valid
         return tuple(rule(k, s) for k, s in zip(extent, stride, strict=True))
-    pairs = [p for p in padding] if isinstance(padding, Sequence) else None
+    pairs: list[Any] | None = list(padding) if isinstance(padding, Sequence) else None
     if pairs is None or len(pairs) != rank or any(not isinstance(p, Sequence) or len(p) != 2 for p in pairs):
         raise ValueError(f"padding={padding!r} must be 'SAME', 'VALID' or {rank} pairs (lo, hi)")
     numbers = tuple((as_index(lo, "padding"), as_index(hi, "padding")) for lo, hi in pairs)

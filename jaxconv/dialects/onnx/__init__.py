@@ -1,8 +1,7 @@
 """Operators of the ONNX standard by name: inputs by position, attributes by keyword, `opset=None` for the latest.
 
 An operator set that lacks an attribute refuses it. Where the standard's text and its reference implementation part, the
-reference's
-numbers are followed if its own test cases hold them.
+reference's numbers are followed if its own test cases hold them.
 """
 
 from jaxconv.dialects.onnx.conv import Conv, ConvTranspose

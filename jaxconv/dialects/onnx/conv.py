@@ -92,10 +92,8 @@ def ConvTranspose(
     """ONNX ConvTranspose.
 
     With ``full = strides*(i-1) + output_padding + dilations*(k-1) + 1`` the output has ``n = full - begin - end``
-    elements an axis.
-    Where n is given, by `output_shape` or as ``i*strides`` by a SAME rule, the pads follow: begin is ``floor((full -
-    n)/2)`` for
-    "SAME_UPPER" and the other half for everything else.
+    elements an axis. Where n is given, by `output_shape` or as ``i*strides`` by a SAME rule, the pads follow: begin is
+    ``floor((full - n)/2)`` for "SAME_UPPER" and the other half for everything else.
 
     Args:
         X: (batch, in, *spatial), any number of spatial axes.

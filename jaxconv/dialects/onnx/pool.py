@@ -45,8 +45,7 @@ def MaxPool(
 
     Returns:
         Y (batch, channels, *output), or (Y, Indices): flat positions in the whole of X, batch and channels included;
-        the integer type is
-        int64 where jax has 64-bit types.
+        the integer type is int64 where jax has 64-bit types.
 
     Raises:
         ValueError: shapes, names and numbers that do not fit.
@@ -68,7 +67,7 @@ def MaxPool(
     )
     x, rank, window = _windowed("MaxPool", X, kernel_shape)
     column_first = flag(storage_order, "storage_order")
-    out = pooling.max_pool(
+    out: Any = pooling.max_pool(
         channels_last(x, rank),
         window,
         stride=at.steps(strides, "strides", rank),
@@ -172,8 +171,7 @@ def MaxUnpool(
     """ONNX MaxUnpool: values back to the positions that MaxPool took them from, zero elsewhere.
 
     The inferred size is ``(i - 1)*strides + kernel_shape - begin - end`` per axis, and I counts positions in a tensor
-    of that size. A larger
-    `output_shape` adds zeros at the end. Of equal indices the last in row-major order wins.
+    of that size. A larger `output_shape` adds zeros at the end. Of equal indices the last in row-major order wins.
 
     Args:
         X: (batch, channels, *spatial).

@@ -21,8 +21,7 @@ def DepthToSpace(input: ArrayLike, *, blocksize: int, mode: str = "DCR", opset: 
     """ONNX DepthToSpace: (batch, C*b*b, H, W) to (batch, C, H*b, W*b).
 
     ``y[c, h*b + i, w*b + j]`` is channel ``(i*b + j)*C + c`` of (h, w) in mode "DCR", ``c*b*b + i*b + j`` in mode "CRD"
-    (PyTorch's
-    pixel_shuffle).
+    (PyTorch's pixel_shuffle).
 
     Args:
         input: (batch, C*b*b, H, W).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,13 +40,12 @@ def Resize(
     nearest_mode: str = "round_prefer_floor",
     opset: int | None = None,
 ) -> Array:
-    """ONNX Resize: every axis by its own small matrix, at coordinates of eight kinds.
+    """ONNX Resize: every axis by its own small matrix, at coordinates of seven kinds.
 
     "half_pixel": ``(o + 1/2)/scale - 1/2``; "half_pixel_symmetric": the same about the centre; "pytorch_half_pixel":
-    -1/2 where the output has
-    one element; "align_corners": ``o*(n-1)/(n*scale-1)``; "asymmetric": ``o/scale``; "tf_crop_and_resize": inside
-    `roi`, and
-    `extrapolation_value` outside of the input; "tf_half_pixel_for_nn" (operator sets 11 and 12): ``(o + 1/2)/scale``.
+    -1/2 where the output has one element; "align_corners": ``o*(n-1)/(n*scale-1)``; "asymmetric": ``o/scale``;
+    "tf_crop_and_resize": inside `roi`, and `extrapolation_value` outside of the input; "tf_half_pixel_for_nn" (operator
+    sets 11 and 12): ``(o + 1/2)/scale``.
 
     Args:
         X: any array; all axes count, batch and channels too.
@@ -95,7 +94,8 @@ def Resize(
     if number == 10:
         if roi is not None and scales is not None:
             raise ValueError("Resize of operator set 10 takes X and scales, got three inputs")
-        return Upsample(X, roi if scales is None else scales, mode=mode, opset=9)
+        first: Any = roi if scales is None else scales
+        return Upsample(X, first, mode=mode, opset=9)
     _check_names(mode, nearest_mode, coordinate_transformation_mode, keep_aspect_ratio_policy, number)
     x = array(X, "X")
     which = _axes(axes, x.ndim)
@@ -128,8 +128,7 @@ def Upsample(
     Args:
         X: any array; all axes count.
         scales: output over input size, one per axis, at least 1; sizes round down. (Resize of operator set 10 comes
-            here, too,
-            with any positive scales.)
+            here, too, with any positive scales.)
         mode: "nearest" (sample ``floor(o/scale)``) or "linear".
         opset: operator set 7 to 9; None is 9, the last that has it.
 
@@ -183,7 +182,7 @@ class _Rule:
     def axis_map(self, n: int, coordinates: np.ndarray, scale: float) -> axis_maps.AxisMap:
         """The linear map of an axis of n samples."""
         if self.mode == "nearest":
-            rounding = {
+            rounding: dict[str, Callable[[np.ndarray], np.ndarray]] = {
                 "round_prefer_floor": lambda x: np.ceil(x - 0.5),
                 "round_prefer_ceil": lambda x: np.floor(x + 0.5),
                 "floor": np.floor,

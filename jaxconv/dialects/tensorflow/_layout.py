@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxconv._checks import as_index
-from jaxconv.dialects._common import ints, static
+from jaxconv.dialects._common import array, ints, static
 
 Pads = str | tuple[tuple[int, int], ...]
 
@@ -141,3 +141,25 @@ class Layout:
         if numbers[0] != (0, 0) or numbers[self.channel_axis] != (0, 0):
             raise ValueError(f"padding={value!r} must be zero along the batch and the channels")
         return self.spatial(numbers)
+
+
+def operands(name: str, layout: Layout, input, filters, batch_axes: int | None) -> tuple[Array, Array]:
+    """Input and filters as arrays, checked against the layout.
+
+    Raises:
+        ValueError: numbers of axes that do not fit.
+        TypeError: operands of different types, or bools.
+    """
+    x, w = array(input, "input"), array(filters, "filters")
+    if w.ndim != layout.rank + 2:
+        raise ValueError(f"{name} takes filters of {layout.rank + 2} axes, got shape {w.shape}")
+    least = layout.rank + 2
+    if x.ndim < least or (batch_axes is not None and x.ndim != layout.rank + 1 + batch_axes):
+        raise ValueError(
+            f"{name} takes an input of {least} axes{'' if batch_axes else ' or more'}, got shape {x.shape}"
+        )
+    if x.dtype != w.dtype:
+        raise TypeError(f"{name}: input and filters must have the same type, got {x.dtype} and {w.dtype}")
+    if x.dtype == jnp.bool_:
+        raise TypeError(f"{name} is not defined for bool")
+    return x, w

@@ -37,10 +37,9 @@ def image_resize(
     """tf.image.resize.
 
     Output o of n -> m samples lies at ``(o + 1/2) * n/m - 1/2`` on the input's grid. "nearest" takes sample ``floor((o
-    + 1/2) * n/m)``, "area"
-    the mean over ``[o*n/m, (o+1)*n/m)`` with fractions; "bilinear" repeats the border, the other filters leave out what
-    lies beyond it and
-    scale the rest up. "bicubic" rounds its offsets to 1/1024 as TensorFlow's table does (not with `antialias`).
+    + 1/2) * n/m)``, "area" the mean over ``[o*n/m, (o+1)*n/m)`` with fractions; "bilinear" repeats the border, the
+    other filters leave out what lies beyond it and scale the rest up. "bicubic" rounds its offsets to 1/1024 as
+    TensorFlow's table does (not with `antialias`).
 
     Args:
         images: (batch, H, W, C) or (H, W, C).

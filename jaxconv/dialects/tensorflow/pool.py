@@ -29,8 +29,7 @@ def max_pool_with_argmax(
     """tf.nn.max_pool_with_argmax.
 
     The index of the element at (n, y, x, c) is ``(y*W + x)*C + c``, or with the batch ``((n*H + y)*W + x)*C + c``. The
-    first maximum wins;
-    NaN wins over all (in TensorFlow on CPU only where it comes first).
+    first maximum wins; NaN wins over all (in TensorFlow on CPU only where it comes first).
 
     Args:
         input: (batch, H, W, C), real.

@@ -1,8 +1,7 @@
 """torch.nn.functional by name: channels-first data, PyTorch's weight layouts, arguments, defaults and refusals.
 
 What PyTorch refuses by a RuntimeError is a ValueError here, what it refuses by its argument types a TypeError; the
-messages name the values.
-Indices are int32 where PyTorch has int64.
+messages name the values. Indices are int32 where PyTorch has int64.
 """
 
 from jaxconv.dialects.torch.conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d

@@ -136,8 +136,7 @@ def conv_transpose2d(
         stride: an int, or one int per spatial axis.
         padding: padding of the convolution whose transpose this is.
         output_padding: elements added at the end, smaller than the stride or the dilation. Beyond the stride it adds
-            positions
-            that no input element reaches unless the dilation does.
+            positions that no input element reaches unless the dilation does.
         groups: number of channel groups.
         dilation: spacing of the kernel's taps.
 

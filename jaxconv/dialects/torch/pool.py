@@ -200,8 +200,7 @@ def max_unpool2d(
     """torch.nn.functional.max_unpool2d.
 
     ``x[c, indices[c, q]] = input[c, q]``, zero elsewhere; of equal indices the last q in row-major order wins, as
-    PyTorch's CPU kernel
-    does it, on every platform.
+    PyTorch's CPU kernel does it, on every platform.
 
     Args:
         input: (batch, channels, H, W) or (channels, H, W).
@@ -210,8 +209,7 @@ def max_unpool2d(
         stride: of that pooling, the kernel size by default.
         padding: of that pooling.
         output_size: (H', W'), or the whole shape with batch and channels; by default ``(H-1)*stride - 2*padding +
-            kernel``. It may
-            differ from that by less than a stride.
+            kernel``. It may differ from that by less than a stride.
 
     Returns:
         (batch, channels, H', W').
@@ -260,7 +258,7 @@ def _max_pool(rank: int, input, kernel_size, stride, padding, dilation, ceil_mod
     dilation = ints(dilation, "dilation", rank, minimum=1, expand_one=True)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} needs real numbers, got {x.dtype}")
-    out = pooling.max_pool(
+    out: Any = pooling.max_pool(
         channels_last(x, rank),
         window,
         stride=stride,

@@ -201,8 +201,7 @@ def pad(input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: flo
 
     Raises:
         ValueError: odd or too many numbers, a pad that reflects (>= size) or wraps (> size) more than once, an axis
-            cropped to nothing
-            (which "constant" and "circular" allow), a value with another mode.
+            cropped to nothing (which "constant" and "circular" allow), a value with another mode.
         TypeError: `pad` that is not a sequence of integers.
 
     Example:

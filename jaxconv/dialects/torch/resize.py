@@ -34,11 +34,9 @@ def interpolate(
     """torch.nn.functional.interpolate.
 
     Output o of n -> m samples lies at ``(o + 1/2) * r - 1/2`` on the input's grid, ``r = n/m``, or ``1/scale_factor``
-    where a scale was given
-    and `recompute_scale_factor` is not set, or with `align_corners` at ``o * (n-1)/(m-1)``. "nearest" takes sample
-    ``floor(o * r)``,
-    "nearest-exact" ``floor((o + 1/2) * r)``, both in the arithmetic of PyTorch's CPU kernels (double for float64,
-    single otherwise).
+    where a scale was given and `recompute_scale_factor` is not set, or with `align_corners` at ``o * (n-1)/(m-1)``.
+    "nearest" takes sample ``floor(o * r)``, "nearest-exact" ``floor((o + 1/2) * r)``, both in the arithmetic of
+    PyTorch's CPU kernels (double for float64, single otherwise).
 
     Args:
         input: (batch, channels, *spatial) with one to three spatial axes.
@@ -163,7 +161,7 @@ def axis_map(
 def _nearest_positions(n: int, m: int, mode: str, scale: float | None, single: bool) -> np.ndarray:
     """floor(o * r), rounded on the way as PyTorch's CPU kernels round: r in the data's precision, the product in single
     before floor."""
-    ratio = n / m if scale is None else 1 / scale
+    ratio: Any = n / m if scale is None else 1 / scale
     out = np.arange(m)
     if single:
         ratio = np.float32(np.float32(n) / np.float32(m)) if scale is None else np.float32(ratio)
