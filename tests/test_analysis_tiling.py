@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import jaxconv as jc
 from jaxconv.analysis import TilingRefused, tiled
 
 
@@ -65,6 +66,23 @@ def test_labels_through_memory_maps(tmp_path):
     expected = np.asarray(jax.jit(labels)(np.asarray(source)))
     assert (np.asarray(target) != expected).mean() == 0
     assert seen[-1][0] == seen[-1][1] == len(seen) > 1
+
+
+def test_unpooling_and_its_choices():
+    def net(x):
+        pooled, where = jc.max_pool(conv(x, KERNELS[0]), 2, return_indices=True)
+        return jc.max_unpool(jnp.tanh(pooled), where, x.shape[1:3])
+
+    # Flat indices count through the whole crop: the values that they place are the same in crop and image.
+    image = np.random.default_rng(4).standard_normal((1, 82, 70, 3)).astype(np.float32)
+    result = tiled(net, 16)(image)
+    np.testing.assert_allclose(result, np.asarray(jax.jit(net)(image)), atol=2e-5, rtol=0)
+
+
+def test_a_branch_on_the_whole_image_is_refused():
+    with pytest.raises(TilingRefused, match="reduce_sum"):
+        net = lambda x: lax.cond(x.sum() > 0, lambda y: conv(y, KERNELS[0]), lambda y: -conv(y, KERNELS[0]), x)  # noqa: E731
+        tiled(net, 16)(np.ones((1, 83, 70, 3), np.float32))
 
 
 def test_channels_first_and_a_result_without_channels():

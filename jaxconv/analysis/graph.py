@@ -80,20 +80,29 @@ class GlobalOp:
 @dataclass
 class Edge:
     """What an array reads of node `src`: links per axis, then a reshape to `mid` (None: as is), then axis j of that
-    becomes axis to[j] of the array (None: it has length one and is dropped); axes nobody maps to are broadcast."""
+    becomes axis to[j] of the array (None: it has length one and is dropped); axes nobody maps to are broadcast.
+
+    A `choice` only selects among values (the indices of an unpooling): it is no path, but it is read.
+    """
 
     src: "Node"
     links: tuple[Link | None, ...]
     to: tuple[int | None, ...]
     mid: tuple[int, ...] | None = None
     global_op: GlobalOp | None = None
+    choice: bool = False
 
     def linked_shape(self) -> tuple[int, ...]:
         """Shape after the links, before the reshape."""
         return tuple(n if k is None else k.n_out for n, k in zip(self.src.shape, self.links, strict=True))
 
     def mid_shape(self) -> tuple[int, ...]:
+        """Shape after the reshape."""
         return self.linked_shape() if self.mid is None else self.mid
+
+    def counts(self, through_global: bool) -> bool:
+        """Whether paths lead along this edge."""
+        return not self.choice and (self.global_op is None or through_global)
 
 
 @dataclass
@@ -156,7 +165,6 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self.global_ops: list[GlobalOp] = []
         self.notes: list[str] = []
         self._memo: dict[Any, Node] = {}
 

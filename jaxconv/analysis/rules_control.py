@@ -8,7 +8,7 @@ import numpy as np
 from .constants import Const, known
 from .graph import Axis, Value, uniform
 from .interpret import Anything, Reader, rule
-from .rules_pointwise import values_of
+from .rules_pointwise import stretched, values_of
 from .rules_shape import joined, sliced
 
 _TURNS = 10_000
@@ -36,12 +36,13 @@ def _cond(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
         if chosen is not None:
             return reader.inside(f"branch {chosen}", branches[chosen], operands)
     taken = [reader.inside(f"branch {i}", b, operands) for i, b in enumerate(branches)]
-    return [_either(reader, outputs) for outputs in zip(*taken, strict=True)]
+    return [_either(reader, outputs, which) for outputs in zip(*taken, strict=True)]
 
 
-def _either(reader: Reader, outputs: tuple[Anything, ...]) -> Anything:
-    """What depends on the branch taken: the sources of all branches, each once."""
+def _either(reader: Reader, outputs: tuple[Anything, ...], which: Anything) -> Anything:
+    """What depends on the branch taken: the sources of all branches and of the choice, each once."""
     values = values_of(list(outputs))
+    values += [stretched(reader, v, outputs[0].shape) for v in values_of([which])]
     return reader.graph.pointwise(values, reader.place) if values else outputs[0]
 
 

@@ -18,7 +18,7 @@ from .rules_shape import constant_starts, select_classes, split_axis
 @rule("gather")
 def _gather(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     value, indices = inputs
-    if not isinstance(value, Value):
+    if not isinstance(value, Value) or isinstance(indices, Value):
         raise reader.refuse("its positions depend on the data")
     d, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     if d.operand_batching_dims:
@@ -45,7 +45,7 @@ def _starts(reader, value, indices, start_map, sizes, batch_shape, mode) -> dict
     """Per indexed axis the start positions over the batch axes; -1 where the gather fills instead of reading."""
     wanted = [a for a in start_map if sizes[a] != value.shape[a]]
     narrow = [a for a in wanted if value.axes[a].spatial or value.axes[a].count > 1]
-    if isinstance(indices, Value) or not _is_known(indices):
+    if not _is_known(indices):
         if narrow:
             raise reader.refuse("its positions depend on the data")
         return {a: np.zeros(batch_shape, np.int64) for a in wanted}

@@ -29,10 +29,10 @@ def _pointwise(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
     if eqn.primitive.name == "optimization_barrier":
         return inputs
     shape = eqn.outvars[0].aval.shape
-    return [reader.graph.pointwise([_stretched(reader, v, shape) for v in values_of(inputs)], reader.place)]
+    return [reader.graph.pointwise([stretched(reader, v, shape) for v in values_of(inputs)], reader.place)]
 
 
-def _stretched(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
+def stretched(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
     """An operand brought to the result's shape: scalars and axes of length one are broadcast."""
     if value.shape == shape:
         return value
@@ -112,10 +112,7 @@ def global_over(reader: Reader, value: Value, axes: tuple[int, ...]) -> GlobalOp
     wide = tuple(a for a in axes if value.axes[a].spatial and value.axes[a].size > 1 and a in read)
     if not wide:
         return None
-    found = GlobalOp(reader._eqn.primitive.name, reader.place, wide)
-    if found not in reader.graph.global_ops:
-        reader.graph.global_ops.append(found)
-    return found
+    return GlobalOp(reader._eqn.primitive.name, reader.place, wide)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")

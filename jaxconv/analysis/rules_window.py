@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .constants import Const
-from .graph import Axis, Value, merge_classes, uniform
+from .graph import Axis, Edge, Value, merge_classes, uniform
 from .interpret import NAMED_CALLS, Anything, Reader, rule
 from .links import Affine, Link, from_pattern, transposed, window
 
@@ -206,7 +206,20 @@ def _select_and_scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> lis
         if r != Affine(value.shape[a], value.shape[a], 1):
             made.append(transposed(r))
             links[a] = window(made[-1])
-    return [windowed(reader, value, links, "select_and_scatter_add", **_layer("unpool", made))]
+    seen = windowed(reader, value, links, "select_and_scatter_add", **_layer("unpool", made))
+    if isinstance(operand, Value):
+        pooled = windowed(
+            reader, operand, {a: window(transposed(r)) for a, r in zip(links, made, strict=True)}, "choice"
+        )
+        _choose(reader, seen, pooled, links)
+    return [seen]
+
+
+def _choose(reader: Reader, seen: Value, choice: Value, links: dict[int, Link]) -> None:
+    """Note what a scatter's positions were chosen by, through the same links as its values."""
+    node = reader.graph.materialize(choice, reader.place)
+    ways = tuple(links.get(a) for a in range(len(node.axes)))
+    seen.edges[0].src.edges.append(Edge(node, ways, tuple(range(len(node.axes))), choice=True))
 
 
 # --------------------------------------------------------------------- the library's pooling, as jitted calls by name
@@ -293,7 +306,10 @@ def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     if any(r.n_in != value.shape[a] or r.n_out != shape[a] for a, r in relations.items()):
         raise reader.refuse(f"its indices come from a pooling of another size than {value.shape} -> {shape}")
     links = {a: window(r) for a, r in relations.items()}
-    return [windowed(reader, value, links, "max_unpool", **_layer("unpool", list(relations.values())))]
+    seen = windowed(reader, value, links, "max_unpool", **_layer("unpool", list(relations.values())))
+    assert isinstance(indices, Value)  # they come from a pooling of the input
+    _choose(reader, seen, indices, links)
+    return [seen]
 
 
 def _pool_windows(indices: Anything) -> dict[int, Affine] | None:

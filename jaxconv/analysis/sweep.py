@@ -64,7 +64,7 @@ def pull_back_all(
         if number in wanted:
             found[number] = (block, corner)
         for edge in nodes[number].edges:
-            if edge.global_op is not None and not through_global:
+            if not edge.counts(through_global):
                 continue
             part, where = pull_edge(edge, block, corner)
             if part.size == 0:
@@ -113,15 +113,15 @@ def pull_edge(edge: Edge, block: np.ndarray, starts: Sequence[int]) -> Block:
 
 
 # ----------------------------------------------------------------------------------------------------------- forwards
-def ancestors(out: Node, through_global: bool = False) -> list[Node]:
-    """The nodes that `out` depends on and itself, sources first."""
+def ancestors(out: Node, through_global: bool = False, choices: bool = False) -> list[Node]:
+    """The nodes that `out` depends on and itself, sources first; with `choices` also those that only choose."""
     seen: dict[int, Node] = {}
     stack = [out]
     while stack:
         node = stack.pop()
         if node.number not in seen:
             seen[node.number] = node
-            stack.extend(e.src for e in node.edges if e.global_op is None or through_global)
+            stack.extend(e.src for e in node.edges if e.counts(through_global) or (e.choice and choices))
     return [seen[n] for n in sorted(seen)]
 
 
@@ -134,7 +134,7 @@ def push_totals(source: Node, out: Node, through_global: bool = False) -> dict[i
             continue
         total = np.zeros(node.shape)
         for edge in node.edges:
-            if edge.src.number in totals and (edge.global_op is None or through_global):
+            if edge.src.number in totals and edge.counts(through_global):
                 total = total + push_edge(edge, totals[edge.src.number], len(node.axes))
         totals[node.number] = total
     return totals
@@ -160,12 +160,13 @@ def _placed(edge: Edge, array: np.ndarray, rank: int) -> np.ndarray:
 class Bounds:
     """Per node the smallest and largest input position along one axis that each of its positions reads.
 
-    With `nominal` the input is taken to go on beyond its borders. `jumps[node]` holds, per axis of a node, how many
-    input positions one step is worth (None where the axis does not move along the input).
+    With `choices` also what only chooses among values is followed. With `nominal` the input is taken to go on beyond
+    its borders. `jumps[node]` holds, per axis of a node, how many input positions one step is worth (None where the
+    axis does not move along the input).
     """
 
-    def __init__(self, source: Node, out: Node, axis: int, nominal: bool):
-        self.source, self.axis, self.nominal = source, axis, nominal
+    def __init__(self, source: Node, out: Node, axis: int, nominal: bool, choices: bool = False):
+        self.source, self.axis, self.nominal, self.choices = source, axis, nominal, choices
         line = [1] * len(source.axes)
         line[axis] = source.axes[axis].count
         start = np.arange(line[axis], dtype=np.float64).reshape(line)
@@ -174,7 +175,7 @@ class Bounds:
         self.jumps: dict[int, list[Fraction | None]] = {
             source.number: [Fraction(1) if a == axis else None for a in range(len(source.axes))]
         }
-        for node in ancestors(out):
+        for node in ancestors(out, choices=choices):
             if node is not source:
                 self._visit(node)
 
@@ -183,7 +184,8 @@ class Bounds:
         low = high = None
         jumps: list[tuple[int, Fraction | None]] = [(-1, None)] * rank
         for edge in node.edges:
-            if edge.global_op is not None or edge.src.number not in self.low:
+            wanted = edge.counts(False) or (edge.choice and self.choices)
+            if not wanted or edge.src.number not in self.low:
                 continue
             a, b = (self._through(edge, side, rank) for side in (False, True))
             low = a if low is None else np.minimum(low, a)

@@ -239,7 +239,7 @@ def _alignments(traced: Traced) -> list[int]:
     """Per axis the smallest shift of the input that shifts every value of the network by whole positions."""
     found = []
     for a in traced.spatial_axes:
-        swept = Bounds(traced.source, traced.out, a, True)
+        swept = Bounds(traced.source, traced.out, a, True, choices=True)
         steps = [j for jumps in swept.jumps.values() for j in jumps if j is not None and j != 0]
         found.append(math.lcm(*(abs(j.numerator) for j in steps)) if steps else 1)
     return found
@@ -247,7 +247,7 @@ def _alignments(traced: Traced) -> list[int]:
 
 def _halo(traced: Traced, i: int) -> int:
     """How far, to both sides together, the outputs reach beyond the input pixels that they stand for."""
-    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True)
+    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True)
     low, high = swept.low[traced.out.number], swept.high[traced.out.number]
     shape = [1] * low.ndim
     shape[i] = traced.output_size[i]
@@ -269,7 +269,7 @@ def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_siz
     out_crop = traced.output_size[i]
     if crop >= size:
         return Plan(size, size, align, out_size, out_size, 0, out_size)
-    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True)
+    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True)
     low, high = swept.low[traced.out.number], swept.high[traced.out.number]
     low, high = (np.moveaxis(x, i, 0).reshape(x.shape[i], -1) for x in (low, high))
     low, high = low.min(axis=1), np.where(np.isfinite(high), high, -np.inf).max(axis=1)

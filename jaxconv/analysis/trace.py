@@ -39,7 +39,10 @@ class Traced:
 
     @property
     def global_ops(self) -> tuple[GlobalOp, ...]:
-        return tuple(self.graph.global_ops)
+        from .sweep import ancestors
+
+        edges = [e for n in ancestors(self.out, through_global=True, choices=True) for e in n.edges]
+        return tuple(dict.fromkeys(e.global_op for e in edges if e.global_op is not None))
 
     def layers(self) -> list[Node]:
         """The nodes that are layers with a window (convolutions, pooling, resizing), in order."""
