@@ -140,13 +140,14 @@ def test_a_zero_singular_value_is_left_out_not_divided_by(x64):
     np.testing.assert_allclose(operator.lstsq(y).x.ravel(), want, atol=1e-10)
 
 
-def test_solutions_are_differentiable(problem):
+@pytest.mark.parametrize("method, damp", [("cg", 0.3), ("fft", 0.3), ("fft", 0.0)])
+def test_solutions_are_differentiable(problem, method, damp):
     pytest.importorskip("lineax")
     operator, matrix, y = problem
     direction = np.random.default_rng(5).standard_normal(operator.w.shape)
 
     def energy(w):
-        return jnp.sum(operator.with_kernel(w).lstsq(y, damp=0.3, method="cg", rtol=1e-12).x ** 2)
+        return jnp.sum(operator.with_kernel(w).lstsq(y, damp=damp, method=method, rtol=1e-12).x ** 2)
 
     slope, step = jnp.vdot(jax.grad(energy)(operator.w), direction), 1e-5
     central = (energy(operator.w + step * direction) - energy(operator.w - step * direction)) / (2 * step)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv.operator.algebra import MAX_BYTES, LinearOperator
@@ -121,7 +121,7 @@ def _solve(operator: Any, y: Array, damp: Array, method: str, rtol: float, max_s
         lambda x: scale * (operator.H.mv(operator.mv(x)) + damp**2 * x), structure, lx.positive_semidefinite_tag
     )
     # The tolerance is on the whole residual: an element of y that happens to be zero must not ask for an exact zero.
-    solver = lx.CG(rtol=0.0, atol=jax.lax.stop_gradient(rtol * _rms(scale * right)), norm=_rms, max_steps=max_steps)
+    solver = lx.CG(rtol=0.0, atol=lax.stop_gradient(rtol * _rms(scale * right)), norm=_rms, max_steps=max_steps)
     solution = lx.linear_solve(normal, scale * right, solver, throw=False)
     return solution.value, solution.stats["num_steps"]
 
@@ -132,13 +132,35 @@ def _rms(tree: Any) -> Array:
 
 
 def _direct(operator: ConvOperator, y: Array, damp: Array, rcond: float) -> Array:
-    """x(f) = V diag(sigma / (sigma^2 + damp^2)) U^H y(f) at every frequency."""
-    u, s, vh = jnp.linalg.svd(symbol(operator.w, operator.geometry), full_matrices=False)
-    kept = (damp > 0) | (s > rcond * jnp.max(s))
-    weights = jnp.where(kept, s / jnp.where(kept, s**2 + damp**2, 1), 0)
-    coefficients = jnp.einsum("...or,...o->...r", u.conj(), to_frequencies_out(y, operator.geometry))
-    spectrum = jnp.einsum("...ri,...r->...i", vh.conj(), weights * coefficients)
+    """x(f) = pinv([B(f); damp I]) [y(f); 0] at every frequency f."""
+    blocks = symbol(operator.w, operator.geometry)
+    rows, columns = blocks.shape[-2:]
+    damping = jnp.broadcast_to(damp * jnp.eye(columns, dtype=blocks.dtype), (*blocks.shape[:-2], columns, columns))
+    inverse = _pseudo_inverses(jnp.concatenate([blocks, damping], axis=-2), rcond)[..., :rows]
+    spectrum = jnp.einsum("...io,...o->...i", inverse, to_frequencies_out(y, operator.geometry))
     return _real_like(from_frequencies_in(spectrum, operator.geometry), y)
+
+
+def _pseudo_inverses(a: Array, rcond: float) -> Array:
+    """pinv of each matrix (..., p, q), with one cutoff for all: rcond times the largest singular value among them.
+
+    The first derivative is that of the pseudo-inverse at constant rank, which unlike that of singular vectors has no
+    trouble with equal singular values (Golub and Pereyra 1973, theorem 4.3).
+    """
+    fixed = lax.stop_gradient(a)
+    u, s, vh = jnp.linalg.svd(fixed, full_matrices=False)
+    kept = s > rcond * jnp.max(s)
+    weights = jnp.where(kept, 1 / jnp.where(kept, s, 1), 0)
+    p = jnp.einsum("...ri,...r,...or->...io", vh.conj(), weights, u.conj())
+    change = a - fixed  # zero, with a derivative
+    back, ph = _hermitian(change), _hermitian(p)
+    outside = jnp.eye(a.shape[-2], dtype=a.dtype) - fixed @ p
+    unseen = jnp.eye(a.shape[-1], dtype=a.dtype) - p @ fixed
+    return p - p @ change @ p + p @ ph @ back @ outside + unseen @ back @ ph @ p
+
+
+def _hermitian(a: Array) -> Array:
+    return jnp.swapaxes(a, -1, -2).conj()
 
 
 def _real_like(value: Array, like: Array) -> Array:
