@@ -1,10 +1,12 @@
 """Time ENet's forward pass in jaxconv and in PyTorch, in turn, in one process.
 
-    python benchmarks/enet_vs_torch.py [--batches 1 8] [--repeats 15] [--weights enet.pth] [--blocks] [--out FILE.json]
+    python benchmarks/enet_vs_torch.py [--batches 1 8] [--repeats 15] [--weights enet.pth] [--blocks] [--cpu-time]
+        [--out FILE.json]
 
 Images are 480 x 360 and random; weights are random unless a PyTorch state_dict is given (the times are the same). The
 best of the interleaved repeats counts, since machines are shared. PyTorch runs in both memory formats and the better
-one is compared. With --blocks the blocks are timed one by one as well, each on its real input.
+one is compared. On a machine that others use at the same time, --cpu-time compares processor time. With --blocks the
+blocks are timed one by one as well, each on its real input.
 """
 
 import argparse
@@ -25,17 +27,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import enet_torch  # noqa: E402 - the peer lives beside the tests that compare with it
 
 
-def best_in_turn(contenders, repeats):
-    """Best time of each contender in seconds; every round runs all of them once."""
+def best_in_turn(contenders, repeats, clock):
+    """Best time of each contender in seconds by this clock; every round runs all of them once."""
     for run in contenders.values():
         run()
         run()
     best = dict.fromkeys(contenders, float("inf"))
     for _ in range(repeats):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], clock() - start)
     return best
 
 
@@ -65,13 +67,13 @@ def channels_first(x):
     return tensor if tensor.is_floating_point() else tensor.long()
 
 
-def compare(mine, peer, inputs, repeats):
+def compare(mine, peer, inputs, repeats, clock):
     """Times of one module in both frameworks."""
     flat = [channels_first(x) for x in inputs]
     last = [x.contiguous(memory_format=torch.channels_last) for x in flat]
     run, first = on_jax(mine, *map(jax.numpy.asarray, inputs))
     times = best_in_turn(
-        {"jaxconv": run, "torch": on_torch(peer, *flat), "torch channels-last": on_torch(peer, *last)}, repeats
+        {"jaxconv": run, "torch": on_torch(peer, *flat), "torch channels-last": on_torch(peer, *last)}, repeats, clock
     )
     return {**times, "first call": first}
 
@@ -124,27 +126,33 @@ def main():
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--blocks", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time of all threads, PyTorch on one")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    if options.cpu_time:
+        torch.set_num_threads(1)  # its waiting threads spin, and would count
     mine, peer = models(options.weights)
     print(
         f"jax {jax.__version__} ({jax.default_backend()}), torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
-    print("milliseconds an image; ratio = better PyTorch / jaxconv, above 1 jaxconv is faster")
+    kind = "processor" if options.cpu_time else "wall"
+    print(f"milliseconds of {kind} time an image; ratio = better PyTorch / jaxconv, above 1 jaxconv is faster")
     rng, rows = np.random.default_rng(0), []
     for batch in options.batches:
         x = rng.uniform(size=(batch, 360, 480, 3)).astype(np.float32)
-        rows.append({"name": "network", "batch": batch, **compare(mine, peer, [x], options.repeats)})
+        rows.append({"name": "network", "batch": batch, **compare(mine, peer, [x], options.repeats, clock)})
         print(line(f"network x{batch}", rows[-1], batch))
         for name, inputs in block_inputs(peer, channels_first(x)).items() if options.blocks else ():
             if name == "transposed_conv":
                 continue  # called with an output size: part of the network's time
-            times = compare(getattr(mine, name), getattr(peer, name), inputs, options.repeats)
+            times = compare(getattr(mine, name), getattr(peer, name), inputs, options.repeats, clock)
             rows.append({"name": name, "batch": batch, **times})
             print(line(f"{name} x{batch}", rows[-1], batch))
     if options.out:
-        options.out.write_text(json.dumps({"rows": rows, "jax": jax.__version__, "torch": torch.__version__}, indent=1))
+        about = {"clock": kind, "backend": jax.default_backend(), "jax": jax.__version__, "torch": torch.__version__}
+        options.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
