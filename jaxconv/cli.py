@@ -126,7 +126,13 @@ def bench(
     elif networks:
         benchmark.bench_networks(dtype=dtype, repeats=repeats, gpu_sizes=gpu_sizes, out=out)
     else:
-        options = {"random": random, "seed": seed, "dtype": dtype, "repeats": repeats, "batch_factor": batch_factor}
+        options: dict[str, Any] = {
+            "random": random,
+            "seed": seed,
+            "dtype": dtype,
+            "repeats": repeats,
+            "batch_factor": batch_factor,
+        }
         benchmark.bench(cases, contenders=contenders, out=out, picture=picture, **options)
 
 
