@@ -1,8 +1,8 @@
 """One way to hold a dialect against its live peer: random argument sets, values, gradients, refusals, counted by name.
 
 A case is a name, the arrays, and the other arguments. The peer and the dialect both get it; either both refuse, or both
-give the same values (1e-9 of the largest, in float64) and the same gradients (1e-7) for a random cotangent. How many
-sets are drawn for each name is set by JAXCONV_PARITY_CASES.
+give the same values (1e-9 of the largest, in float64) and the same gradients (1e-7) for a random cotangent.
+JAXCONV_PARITY_CASES=200 runs the tests by the hundred, too, with that many sets for each name.
 """
 
 import dataclasses
@@ -13,12 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 VALUE, GRADIENT = 1e-9, 1e-7
 
 
+CASES = os.environ.get("JAXCONV_PARITY_CASES")
+# The hundreds take longer than the rest of the tests together.
+by_the_hundred = pytest.mark.skipif(not CASES, reason="set JAXCONV_PARITY_CASES=200 to draw hundreds of argument sets")
+
+
 def cases_per_name(default: int) -> int:
-    return int(os.environ.get("JAXCONV_PARITY_CASES", default))
+    return int(CASES or default)
 
 
 @dataclasses.dataclass

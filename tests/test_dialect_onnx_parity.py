@@ -10,7 +10,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from dialect_harness import Case, Tally, cases_per_name, first, run_case
+from dialect_harness import Case, Tally, by_the_hundred, cases_per_name, first, run_case
 
 import jaxconv.dialects.onnx as dialect
 
@@ -241,9 +241,10 @@ def sweep(count, gradient_every):
 
 
 def test_random_argument_sets(x64):
-    sweep(cases_per_name(18), 6)
+    sweep(18, 6)
 
 
+@by_the_hundred
 @pytest.mark.slow
 def test_random_argument_sets_by_the_hundred(x64):
     sweep(cases_per_name(200), 10)

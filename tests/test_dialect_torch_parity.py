@@ -8,7 +8,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from dialect_harness import Case, Tally, cases_per_name, run_case
+from dialect_harness import Case, Tally, by_the_hundred, cases_per_name, run_case
 
 import jaxconv.dialects.torch as dialect
 
@@ -232,9 +232,10 @@ def sweep(count):
 
 
 def test_random_argument_sets(x64):
-    sweep(cases_per_name(12))
+    sweep(12)
 
 
+@by_the_hundred
 @pytest.mark.slow
 def test_random_argument_sets_by_the_hundred(x64):
     sweep(cases_per_name(200))
@@ -287,9 +288,10 @@ def samples(limit):
 
 
 def test_pytorch_samples(x64):
-    samples(cases_per_name(6))
+    samples(6)
 
 
+@by_the_hundred
 @pytest.mark.slow
 def test_pytorch_samples_all(x64):
     samples(400)

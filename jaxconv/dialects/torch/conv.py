@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv import ops
+from jaxconv._checks import as_index
 from jaxconv.dialects._common import array, channels_first, channels_last, ints, preferred
 from jaxconv.geometry import ConvGeometry
 
@@ -316,8 +317,7 @@ def _operands(rank: int, name: str, input, weight, bias) -> tuple[Array, Array, 
 
 
 def _check_groups(w: Array, axis: int, groups: Any) -> None:
-    if isinstance(groups, bool) or not isinstance(groups, int):
-        raise TypeError(f"groups={groups!r} must be an integer")
+    groups = as_index(groups, "groups")
     if groups < 1:
         raise ValueError(f"groups={groups} must be at least 1")
     if w.shape[axis] < groups or w.shape[axis] % groups:
