@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import reference
+from cases import Case
 from jax import lax
 from test_core_faces import error
 
@@ -71,6 +72,16 @@ def test_faces_with_a_base_dilation(seed, x64):
         error(trilinear.kernel(jax.numpy.asarray(x), jax.numpy.asarray(y), g), reference.conv_kernel(x, y, record, 2))
         <= 1e-10
     ), said
+
+
+@pytest.mark.parametrize("method", ["auto", "taps", "phases"])
+@pytest.mark.parametrize("dilation", [(2, 1), (1, 1), (3, 1)], ids=str)
+def test_depthwise_with_a_stride_on_one_axis_and_a_dilation_on_the_other(method, dilation, x64):
+    """The phases of a depthwise adjoint once forgot the dilation of the axes that are not strided."""
+    case = Case((5, 5), (2, 3), (1, 2), dilation, ((1, 1), (0, 1)), groups=2, channels=(1, 1))
+    _, w, y = case.arrays()
+    got = jc.conv_transpose(y, w, **case.params, output_size=case.n, method=method)
+    assert error(got, reference.conv_transpose(y, w, case.record, case.groups)) <= 1e-12
 
 
 def test_pads_beyond_the_input_and_inputs_cropped_away(x64):

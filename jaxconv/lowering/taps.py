@@ -206,7 +206,10 @@ def _depthwise_phases(y: Array, w: Array, call: Call) -> Array:
     wide = call.accumulator
     inner = residues.phase_call(call).geometry
     split = residues.split_kernel(w, g)  # (*e, phases, C)
-    shifts = [tuple(lo - e for lo, e in zip(inner.offsets, t, strict=True)) for t in _taps_of(inner.kernel_size)]
+    shifts = [
+        tuple(lo - d * e for lo, d, e in zip(inner.offsets, inner.dilation, t, strict=True))
+        for t in _taps_of(inner.kernel_size)
+    ]
     padded, lows = pad_for(y, inner.input_size, (1,) * g.rank, shifts)
     total = None
     for t, shift in zip(_taps_of(inner.kernel_size), shifts, strict=True):
