@@ -181,7 +181,7 @@ def resize_map(
         return selection_map(n, (2 * o + 1) * n // (2 * m) if scale is None else np.floor((o + 0.5) / scale))
     if align_corners:
         ratio = (n - 1) / (m - 1) if m > 1 else 0.0
-        coordinates = o * (n - 1) / max(m - 1, 1)
+        coordinates: np.ndarray = o * (n - 1) / max(m - 1, 1)
     else:
         ratio = n / m if scale is None else 1 / scale
         coordinates = (2 * o + 1) * n / (2 * m) - 0.5 if scale is None else (o + 0.5) / scale - 0.5

@@ -5,7 +5,7 @@ In a jaxpr each function is one jitted call named `max_pool`, `max_pool_with_ind
 """
 
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +135,7 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, output_size: Ints) -> Array:
     if y.shape != indices.shape:
         raise ValueError(f"y and indices must have the same shape, got {y.shape} and {indices.shape}")
     rank = spatial_rank(y.ndim, f"shape {y.shape}", output_size=output_size)
-    sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+    sizes: tuple[Any, ...] = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * rank
     if any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
         raise ValueError(f"output_size={output_size!r} must be positive integers, one per spatial axis")
     return _max_unpool(y, indices, tuple(int(n) for n in sizes))
@@ -157,7 +157,7 @@ def _max_pool_indexed(x: Array, windows: tuple[AxisWindow, ...]) -> tuple[Array,
         place *= w.input_size
         for stage in _stages(w):
             # Compared twice in the program, once in the compiled one: the same operations on the same values.
-            indices = _compare(lax.stop_gradient(x), indices, stage)[1]
+            indices = cast(Array, _compare(lax.stop_gradient(x), indices, stage)[1])
             x = _stage(x, stage)
     return x, indices
 
@@ -169,7 +169,7 @@ class _Stage(NamedTuple):
     offsets: tuple[int, ...]
     stride: int
     low: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     first: tuple[int, ...]  # of each window, the first tap that is not padding
 
 
@@ -204,7 +204,7 @@ def _stage(x: Array, stage: _Stage) -> Array:
 
 
 @_stage.defjvp
-def _stage_jvp(stage, primals, tangents):
+def _stage_jvp(stage: _Stage, primals, tangents):
     y, _, winner = _compare(primals[0], None, stage)
     taps = axis_taps(tangents[0], *stage[:-1], 0)
     # A sum of selects, not a chain of them: the transpose of a chain is one long dependence.
@@ -260,8 +260,7 @@ def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad:
             number = number[..., None] * _tap_counts(w, count_include_pad)
         number = np.maximum(number, 1)
         number = number.flat[0] if (number == number.flat[0]).all() else number[..., None]
-    number = jnp.broadcast_to(jnp.asarray(number).astype(acc.dtype), acc.shape)
-    return lax.div(acc, number).astype(dtype)
+    return lax.div(acc, jnp.broadcast_to(jnp.asarray(number).astype(acc.dtype), acc.shape)).astype(dtype)
 
 
 def _axis_sum(x: Array, w: AxisWindow) -> Array:

@@ -6,6 +6,7 @@ In a jaxpr each function is one jitted call named `resize`, `pixel_shuffle`, `pi
 
 from collections.abc import Sequence
 from math import floor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ def resize(
     if size is not None:
         outputs = per_axis(size, "size", rank, 1)
     else:
-        outputs = tuple(floor(n * s) for n, s in zip(inputs, scales))
+        outputs = tuple(floor(n * s) for n, s in zip(inputs, scales) if s is not None)
         if min(outputs) < 1:
             raise ValueError(f"scale={scale!r} leaves nothing of spatial sizes {inputs}")
     maps = tuple(
@@ -91,7 +92,7 @@ def resize(
     return apply_axis_maps(x, maps)
 
 
-def _scales(scale: object, rank: int) -> tuple[float | None, ...]:
+def _scales(scale: Any, rank: int) -> tuple[float | None, ...]:
     if scale is None:
         return (None,) * rank
     values = tuple(scale) if isinstance(scale, (tuple, list)) else (scale,) * rank

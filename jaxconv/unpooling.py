@@ -29,7 +29,8 @@ def unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
 
     @place.defjvp
     def _(primals, tangents):
-        x, winners = _unpool(*primals, sizes)
+        y, indices = primals
+        x, winners = _unpool(y, indices, sizes)
         # The tangent as a scatter to distinct places: its transpose is a gather that skips the losers.
         return x, _scatter(tangents[0], winners, sizes)
 
@@ -116,7 +117,7 @@ def _later_neighbours_differ(indices: Array, rank: int) -> Array:
             padded = lax.pad(indices, jnp.int32(-1), config)
             start = [0] * indices.ndim
             start[first : first + rank] = [max(d, 0) for d in shift]
-            wins &= lax.slice(padded, start, np.add(start, indices.shape)) != indices
+            wins &= lax.slice(padded, start, [a + n for a, n in zip(start, indices.shape)]) != indices
     return wins
 
 

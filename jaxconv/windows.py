@@ -5,7 +5,7 @@ q * stride + t * dilation - low, t = 0 .. K - 1.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -52,7 +52,7 @@ def spatial_rank(ndim: int, batch_and_channels: str, **arguments: object) -> int
     return rank
 
 
-def _pads(padding: object, sizes, extents, strides) -> tuple[tuple[int, int], ...]:
+def _pads(padding: Any, sizes, extents, strides) -> tuple[tuple[int, int], ...]:
     """(low, high) pads per axis; `extents` are the effective window sizes dilation * (window - 1) + 1."""
     rank = len(sizes)
     if isinstance(padding, str):
@@ -62,7 +62,7 @@ def _pads(padding: object, sizes, extents, strides) -> tuple[tuple[int, int], ..
     if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
         if len(padding) != rank or any(not isinstance(p, (tuple, list)) or len(p) != 2 for p in padding):
             raise ValueError(f"padding={padding!r} must hold one (low, high) pair for each of {rank} spatial axes")
-        return tuple(per_axis(tuple(p), "padding", 2, 0) for p in padding)
+        return tuple((lo, hi) for lo, hi in (per_axis(tuple(p), "padding", 2, 0) for p in padding))
     return tuple((p, p) for p in per_axis(padding, "padding", rank, 0))
 
 
@@ -160,7 +160,8 @@ def add_axis_taps(taps: Sequence[Array], axis: int, offsets: Sequence[int], stri
         part, before = _pad_axis(tap, axis, skip, blocks - skip - count, 0), residues[residue]
         residues[residue] = part if before is None else before + part
     empty = jnp.zeros_like(next(part for part in residues if part is not None))
-    x = jnp.stack([empty if part is None else part for part in residues], axis + 1) if stride > 1 else residues[0]
+    filled = [empty if part is None else part for part in residues]
+    x = jnp.stack(filled, axis + 1) if stride > 1 else filled[0]
     x = x.reshape(taps[0].shape[:axis] + (blocks * stride,) + taps[0].shape[axis + 1 :])
     return _pad_axis(x, axis, first, size - first - blocks * stride, 0)
 
