@@ -6,5 +6,16 @@ The same two convolutions for flax.linen are in `jaxconv.nn.linen`. Needs the ex
 from jaxconv.nn.blocks import ConvBlock, PReLU, batch_norm
 from jaxconv.nn.convolution import Conv, ConvTranspose
 from jaxconv.nn.pooling import AvgPool, MaxPool, MaxUnpool
+from jaxconv.nn.spectral import OperatorNorm
 
-__all__ = ["AvgPool", "Conv", "ConvBlock", "ConvTranspose", "MaxPool", "MaxUnpool", "PReLU", "batch_norm"]
+__all__ = [
+    "AvgPool",
+    "Conv",
+    "ConvBlock",
+    "ConvTranspose",
+    "MaxPool",
+    "MaxUnpool",
+    "OperatorNorm",
+    "PReLU",
+    "batch_norm",
+]
