@@ -147,6 +147,8 @@ def axis_map(
     method = "cubic" if mode == "bicubic" else "linear"
     if not antialias:
         return axis_maps.resize_map(n, m, method, align_corners=align_corners, scale=None if align_corners else scale)
+    if n == m:  # PyTorch's antialiasing kernels pass over an axis that keeps its size, whatever the scale
+        return axis_maps.selection_map(n, np.arange(n))
     ratio = ((n - 1) / (m - 1) if m > 1 else 0.0) if align_corners else (n / m if scale is None else 1 / scale)
     # With align_corners PyTorch changes the ratio only; outputs still lie at half-pixel positions of it.
     centres = (np.arange(m) + 0.5) * ratio - 0.5
