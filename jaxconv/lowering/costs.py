@@ -133,7 +133,11 @@ def _window(call: Call, choose) -> Amounts:
     if call.face == "kernel" and any(s > 1 for s in g.stride):
         out["window kernel strided"] = work
     if strided:
+        # XLA writes the zero-stuffed input out before it convolves.
+        stuffed = call.batch * math.prod(g.input_size) * call.channels_out * ELEMENT
         out["window stuffed"] = work * math.prod(g.stride)
+        out["bytes"] = 2.0 * stuffed
+        out["faulting bytes"] = max(stuffed - RESIDENT, 0.0)
     return out
 
 
