@@ -85,6 +85,7 @@ case ${1:?name a step} in
   parity)
     enter_environment test,parity
     .venv/bin/python -m pytest -m "parity and not gpu"
+    .venv/bin/python -m pytest tests/test_readme.py # the blocks that import PyTorch, skipped without it
     ;;
   train) # the main job, in an environment of its own: the extra that the README names has to be enough
     run_readme_command train train
