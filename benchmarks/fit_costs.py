@@ -49,7 +49,7 @@ def fit(record, rounds: int = 4):
                     continue
                 rows.append(costs.amounts(method, call, choice.choose))
                 times.append(seconds)
-                weights.append((best / seconds) ** 0.35)
+                weights.append((best / seconds) ** 0.25)
         kinds = sorted({kind for row in rows for kind in row})
         a = np.array([[row.get(kind, 0.0) for kind in kinds] for row in rows])
         log_times, weights = np.log(times), np.array(weights)

@@ -124,6 +124,10 @@ REAL = (
     _c("HiFi-GAN residual, k7 r3", 1, (4096,), 64, 64, 7, d=3),
     _c("U-Net 3-D body", 1, (16, 32, 32), 32, 32, 3),
     _c("V-Net atrous 3-D, r2", 1, (16, 32, 32), 32, 32, 3, d=2),
+    _t("ENet head, k3 s2 p1 op1", 1, (180, 240), 16, 12, 3, 2, 1, 1),
+    _c("dilated residual stack, r5", 2, (48, 48), 64, 64, 3, d=5),
+    _c("dilated residual stack, r16", 2, (48, 48), 64, 64, 3, d=16),
+    _c("U-Net top, 16 channels", 2, (96, 96), 16, 16, 3),
     _c("pointwise, 1x1", 2, (56, 56), 128, 256, 1),
 )
 

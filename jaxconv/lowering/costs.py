@@ -25,37 +25,38 @@ LANES = 16
 RESIDENT = 16e6
 
 RATES: dict[str, float] = {
-    "3-D dilated window": 1.79e-10,
-    "3-D window": 1.51e-10,
-    "bytes": 2.47e-11,
-    "depthwise": 3.69e-11,
-    "depthwise kernel": 1.76e-09,
-    "depthwise native kernel": 1.82e-09,
-    "depthwise native window": 3.29e-09,
-    "faulting bytes": 1.88e-09,
-    "grouped native kernel": 1.41e-09,
-    "grouped native window": 1.32e-10,
-    "grouped pairing": 6.08e-11,
-    "grouped pairing narrow": 2.86e-11,
-    "grouped product": 4.48e-11,
-    "grouped product narrow": 1.36e-11,
-    "grouped stuffed": 4.88e-11,
-    "ops": 5.32e-07,
-    "pairing": 1.64e-11,
-    "pairing narrow": 1.31e-11,
-    "product": 8.58e-12,
-    "product narrow": 3.87e-12,
-    "shuffled bytes": 6.16e-11,
-    "strided depthwise": 3.4e-11,
-    "strided depthwise kernel": 4.49e-10,
-    "window adjoint": 8.05e-12,
-    "window adjoint narrow": 2.47e-12,
-    "window apply": 8.34e-12,
-    "window apply narrow": 3.67e-12,
-    "window kernel": 1.55e-11,
-    "window kernel narrow": 5.99e-12,
-    "window kernel strided": 7.85e-12,
-    "window stuffed": 1.36e-12,
+    "3-D dilated window": 1.59e-10,
+    "3-D window": 1.4e-10,
+    "bytes": 1.57e-11,
+    "depthwise": 3.63e-11,
+    "depthwise kernel": 5.03e-10,
+    "depthwise native kernel": 1.36e-09,
+    "depthwise native window": 3.48e-09,
+    "faulting bytes": 1.2e-09,
+    "grouped native kernel": 1.28e-09,
+    "grouped native narrow": 4.75e-11,
+    "grouped native window": 2.32e-16,
+    "grouped pairing": 3.72e-11,
+    "grouped pairing narrow": 3.93e-11,
+    "grouped product": 2.36e-11,
+    "grouped product narrow": 3.81e-11,
+    "grouped stuffed": 9.48e-12,
+    "ops": 5.62e-07,
+    "pairing": 1.51e-11,
+    "pairing narrow": 1.37e-11,
+    "product": 7.33e-12,
+    "product narrow": 6.65e-12,
+    "shuffled bytes": 5.61e-11,
+    "strided depthwise": 4.36e-11,
+    "strided depthwise kernel": 3.55e-10,
+    "window adjoint": 7.36e-12,
+    "window adjoint narrow": 1.8e-12,
+    "window apply": 7.56e-12,
+    "window apply narrow": 3.5e-12,
+    "window kernel": 1.37e-11,
+    "window kernel narrow": 3.11e-12,
+    "window kernel strided": 7.01e-12,
+    "window stuffed": 8.28e-13,
 }
 
 
@@ -121,6 +122,8 @@ def _window(call: Call, choose) -> Amounts:
     if g.groups > 1:
         width = "depthwise" if call.depthwise else "grouped"
         out[f"{width} native {'kernel' if call.face == 'kernel' else 'window'}"] = work
+        if width == "grouped":
+            out["grouped native narrow"] = work * _narrow(call)
         if strided:
             out["grouped stuffed"] = work * math.prod(g.stride)
         return out
