@@ -40,7 +40,7 @@ class Prepared:
     temporary_bytes: int | None = None
 
 
-def arrays(layer: Layer, dtype: str, seed: int = 0) -> dict[str, np.ndarray]:
+def arrays(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     """Random x, w, y of the form; never zeros, which some libraries treat specially."""
     rng = np.random.default_rng(seed)
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in layer.shapes.items()}
@@ -74,7 +74,7 @@ def _jax_task(forward: Callable, task: str, data, w, ct) -> Prepared:
 
 def jaxconv_(layer: Layer, task: str, dtype: str, method: str = "auto") -> Prepared:
     """The faces, as `jaxconv.conv` and `jaxconv.conv_transpose` call them."""
-    a = {k: jnp.asarray(v, dtype) for k, v in arrays(layer, dtype).items()}
+    a = {k: jnp.asarray(v, dtype) for k, v in arrays(layer).items()}
     face = trilinear.adjoint if layer.transposed else trilinear.apply
     forward = functools.partial(face, geometry=layer.geometry, method=method)
     data, ct = ("y", "x") if layer.transposed else ("x", "y")
@@ -113,7 +113,7 @@ def plain_kernel(layer: Layer, w: np.ndarray) -> np.ndarray:
 
 def lax_(layer: Layer, task: str, dtype: str) -> Prepared:
     """lax alone, the kernel flipped outside, gradients by jax's own rules."""
-    a = arrays(layer, dtype)
+    a = arrays(layer)
     data, ct = ("y", "x") if layer.transposed else ("x", "y")
     w = jnp.asarray(plain_kernel(layer, a["w"]), dtype)
     return _jax_task(lax_forward(layer), task, jnp.asarray(a[data], dtype), w, jnp.asarray(a[ct], dtype))
@@ -125,7 +125,7 @@ def flax_(layer: Layer, task: str, dtype: str) -> Prepared:
         raise Absent("flax is not installed")
     from flax import nnx
 
-    g, a = layer.geometry, arrays(layer, dtype)
+    g, a = layer.geometry, arrays(layer)
     common: dict[str, Any] = {
         "kernel_size": g.kernel_size,
         "use_bias": False,
@@ -164,7 +164,7 @@ def equinox_(layer: Layer, task: str, dtype: str) -> Prepared:
         raise Absent("equinox is not installed")
     import equinox as eqx
 
-    g, a = layer.geometry, arrays(layer, dtype)
+    g, a = layer.geometry, arrays(layer)
     common: dict[str, Any] = {"dilation": g.dilation, "groups": g.groups, "use_bias": False, "key": jax.random.key(0)}
     data, ct = ("y", "x") if layer.transposed else ("x", "y")
     if layer.transposed:
@@ -195,7 +195,7 @@ def torch_(layer: Layer, task: str, dtype: str) -> Prepared:
     if any(lo != hi for lo, hi in g.pads):
         raise Absent("PyTorch pads both sides alike")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = {k: torch.from_numpy(v).to(device, getattr(torch, dtype)) for k, v in arrays(layer, dtype).items()}
+    a = {k: torch.from_numpy(v).to(device, getattr(torch, dtype)) for k, v in arrays(layer).items()}
     x, y = a["x"].movedim(-1, 1), a["y"].movedim(-1, 1)
     w = a["w"].movedim((-1, -2), (0, 1))
     padding, extra = [lo for lo, _ in g.pads], list(g.output_padding) if layer.transposed else [0] * r

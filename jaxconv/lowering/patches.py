@@ -85,32 +85,14 @@ def _shifts(g: ConvGeometry) -> list[tuple[int, ...]]:
 
 
 def _take(padded: Array, shift, lows, size, step) -> Array:
-    start = [sh + lo for sh, lo in zip(shift, lows, strict=True)]
-    stop = [st + stp * (m - 1) + 1 for st, m, stp in zip(start, size, step, strict=True)]
-    return lax.slice(padded, (0, *start, 0), (padded.shape[0], *stop, padded.shape[-1]), (1, *step, 1))
+    return taps.cut(padded, tuple(sh + lo for sh, lo in zip(shift, lows, strict=True)), size, step)
 
 
 def _contract(pieces: list[Array], w: Array, call: Call, channels: int) -> Array:
     """(taps of (..., C)) times (taps, C/groups, out): one product, or one batched over the groups."""
-    groups, wide = call.geometry.groups, call.accumulator
-    if groups == 1:
-        p = jnp.concatenate(pieces, axis=-1)
-        y = lax.dot_general(
-            p,
-            w.reshape(-1, channels),
-            (((p.ndim - 1,), (0,)), ((), ())),
-            precision=call.precision,
-            preferred_element_type=wide,
-        )
-        return y.astype(call.out_dtype)
-    per_group = pieces[0].shape[-1] // groups
-    p = jnp.concatenate([q.reshape(*q.shape[:-1], groups, per_group) for q in pieces], axis=-1)
-    w = w.reshape(len(pieces) * per_group, groups, channels // groups)
-    y = lax.dot_general(
-        p,
-        w,
-        (((p.ndim - 1,), (0,)), ((p.ndim - 2,), (1,))),
-        precision=call.precision,
-        preferred_element_type=wide,
-    )
-    return jnp.moveaxis(y, 0, -2).reshape(*p.shape[:-2], channels).astype(call.out_dtype)
+    groups = call.geometry.groups
+    if groups > 1:  # channels group by group, and within a group tap by tap
+        pieces = [q.reshape(*q.shape[:-1], groups, q.shape[-1] // groups) for q in pieces]
+    p = jnp.concatenate(pieces, axis=-1)
+    p = p.reshape(*p.shape[:-2], -1) if groups > 1 else p
+    return taps.product(p, w.reshape(-1, channels), call).astype(call.out_dtype)

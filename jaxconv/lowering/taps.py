@@ -18,6 +18,7 @@ Source: the shift-and-add form of a convolution; boxes as in Dumoulin and Visin 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -35,10 +36,7 @@ MOST_TAPS = 128
 def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
     """Base dilation 1, few taps, and for the adjoint stride 1 unless each channel stands alone (phases bring the rest
     there)."""
-    taps = 1
-    for k in g.kernel_size:
-        taps *= k
-    if taps > MOST_TAPS or any(b != 1 for b in g.base_dilation):
+    if math.prod(g.kernel_size) > MOST_TAPS or any(b != 1 for b in g.base_dilation):
         return False
     if face != "adjoint" or all(s == 1 for s in g.stride):
         return True
@@ -50,7 +48,7 @@ def apply(x: Array, w: Array, call: Call) -> Array:
     g = call.geometry
     if call.depthwise:
         return _depthwise_sum(x, w, call, g, list(boxes(g)), g.output_size)
-    pieces = ((out_low, _product(_cut(x, in_low, size, g.stride), w[t], call)) for t, out_low, in_low, size in boxes(g))
+    pieces = ((out_low, product(cut(x, in_low, size, g.stride), w[t], call)) for t, out_low, in_low, size in boxes(g))
     return _add_up(pieces, (x.shape[0], *g.output_size, call.channels_out), call)
 
 
@@ -68,7 +66,7 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
         transposed = jnp.swapaxes(w, -1, -2)
     ones = (1,) * g.rank
     pieces = (
-        (in_low, _product(_cut(y, out_low, size, ones), transposed[t], call)) for t, out_low, in_low, size in boxes(g)
+        (in_low, product(cut(y, out_low, size, ones), transposed[t], call)) for t, out_low, in_low, size in boxes(g)
     )
     return _add_up(pieces, (y.shape[0], *g.input_size, call.channels_in), call)
 
@@ -80,7 +78,7 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
     shape = (call.channels_in // g.groups, call.channels_out)
     found = {}
     for t, out_low, in_low, size in boxes(g):
-        found[t] = _pairing(_cut(x, in_low, size, g.stride), _cut(y, out_low, size, ones), call)
+        found[t] = _pairing(cut(x, in_low, size, g.stride), cut(y, out_low, size, ones), call)
     zero = jnp.zeros(shape, call.accumulator)
     taps = [found.get(t, zero) for t in itertools.product(*map(range, g.kernel_size))]
     return jnp.stack(taps).reshape(*g.kernel_size, *shape).astype(call.out_dtype)
@@ -101,7 +99,7 @@ def boxes(g: ConvGeometry) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], t
             yield t, tuple(out_low), tuple(in_low), tuple(size)
 
 
-def _cut(a: Array, low: tuple[int, ...], size: tuple[int, ...], step: tuple[int, ...]) -> Array:
+def cut(a: Array, low: tuple[int, ...], size: tuple[int, ...], step: tuple[int, ...]) -> Array:
     """Spatial slice of `size` elements from `low` in steps of `step`."""
     stop = [lo + st * (m - 1) + 1 for lo, m, st in zip(low, size, step, strict=True)]
     if tuple(low) == (0,) * len(low) and tuple(size) == a.shape[1:-1] and set(step) == {1}:
@@ -109,7 +107,7 @@ def _cut(a: Array, low: tuple[int, ...], size: tuple[int, ...], step: tuple[int,
     return lax.slice(a, (0, *low, 0), (a.shape[0], *stop, a.shape[-1]), (1, *step, 1))
 
 
-def _product(a: Array, w: Array, call: Call) -> Array:
+def product(a: Array, w: Array, call: Call) -> Array:
     """(..., I) times (I/groups, O), group by group."""
     groups, wide = call.geometry.groups, call.accumulator
     if groups == 1:
@@ -185,7 +183,7 @@ def _depthwise_sum(a: Array, w: Array, call: Call, g: ConvGeometry, boxes_of_tap
     total = None
     for t, shift in shifts.items():
         start = tuple(sh + lo for sh, lo in zip(shift, lows, strict=True))
-        piece = _cut(padded, start, size, step).astype(wide)
+        piece = cut(padded, start, size, step).astype(wide)
         if multiplier == 1:
             term = piece * w[t][0].astype(wide)
         else:
@@ -214,7 +212,7 @@ def _depthwise_phases(y: Array, w: Array, call: Call) -> Array:
     total = None
     for t, shift in zip(_taps_of(inner.kernel_size), shifts, strict=True):
         start = tuple(sh + lo for sh, lo in zip(shift, lows, strict=True))
-        piece = _cut(padded, start, inner.input_size, (1,) * g.rank).astype(wide)
+        piece = cut(padded, start, inner.input_size, (1,) * g.rank).astype(wide)
         term = piece[..., None, :] * split[t].astype(wide)
         total = term if total is None else total + term
     assert total is not None  # a kernel has at least one tap
