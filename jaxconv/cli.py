@@ -94,12 +94,14 @@ def bench(
     random: int = 12,
     seed: int | None = None,
     contenders: tuple[str, ...] = ("jaxconv", "lax", "flax", "equinox", "torch"),
+    tasks: tuple[str, ...] = ("forward", "gradients", "data gradient", "kernel gradient"),
     dtype: str = "float32",
     repeats: int = 7,
     batch_factor: int = 1,
     networks: bool = False,
     gpu_sizes: bool = False,
     explain: str | None = None,
+    targets: tuple[Path, ...] = (),
     out: Path | None = None,
     picture: Path | None = None,
 ) -> None:
@@ -110,12 +112,14 @@ def bench(
         random: how many random layers.
         seed: of the random layers; a fresh one by default.
         contenders: who is measured.
+        tasks: what is measured; gradients are measured without the forward pass.
         dtype: of all operands.
         repeats: interleaved repeats; the best counts.
         batch_factor: multiplies every batch.
         networks: one training step of whole networks instead of layers.
         gpu_sizes: networks at the sizes meant for a GPU.
         explain: only say which lowering each face of the layers with this in their name takes, and why.
+        targets: only fill in the table of targets from these JSON files, written by --out.
         out: JSON file to write.
         picture: PNG file to draw.
     """
@@ -123,12 +127,15 @@ def bench(
 
     if explain is not None:
         print(benchmark.explain(explain, dtype))
+    elif targets:
+        print(benchmark.targets_table(benchmark.read_records(targets)))
     elif networks:
         benchmark.bench_networks(dtype=dtype, repeats=repeats, gpu_sizes=gpu_sizes, out=out)
     else:
         options: dict[str, Any] = {
             "random": random,
             "seed": seed,
+            "tasks": tasks,
             "dtype": dtype,
             "repeats": repeats,
             "batch_factor": batch_factor,

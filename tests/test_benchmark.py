@@ -4,44 +4,70 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+
+pytest.importorskip("tyro")
 
 from jaxconv import benchmark
 from jaxconv.benchmark import contenders, networks, random_layers, report
 from jaxconv.benchmark.cases import Layer
+from jaxconv.benchmark.memory import resident_bytes
+from jaxconv.benchmark.runner import Row, Summary, speed
+from jaxconv.cli import main
 
 LAYERS = {
     "strided": Layer("strided", 2, (9, 8), 4, 6, (3, 3), 2, 1, 1),
     "transposed": Layer("transposed", 1, (5, 4), 4, 6, (3, 3), 2, 1, 1, 1, True, 1),
     "grouped, dilated": Layer("grouped, dilated", 1, (9,), 4, 6, (3,), 1, 2, 2, 2),
+    "causal": Layer("causal", 1, (9,), 4, 6, (3,), 1, 2, "CAUSAL"),
     "grouped, transposed": Layer("grouped, transposed", 1, (5,), 4, 6, (4,), 2, 1, 1, 2, True),
 }
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Values do not depend on how compilation is timed."""
+    monkeypatch.setattr(contenders, "COMPILATIONS", 1)
+    monkeypatch.setattr(contenders, "fresh_caches", lambda: None)
+
+
 def outputs(layer, name, task):
-    """Every array a contender computes, channels last, its kernel gradient in jaxconv's layout."""
-    got = jax.tree.leaves(contenders.CONTENDERS[name](layer, task, "float32").call())
+    """Every array a contender computes, channels last; kernel gradients as lax lays them out."""
+    got = [np.asarray(a) for a in jax.tree.leaves(contenders.CONTENDERS[name](layer, task, "float32").call())]
     first = name in ("equinox", "torch")
-    return [np.moveaxis(np.asarray(a), 1, -1) if first else np.asarray(a) for a in got[:1]]
+    kernel_at = {"gradients": 1, "kernel gradient": 0}.get(task)
+    for i, a in enumerate(got):
+        got[i] = np.moveaxis(a, 1, -1) if first else a
+        if i == kernel_at:
+            got[i] = np.moveaxis(a, (0, 1), (-1, -2)) if first else a
+            got[i] = contenders.plain_kernel(layer, got[i]) if name in ("jaxconv", "torch") else got[i]
+    return got
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
-@pytest.mark.parametrize("task", contenders.TASKS)
-def test_contenders_compute_the_same(layer, task):
-    """The output, and the gradient of the data, of each contender that is installed."""
-    want = outputs(layer, "jaxconv", task)
+def test_contenders_compute_the_same(layer, quick):
+    """The output and both gradients of each contender that is installed."""
     compared = 0
-    for name in ("lax", "flax", "equinox", "torch"):
-        try:
-            got = outputs(layer, name, task)
-        except contenders.Absent:
-            continue
-        for a, b in zip(got, want, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
-        compared += 1
-    assert compared >= 1
+    want = {task: outputs(layer, "jaxconv", task) for task in contenders.TASKS}
+    assert [len(want[task]) for task in contenders.TASKS] == [1, 2, 1, 1]
+    np.testing.assert_array_equal(want["data gradient"][0], want["gradients"][0])
+    np.testing.assert_array_equal(want["kernel gradient"][0], want["gradients"][1])
+    for name, tasks in {
+        "lax": contenders.TASKS,
+        "flax": ("forward", "gradients"),  # the tasks of one gradient are made of the same function
+        "equinox": ("forward", "gradients"),
+        "torch": contenders.TASKS,
+    }.items():
+        for task in tasks:
+            try:
+                got = outputs(layer, name, task)
+            except contenders.Absent:
+                continue
+            for a, b in zip(got, want[task], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=f"{name} {task}")
+            compared += 1
+    assert compared >= 4
 
 
 SMALL = {
@@ -77,21 +103,74 @@ def test_a_run_prints_a_table_and_writes_a_whole_record(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "peer's time / jaxconv's" in said and "roofline" in said and "first call" in said
     record = json.loads(out.read_text())
-    (forward, gradients) = record["real"]
-    assert {forward["task"], gradients["task"]} == {"forward", "gradients"}
-    assert set(forward["seconds"]) == {"jaxconv", "lax"} and min(forward["seconds"].values()) > 0
+    assert [row["task"] for row in record["real"]] == list(contenders.TASKS)
+    assert [row["face"] for row in record["real"]] == ["apply", None, "adjoint", "kernel"]
+    for row in record["real"]:
+        for kind in ("seconds", "compile", "first_call", "peak_bytes"):
+            assert set(row[kind]) == {"jaxconv", "lax"} and min(row[kind].values()) > 0, kind
+        assert row["first_call"]["lax"] > row["compile"]["lax"]
     assert picture.stat().st_size > 10_000 and list(out.parent.iterdir()) == [out]
     with pytest.raises(ValueError, match="unknown contenders"):
         benchmark.bench(contenders=("nobody",))
+    with pytest.raises(ValueError, match="must have jaxconv"):
+        benchmark.bench(contenders=("lax",))
+    with pytest.raises(ValueError, match="unknown tasks"):
+        benchmark.bench(tasks=("backward",))
+
+
+def row(seconds, **changes):
+    made = Row("a", "forward", "apply", 1, 1, {"apply": "taps"}, seconds, {"jaxconv": 3.0, "lax": 2.0})
+    return dataclasses.replace(made, **changes)
 
 
 def test_ratios_are_peer_over_ours():
-    from jaxconv.benchmark.runner import Row, summary
+    fast = row({"jaxconv": 2.0, "lax": 8.0})
+    even = row({"jaxconv": 2.0, "lax": 2.0}, layer="b")
+    assert fast.ratio("lax") == 4.0 and fast.ratio("torch") is None
+    assert fast.cost("compile") == 1.5 and fast.cost("peak_bytes") is None
+    assert speed([fast, even], "lax", task="forward") == speed([fast, even], "lax", face="apply")
+    assert speed([fast, even], "lax", task="forward") == Summary(2.0, 1.0, "b", 2)
+    assert speed([fast], "lax", task="gradients") is None
+    assert "mean    2.00   worst   1.00" in report.table([fast, even], "two")
+    assert "mean  1.50   most  1.50" in report.costs_table([fast, even])
+    assert report.roofline(fast, {"multiply_adds": 1.0, "bytes": 4.0}) == 0.5
 
-    row = Row("a", "forward", 1, 1, {}, {"jaxconv": 2.0, "lax": 8.0})
-    other = dataclasses.replace(row, layer="b", seconds={"jaxconv": 2.0, "lax": 2.0})
-    assert row.ratio("lax") == 4.0 and row.ratio("torch") is None
-    mean, worst, layer = summary([row, other], "lax", "forward")
-    assert (mean, worst, layer) == (2.0, 1.0, "b")
-    assert "mean    2.00   worst   1.00" in report.table([row, other], "two")
-    assert jnp.isfinite(report.roofline(row, {"multiply_adds": 1.0, "bytes": 1.0}))
+
+def test_targets_table_says_what_is_reached(tmp_path, capsys):
+    record = {
+        "platform": "cpu", "device": "a processor", "cores": 2, "date": "2026-01-01", "dtype": "float32",
+        "versions": {"jax": "0.10.2"}, "peaks": {"multiply_adds": 1.0, "bytes": 1.0},
+        "real": [dataclasses.asdict(row({"jaxconv": 1.0, "lax": 4.0, "torch": 0.5}))],
+        "unseen": [dataclasses.asdict(row({"jaxconv": 1.0, "lax": 7.0, "torch": 2.0}, layer="c"))],
+    }  # fmt: skip
+    path = tmp_path / "layers.json"
+    report.write_json(path, record)
+    assert main(["bench", "--targets", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "CPU: 2-core a processor, float32, 2026-01-01; jax 0.10.2" in said
+    for expected in (
+        "| forward, against lax | >= 3, >= 0.9 | >= 6, >= 1 | 1 real layers | 4.00 | 4.00 | a | first version |",
+        "| forward, against lax | >= 3, >= 0.9 | >= 6, >= 1 | 1 random layers | 7.00 | 7.00 | c | ambition |",
+        "| forward, against torch | >= 0.8, >= 0.1 | >= 1.2, >= 0.7 | 1 real layers | 0.50 | 0.50 | a | no |",
+        "| trace + compile, over lax's | -, <= 3 | -, <= 1.5 | 1 real layers | 1.50 | 1.50 | a | ambition |",
+        "GPU: not measured",
+        "| kernel face, against lax | >= 5, >= 0.9 | >= 12, >= 1 | not measured | | | | |",
+    ):
+        assert expected in said, said
+    assert "gradients, against lax" not in said  # nothing of it was measured
+    (tmp_path / "other.json").write_text('{"networks": {}}')
+    assert main(["bench", "--targets", str(tmp_path / "other.json")]) == 1
+    assert "other.json is no record of layers" in capsys.readouterr().err
+    del record["real"][0]["face"]
+    report.write_json(path, record)
+    assert main(["bench", "--targets", str(path)]) == 1
+    assert "measure again" in capsys.readouterr().err
+
+
+def test_resident_memory_of_a_call_is_what_it_touches():
+    size = 40_000_000
+    measured = resident_bytes(lambda: np.ones(size, np.uint8))
+    if measured is None:
+        pytest.skip("resident memory cannot be read on this system")
+    assert size <= measured < 1.5 * size
+    assert resident_bytes(lambda: None) < size / 10

@@ -1,8 +1,7 @@
 """Speed as ratios: real layers and random ones, whole networks, all contenders in turn in one run.
 
 ``jaxconv bench`` is [`bench`][jaxconv.benchmark.bench]. Nothing here decides anything at run time; the lowering of a
-call is a pure function of
-its geometry (``jaxconv bench --explain LAYER``).
+call is a pure function of its geometry (``jaxconv bench --explain LAYER``).
 """
 
 from __future__ import annotations
@@ -14,9 +13,21 @@ from typing import Any
 
 from jaxconv.benchmark import networks, report, runner
 from jaxconv.benchmark.cases import REAL, Layer, random_layers, scaled
-from jaxconv.benchmark.contenders import CONTENDERS, Absent
+from jaxconv.benchmark.contenders import CONTENDERS, TASKS, Absent
+from jaxconv.benchmark.targets import read_records, targets_table
 
-__all__ = ["CONTENDERS", "REAL", "Layer", "bench", "bench_networks", "explain", "random_layers"]
+__all__ = [
+    "CONTENDERS",
+    "REAL",
+    "TASKS",
+    "Layer",
+    "bench",
+    "bench_networks",
+    "explain",
+    "random_layers",
+    "read_records",
+    "targets_table",
+]
 
 
 def _select(cases: Sequence[str]) -> list[Layer]:
@@ -33,6 +44,7 @@ def bench(
     random: int = 12,
     seed: int | None = None,
     contenders: Sequence[str] = tuple(CONTENDERS),
+    tasks: Sequence[str] = TASKS,
     dtype: str = "float32",
     repeats: int = 7,
     batch_factor: int = 1,
@@ -46,6 +58,7 @@ def bench(
         random: how many random layers, which no choice was tuned on, are measured apart; none where `cases` are named.
         seed: of the random layers; a fresh one by default, printed.
         contenders: names from jaxconv, lax, flax, equinox, torch.
+        tasks: names from forward, gradients (both), data gradient, kernel gradient.
         dtype: of all operands.
         repeats: interleaved repeats; the best counts.
         batch_factor: multiplies every batch, for machines that the sizes would not fill.
@@ -56,11 +69,13 @@ def bench(
         The record that is written to `out`.
 
     Raises:
-        ValueError: an unknown layer or contender.
+        ValueError: an unknown layer, contender or task.
     """
-    unknown = [c for c in contenders if c not in CONTENDERS]
-    if unknown:
-        raise ValueError(f"unknown contenders {unknown}; there are {', '.join(CONTENDERS)}")
+    for given, known, what in ((contenders, CONTENDERS, "contenders"), (tasks, TASKS, "tasks")):
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"unknown {what} {unknown}; there are {', '.join(known)}")
+    if "jaxconv" not in contenders:
+        raise ValueError(f"contenders={tuple(contenders)} must have jaxconv among them: ratios are to its times")
     seed = time.time_ns() % 10**6 if seed is None else seed
     real = [scaled(layer, batch_factor) for layer in _select(cases)]
     unseen = [] if cases else [scaled(layer, batch_factor) for layer in random_layers(random, seed)]
@@ -73,7 +88,13 @@ def bench(
     def show(row) -> None:
         print(f"{report.line(row)}  {report.roofline(row, peaks):.0%} of roofline", flush=True)
 
-    options: dict[str, Any] = {"contenders": contenders, "dtype": dtype, "repeats": repeats, "progress": show}
+    options: dict[str, Any] = {
+        "contenders": contenders,
+        "tasks": tasks,
+        "dtype": dtype,
+        "repeats": repeats,
+        "progress": show,
+    }
     measured = {"real": runner.measure(real, **options), "unseen": runner.measure(unseen, **options)}
     absent = {name: why for rows in measured.values() for row in rows for name, why in row.absent.items()}
     for kind, rows in measured.items():
@@ -86,6 +107,7 @@ def bench(
         **runner.machine(),
         "dtype": dtype,
         "seed": seed,
+        "repeats": repeats,
         "peaks": peaks,
         **{kind: report.rows_as_json(rows) for kind, rows in measured.items()},
     }

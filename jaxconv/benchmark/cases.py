@@ -68,6 +68,11 @@ class Layer:
         return ("adjoint", "apply", "kernel") if self.transposed else ("apply", "adjoint", "kernel")
 
     @property
+    def result(self) -> str:
+        """The tensor that the layer's forward pass gives: x or y."""
+        return "x" if self.transposed else "y"
+
+    @property
     def multiply_adds(self) -> int:
         """Nominal multiply-adds of one face, padding included."""
         g, (i, o) = self.geometry, self.conv_channels

@@ -1,9 +1,14 @@
 """Who is measured: jaxconv, lax, flax, equinox and PyTorch, each computing a layer's forward pass and its gradients
 alone.
 
-A contender prepares a layer once and returns ready calls without arguments; each call ends when its result is there.
-One that is not installed, or
-cannot compute a layer, says so and is named as absent.
+A contender prepares a layer once and returns a ready call without arguments, which ends when its result is there. One
+that is not installed, or cannot compute a layer, says so and is named as absent.
+
+- jaxconv: the faces, as `jaxconv.conv` and `jaxconv.conv_transpose` call them.
+- lax: `lax.conv_general_dilated` alone, a transposed kernel flipped outside, gradients by jax's own rules.
+- flax: `flax.nnx.Conv` and `ConvTranspose`. Under jit nothing of the module is left, so this is lax's program.
+- equinox: `equinox.nn.Conv` and `ConvTranspose`, channels first and vmapped over the batch: lax in another layout.
+- torch: PyTorch's operators, in the better of contiguous and channels-last.
 """
 
 from __future__ import annotations
@@ -11,8 +16,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +26,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxconv import trilinear
+from jaxconv import lowering, trilinear
 from jaxconv.benchmark.cases import Layer
 
-TASKS = ("forward", "gradients")
+# Both gradients together, as training needs them, and each alone; none of them computes the forward pass.
+TASKS = ("forward", "gradients", "data gradient", "kernel gradient")
+# Which of the two gradients a task wants.
+WANTED = {"gradients": (0, 1), "data gradient": (0,), "kernel gradient": (1,)}
+# Calls go through several sets of operands in turn, as long as these sets stay this small together.
+SETS, SETS_BYTES = 4, 64e6
+# A compilation is timed this often, and the quickest counts.
+COMPILATIONS = 2
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 
 
@@ -33,11 +46,21 @@ class Absent(Exception):
 
 @dataclasses.dataclass
 class Prepared:
-    """A ready call, what its first call cost, and what it needs beside its operands and results."""
+    """A ready call and what it costs beside its time.
+
+    Attributes:
+        call: computes and waits for the result.
+        compile: seconds to trace, lower and compile, from empty caches.
+        first_call: the same and the first run.
+        temporary_bytes: beside operands and results, as the compiler says; libraries' own scratch is not in it.
+        operand_bytes: of one set of operands.
+    """
 
     call: Callable[[], Any]
+    compile: float | None = None
     first_call: float | None = None
     temporary_bytes: int | None = None
+    operand_bytes: int = 0
 
 
 def arrays(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
@@ -46,30 +69,62 @@ def arrays(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in layer.shapes.items()}
 
 
-def _compiled(f: Callable, *args: Any) -> Prepared:
+def fresh_caches() -> None:
+    """Forget every trace, program and choice, so that a first call is one; what is compiled and held stays usable."""
+    jax.clear_caches()
+    for function in (lowering.choose,):
+        getattr(function, "cache_clear", lambda: None)()
+
+
+def _varied(args: Sequence[Any], count: int) -> list[tuple[Any, ...]]:
+    """Sets of operands of the same values in other places."""
+    plain = [np.asarray(a) for a in args]  # rolled by numpy, which compiles nothing
+    return [tuple(args), *(tuple(jnp.asarray(np.roll(a, i, -1)) for a in plain) for i in range(1, count))]
+
+
+def _count(args: Sequence[Any]) -> int:
+    return int(max(1, min(SETS, SETS_BYTES // max(sum(a.nbytes for a in args), 1))))
+
+
+def compiled(f: Callable, *args: Any) -> Prepared:
+    """A jax function compiled for operands, its first call measured from empty caches."""
+    args = tuple(map(jnp.asarray, args))
+    seconds = []
+    for _ in range(COMPILATIONS):
+        fresh_caches()
+        start = time.perf_counter()
+        program = jax.jit(lambda *a: f(*a)).lower(*args).compile()
+        seconds.append(time.perf_counter() - start)
     start = time.perf_counter()
-    program = jax.jit(f).lower(*args).compile()
     jax.block_until_ready(program(*args))
-    first = time.perf_counter() - start
+    first = min(seconds) + time.perf_counter() - start
     memory = program.memory_analysis()
     temporary = None if memory is None else int(memory.temp_size_in_bytes)
-    return Prepared(lambda: jax.block_until_ready(program(*args)), first, temporary)
+    sets = itertools.cycle(_varied(args, _count(args)))
+    return Prepared(
+        lambda: jax.block_until_ready(program(*next(sets))),
+        min(seconds),
+        first,
+        temporary,
+        sum(a.nbytes for a in args),
+    )
 
 
-def _both_gradients(forward: Callable) -> Callable:
-    """Both gradients of a bilinear function and nothing else: its value is not computed."""
+def gradients_of(forward: Callable, wanted: tuple[int, ...] = (0, 1)) -> Callable:
+    """Gradients of a bilinear function and nothing else: its value is not computed."""
 
     def gradients(data, w, ct):
         # The value is dead code: a bilinear function's derivatives do not need it.
-        return jax.vjp(forward, data, w)[1](ct)
+        found = jax.vjp(forward, data, w)[1](ct)
+        return tuple(found[i] for i in wanted)
 
     return gradients
 
 
 def _jax_task(forward: Callable, task: str, data, w, ct) -> Prepared:
     if task == "forward":
-        return _compiled(forward, data, w)
-    return _compiled(_both_gradients(forward), data, w, ct)
+        return compiled(forward, data, w)
+    return compiled(gradients_of(forward, WANTED[task]), data, w, ct)
 
 
 def jaxconv_(layer: Layer, task: str, dtype: str, method: str = "auto") -> Prepared:
@@ -192,40 +247,57 @@ def torch_(layer: Layer, task: str, dtype: str) -> Prepared:
     import torch
 
     g, r = layer.geometry, layer.geometry.rank
-    if any(lo != hi for lo, hi in g.pads):
-        raise Absent("PyTorch pads both sides alike")
+    uneven = any(lo != hi for lo, hi in g.pads)
+    if uneven and layer.transposed:
+        raise Absent("PyTorch crops both sides of a transposed convolution alike")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = {k: torch.from_numpy(v).to(device, getattr(torch, dtype)) for k, v in arrays(layer).items()}
     x, y = a["x"].movedim(-1, 1), a["y"].movedim(-1, 1)
     w = a["w"].movedim((-1, -2), (0, 1))
-    padding, extra = [lo for lo, _ in g.pads], list(g.output_padding) if layer.transposed else [0] * r
-    data, ct = (y, x) if layer.transposed else (x, y)
+    padding = [0 if uneven else lo for lo, _ in g.pads]
+    # Uneven pads are an operation before the forward pass; its gradient finds the padded input ready.
+    pads = [amount for pair in reversed(g.pads) for amount in pair]
+    if uneven and task != "forward":
+        x = torch.nn.functional.pad(x, pads)
+    extra = list(g.output_padding) if layer.transposed else [0] * r
+    data, c_of = (y, x) if layer.transposed else (x, y)
     tail = (None, list(g.stride), padding, list(g.dilation), layer.transposed, extra, g.groups)
     formats = [torch.contiguous_format] + ([] if r == 1 else [{2: torch.channels_last, 3: torch.channels_last_3d}[r]])
-    best = None
+    mask = [i in WANTED.get(task, ()) for i in range(2)] + [False]
+    best: tuple[float, Prepared] | None = None
     for layout in formats:
-        d, k, c = (t.contiguous(memory_format=layout) for t in (data, w, ct))
-        if task == "forward":
-            run = functools.partial(torch.ops.aten.convolution, d, k, *tail)
-        else:
-            run = functools.partial(torch.ops.aten.convolution_backward, c, d, k, *tail, [True, True, False])
+        operands = (data, w) if task == "forward" else (c_of, data, w)
+        count = int(max(1, min(SETS, SETS_BYTES // sum(t.nbytes for t in operands))))
+        sets = [tuple(t.roll(i, 0).contiguous(memory_format=layout) for t in operands) for i in range(count)]
+        turns = itertools.cycle(sets)
 
-        def call(run=run):
+        def call(turns=turns):
             with torch.no_grad():
-                out = run()
+                if task == "forward":
+                    d, k = next(turns)
+                    d = torch.nn.functional.pad(d, pads) if uneven else d
+                    out = torch.ops.aten.convolution(d, k, *tail)
+                else:
+                    out = torch.ops.aten.convolution_backward(*next(turns), *tail, mask)
+                    if uneven and mask[0]:
+                        for axis, ((lo, _), n) in enumerate(zip(g.pads, g.input_size, strict=True)):
+                            out = (out[0].narrow(2 + axis, lo, n), *out[1:])
             if device == "cuda":
                 torch.cuda.synchronize()
             return out
 
         times = []
-        for _ in range(4):
+        for _ in range(5):
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
+        ready = Prepared(call, None, times[0], None, sum(t.nbytes for t in operands))
+        for _ in range(-len(times) % count):  # so that the next call is that of the first set again
+            call()
         if best is None or min(times) < best[0]:
-            best = (min(times), call)
+            best = (min(times), ready)
     assert best is not None  # there is at least one format
-    return Prepared(best[1])
+    return best[1]
 
 
 CONTENDERS: dict[str, Callable[..., Prepared]] = {

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import pathlib
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,29 +19,58 @@ import jax.numpy as jnp
 from jaxconv import lowering
 from jaxconv.benchmark.cases import Layer
 from jaxconv.benchmark.contenders import CONTENDERS, TASKS, Absent, Prepared
+from jaxconv.benchmark.memory import resident_bytes
 
 # A sample shorter than this is mostly the clock's and the scheduler's; calls are repeated until it is reached.
 SAMPLE = 4e-3
+# The tasks that are one face each, in the order of `Layer.faces`.
+SINGLE = ("forward", "data gradient", "kernel gradient")
 
 
 @dataclasses.dataclass
 class Row:
-    """One layer and task: seconds, first-call seconds and temporary bytes by contender, and who was absent and why."""
+    """One layer and task, and what was measured of each contender.
+
+    Attributes:
+        layer: its name.
+        task: forward, gradients, data gradient or kernel gradient.
+        face: the face that is this task: apply, adjoint or kernel; None for both gradients.
+        multiply_adds: nominal work, padding included.
+        bytes: of the tensors that the task must read and write.
+        chosen: jaxconv's lowering of each face.
+        seconds: best time of a call.
+        compile: seconds to trace, lower and compile, from empty caches.
+        first_call: the same and the first run; for PyTorch its first run.
+        temporary_bytes: beside operands and results, as the compiler says.
+        peak_bytes: operands, and how far resident memory rose during a call; on an accelerator operands, results and
+            temporaries.
+        absent: who could not take part, and why.
+    """
 
     layer: str
     task: str
+    face: str | None
     multiply_adds: int
     bytes: int
     chosen: dict[str, str]
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    compile: dict[str, float] = dataclasses.field(default_factory=dict)
     first_call: dict[str, float] = dataclasses.field(default_factory=dict)
     temporary_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    peak_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     absent: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def ratio(self, peer: str) -> float | None:
         """Peer's time over ours; above 1 jaxconv is faster."""
         if peer in self.seconds and "jaxconv" in self.seconds:
             return self.seconds[peer] / self.seconds["jaxconv"]
+        return None
+
+    def cost(self, kind: str, peer: str = "lax") -> float | None:
+        """Our `compile`, `first_call` or `peak_bytes` over the peer's; below 1 jaxconv takes less."""
+        found = getattr(self, kind)
+        if peer in found and "jaxconv" in found:
+            return found["jaxconv"] / found[peer]
         return None
 
 
@@ -86,6 +116,7 @@ def measure(
     *,
     dtype: str = "float32",
     repeats: int = 7,
+    budget: float = 2.0,
     progress: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Time every contender on every layer and task, in turn.
@@ -93,32 +124,59 @@ def measure(
     Args:
         layers: what to measure.
         contenders: names from `CONTENDERS`.
-        tasks: "forward", "gradients" (both gradients alone).
+        tasks: "forward", "gradients" (both, without the forward pass), "data gradient", "kernel gradient".
         dtype: of all operands.
         repeats: interleaved repeats; the best counts.
+        budget: seconds after which a contender's repeats end.
         progress: called with each finished row.
 
     Returns:
         One row a layer and task.
     """
     rows = []
+    size = jnp.dtype(dtype).itemsize
     for layer in layers:
-        i, o = layer.conv_channels
         for task in tasks:
-            work = layer.multiply_adds * (2 if task == "gradients" else 1)
-            row = Row(layer.name, task, work, layer.elements * jnp.dtype(dtype).itemsize, explain(layer, dtype))
             ready: dict[str, Prepared] = {}
+            absent: dict[str, str] = {}
             for name in contenders:
                 try:
                     ready[name] = CONTENDERS[name](layer, task, dtype)
                 except Absent as reason:
-                    row.absent[name] = str(reason)
-            row.seconds = time_in_turn({name: p.call for name, p in ready.items()}, repeats)
-            row.first_call = {n: p.first_call for n, p in ready.items() if p.first_call is not None}
-            row.temporary_bytes = {n: p.temporary_bytes for n, p in ready.items() if p.temporary_bytes is not None}
+                    absent[name] = str(reason)
+            both = task == "gradients"
+            row = Row(
+                layer.name,
+                task,
+                None if both else dict(zip(SINGLE, layer.faces, strict=True))[task],
+                layer.multiply_adds * (2 if both else 1),
+                # Both gradients read the two operands and the cotangent, and write as much as they read of the former.
+                (layer.elements * 2 - math.prod(layer.shapes[layer.result]) if both else layer.elements) * size,
+                explain(layer, dtype),
+                absent=absent,
+            )
+            row.seconds = time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget)
+            for name, p in ready.items():
+                _costs(row, name, p)
             rows.append(row)
             progress(row)
     return rows
+
+
+def _costs(row: Row, name: str, p: Prepared) -> None:
+    """Fill in what a contender costs beside its time."""
+    if p.compile is not None:
+        row.compile[name] = p.compile
+    if p.first_call is not None:
+        row.first_call[name] = p.first_call
+    if p.temporary_bytes is not None:
+        row.temporary_bytes[name] = p.temporary_bytes
+    if jax.default_backend() == "cpu":
+        rise = resident_bytes(p.call)
+        if rise is not None:
+            row.peak_bytes[name] = p.operand_bytes + rise
+    elif p.temporary_bytes is not None:
+        row.peak_bytes[name] = row.bytes + p.temporary_bytes
 
 
 def machine_peaks(dtype: str = "float32") -> dict[str, float]:
@@ -139,6 +197,15 @@ def machine_peaks(dtype: str = "float32") -> dict[str, float]:
     return {"multiply_adds": size**3 / best["product"], "bytes": 2 * a.nbytes / best["copy"]}
 
 
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
     versions = {"jax": jax.__version__, "python": platform.python_version()}
@@ -148,17 +215,37 @@ def machine() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "device": device.device_kind,
+        "platform": device.platform,
+        "device": device.device_kind if device.platform != "cpu" else _processor(),
         "cores": os.cpu_count(),
         "versions": versions,
     }
 
 
-def summary(rows: Sequence[Row], peer: str, task: str) -> tuple[float, float, str] | None:
-    """(geometric mean, worst, worst's layer) of peer's time over ours."""
-    found = [(ratio, r.layer) for r in rows if r.task == task and (ratio := r.ratio(peer)) is not None]
-    if not found:
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Geometric mean of ratios, the worst one with its layer, and how many there are."""
+
+    mean: float
+    worst: float
+    layer: str
+    count: int
+
+
+def summarise(found: Iterable[tuple[float | None, str]], worst: Callable[..., Any] = min) -> Summary | None:
+    """What ratios (ratio, layer) come to; None where there are none. `worst` is max where less is better."""
+    ratios = [(ratio, layer) for ratio, layer in found if ratio is not None]
+    if not ratios:
         return None
-    worst = min(found)
-    mean = math.exp(sum(math.log(ratio) for ratio, _ in found) / len(found))
-    return mean, worst[0], worst[1]
+    mean = math.exp(sum(math.log(ratio) for ratio, _ in ratios) / len(ratios))
+    ratio, layer = worst(ratios)
+    return Summary(mean, ratio, layer, len(ratios))
+
+
+def speed(rows: Iterable[Row], peer: str, *, task: str | None = None, face: str | None = None) -> Summary | None:
+    """Peer's time over ours, over the rows of a task or a face."""
+    return summarise(
+        (row.ratio(peer), row.layer)
+        for row in rows
+        if (task is None or row.task == task) and (face is None or row.face == face)
+    )
