@@ -10,7 +10,7 @@ import numpy as np
 from .exact import exact_counts
 from .gradient import GradientField
 from .interpret import NotUnderstood
-from .sweep import Bounds, pull_back
+from .sweep import Bounds, pull_back, push_totals
 from .trace import Traced, one_hot, trace
 
 
@@ -198,6 +198,15 @@ class ReceptiveField:
         """How many paths lead from each input position to all outputs together."""
         out = self.traced.out
         return self._whole(*pull_back(self.traced.source, out, np.ones(out.shape), (0,) * len(out.axes)))
+
+    def totals(self) -> np.ndarray:
+        """How many paths lead from all input positions together to each output: an array of the output's size.
+
+        Of an upsampling these are the overlaps of its kernel, whose unevenness is the checkerboard.
+        """
+        out = self.traced.out
+        total = push_totals(self.traced.source, out).get(out.number, np.zeros(()))
+        return np.broadcast_to(total, self.output_size).astype(np.float64)
 
     def __repr__(self) -> str:
         stride = tuple(str(s) for s in self.stride)

@@ -5,11 +5,16 @@ import importlib
 _HOME = {
     "animate": "animation",
     "deconvolution": "inverse",
+    "effective_receptive_field": "fields",
     "fan": "matrix",
+    "gridding": "counts",
     "matrix_pair": "matrix",
     "norm_convergence": "spectrum",
+    "overlap": "upsampling",
+    "receptive_field": "fields",
     "spectrum_plot": "spectrum",
     "transpose_recipe": "recipe",
+    "usage_counts": "counts",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 - names load on first use, so that importing the package costs nothing

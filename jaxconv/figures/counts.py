@@ -1,0 +1,215 @@
+"""How often an output uses each pixel of its receptive field, with the numbers; and how holes open and close."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxconv.analysis import Gridding, RateCheck, ReceptiveField, check_rates
+from jaxconv.analysis import gridding as find_gridding
+from jaxconv.analysis import receptive_field as find_field
+from jaxconv.analysis.holes import LayerGridding
+from jaxconv.figures.maps import as_map, by, counts_panel, roomy
+
+
+def usage_counts(
+    what: Any,
+    *args: Any,
+    index: int | Sequence[int] | None = None,
+    numbers: bool | None = None,
+    title: str | None = None,
+) -> Any:
+    """Draw how many paths lead from each pixel of a receptive field to the output, with the numbers in the cells.
+
+    Args:
+        what: a dilation schedule such as [2, 2, 2] (of 3x3 kernels), a result of `analysis.check_rates`,
+            `receptive_field` or `gridding`, an array of counts, or a function, whose arguments follow.
+        *args: the function's arguments, the image (or its shape) first.
+        index: spatial index of the output, for a function or its receptive field; in the middle by default.
+        numbers: write the counts into the cells; None for where they can be read.
+        title: a line instead of the one that says the size and how much is used.
+
+    Returns:
+        matplotlib Figure: darker cells are used more often, hatched ones never; the pixel under the output is outlined.
+
+    Raises:
+        ValueError: counts over more than two axes, or an output that reads nothing.
+
+    Example:
+        >>> usage_counts([2, 2, 2]).axes[0].get_title()
+        '13×13 pixels seen, 49 of 169 used'
+
+    Source: Wang et al., "Understanding convolution for semantic segmentation" (2018), figure 3.
+    """
+    from matplotlib.figure import Figure
+
+    raw, mark = _counts(what, args, index)
+    counts = as_map(raw, "usage counts")
+    rows, columns = counts.shape
+    width = 5.2
+    flat = raw.ndim == 1
+    height = max(width * rows / columns, 0.5) + 0.8
+    figure = Figure(figsize=(width + (1.1 if max(rows, columns) > 24 else 0.3), height), layout="constrained")
+    ax = figure.subplots()
+    mesh = counts_panel(ax, counts, numbers=numbers, mark=mark, width=width)
+    ax.set_title(title or _sentence(raw, "pixels" if not flat else "positions"), fontsize=12)
+    if max(rows, columns) > 24:
+        figure.colorbar(mesh, ax=ax, label="paths from this pixel to the output", shrink=0.9)
+    return figure
+
+
+def _sentence(counts: np.ndarray, unit: str) -> str:
+    used, total = np.count_nonzero(counts), counts.size
+    return f"{by(counts.shape)} {unit} seen, {'all' if used == total else f'{used} of {total}'} used"
+
+
+def _counts(what: Any, args: Sequence[Any], index: Any) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """The counts that something stands for, and the cell under the output."""
+    if isinstance(what, (list, tuple)):
+        what = check_rates(what)
+    if isinstance(what, RateCheck):
+        return _centred(what.counts_nd(2).astype(np.float64))
+    if isinstance(what, Gridding):
+        what = what.output
+    if isinstance(what, LayerGridding):
+        return what.counts, None
+    if isinstance(what, np.ndarray):
+        return _centred(what)
+    field = what if isinstance(what, ReceptiveField) else find_field(what, *args, method="jaxpr")
+    at = field.central_index if index is None else index
+    box = field.box(at)
+    counts = field.counts(at)[box]
+    places = (at,) if isinstance(at, (int, np.integer)) else tuple(at)
+    own = [
+        float(s) * (i % n) + c - b.start
+        for s, i, n, c, b in zip(field.stride, places, field.output_size, field.center, box, strict=True)
+    ]
+    inside = all(0 <= o < n for o, n in zip(own, counts.shape, strict=True))
+    mark = tuple(float(np.floor(o)) for o in own) if inside else None
+    return counts, None if mark is None else (mark if len(mark) == 2 else (0.0, *mark))  # type: ignore[return-value]
+
+
+def _centred(counts: np.ndarray) -> tuple[np.ndarray, tuple[float, float] | None]:
+    middle = tuple(float(n // 2) for n in counts.shape)
+    if any(n % 2 == 0 for n in counts.shape) or len(middle) > 2:
+        return counts, None
+    return counts, middle if len(middle) == 2 else (0.0, *middle)  # type: ignore[return-value]
+
+
+# -------------------------------------------------------------------------------------------------------- side by side
+def gridding(
+    *schedules: Any,
+    args: Sequence[Any] = (),
+    labels: Sequence[str] | None = None,
+    along: bool = True,
+    columns: int = 6,
+    kernel_size: int = 3,
+) -> Any:
+    """Compare what dilation schedules or networks use of their receptive fields, layer by layer.
+
+    Args:
+        *schedules: each a schedule such as [2, 2, 2], a result of `analysis.check_rates` or `analysis.gridding`, or a
+            function of `args`; one row each.
+        args: the arguments of functions.
+        labels: a name for each row.
+        along: also draw what the layers on the way see, not only the output.
+        columns: at most so many panels in a row; the output, and what opens or closes holes, go first.
+        kernel_size: of schedules given as plain numbers.
+
+    Returns:
+        matplotlib Figure: a map for each layer, with how much of its field is used; hatched cells are never used.
+
+    Raises:
+        ValueError: no schedule, a number of labels that does not fit, or a field over more than two axes.
+
+    Example:
+        >>> figure = gridding([2, 2, 2], [1, 2, 3])
+        >>> [ax.get_title().split(": ")[1] for ax in figure.axes]
+        ['9 of 25', '25 of 81', '49 of 169', 'all 9', 'all 49', 'all 169']
+
+    Source: Wang et al. (2018), figures 2 and 3; Yu et al., "Dilated residual networks" (2017), figure 5.
+    """
+    from matplotlib.figure import Figure
+
+    if not schedules:
+        raise ValueError("give at least one schedule, such as [2, 2, 2], or a function and args=")
+    if labels is not None and len(labels) != len(schedules):
+        raise ValueError(f"{len(labels)} labels for {len(schedules)} schedules")
+    if columns < 1:
+        raise ValueError(f"columns={columns} must be at least 1")
+    rows = []
+    for i, schedule in enumerate(schedules):
+        label, steps = _steps(schedule, args, kernel_size)
+        steps = _chosen(steps, columns) if along else steps[-1:]
+        rows.append((labels[i] if labels is not None else label, steps))
+    wide = max(len(steps) for _, steps in rows)
+    unit = 3.2 if wide <= 3 else 2.5
+    if not along:
+        return _only_last(Figure, [(label, steps[-1]) for label, steps in rows])
+    figure = Figure(figsize=(unit * wide + 0.8, (unit + 0.7) * len(rows)), layout=roomy())
+    grid = figure.subplots(len(rows), wide, squeeze=False)
+    for axes, (label, steps) in zip(grid, rows, strict=True):
+        for ax in axes[len(steps) :]:
+            ax.axis("off")
+        for ax, (name, counts) in zip(axes, steps, strict=False):
+            counts_panel(ax, as_map(counts, "gridding"), width=unit)
+            ax.set_title(_share(name, counts), fontsize=10)
+        used = np.count_nonzero(steps[-1][1]) / steps[-1][1].size
+        axes[0].set_ylabel(f"{label}\n{used:.0%} of the field is used", fontsize=11, labelpad=8)
+    return figure
+
+
+def _only_last(figure_class: Any, rows: list[tuple[str, Any]]) -> Any:
+    figure = figure_class(figsize=(4.6 * len(rows), 5.2), layout=roomy())
+    for ax, (label, (_, counts)) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+        counts_panel(ax, as_map(counts, "gridding"), width=4.4)
+        ax.set_title(_share(label, counts), fontsize=12)
+    return figure
+
+
+def _share(name: str, counts: np.ndarray) -> str:
+    used, total = np.count_nonzero(counts), counts.size
+    return f"{name}\n{by(counts.shape)}: {'all' if used == total else f'{used} of'} {total}"
+
+
+def _steps(what: Any, args: Sequence[Any], kernel_size: int) -> tuple[str, list[tuple[str, np.ndarray]]]:
+    """A label, and (name, counts) of what is seen after each layer."""
+    if isinstance(what, (list, tuple)):
+        what = check_rates(what, kernel_size)
+    if isinstance(what, RateCheck):
+        steps = []
+        for n in range(1, len(what.rates) + 1):
+            part = check_rates(what.rates[:n], what.kernel_size[:n], strides=what.strides[:n])
+            steps.append((f"rate{'s' * (n > 1)} {_listed(what.rates[:n])}", part.counts_nd(2).astype(np.float64)))
+        return f"rates {_listed(what.rates)}", steps
+    found = what if isinstance(what, Gridding) else find_gridding(what, *args)
+    steps, before = [], None
+    for number, layer in enumerate((*found.layers, found.output)):
+        seen = (layer.size, round(layer.coverage, 9))
+        doing = " opens holes" if layer.opens else " closes holes" if layer.closes else ""
+        # A layer that sees what the one before saw (1x1, normalised, ...) has nothing to show.
+        if seen != before or doing:
+            name = "output" if layer is found.output else f"{number + 1} {_short(layer.place or layer.name)}{doing}"
+            steps.append((name, layer.counts))
+        before = seen
+    return "the network", steps
+
+
+def _short(place: str) -> str:
+    return place if len(place) <= 22 else "…" + place[-21:]
+
+
+def _listed(rates: Sequence[Any]) -> str:
+    return ", ".join(f"({_listed(r)})" if isinstance(r, tuple) else str(r) for r in rates)
+
+
+def _chosen(steps: list[tuple[str, np.ndarray]], most: int) -> list[tuple[str, np.ndarray]]:
+    """At most so many, in order: the last, those that do something to holes, then evenly spaced ones."""
+    if len(steps) <= most:
+        return steps
+    kept = [len(steps) - 1]
+    kept += [i for i, (name, _) in enumerate(steps) if name.endswith(" holes") and i not in kept]
+    kept += [int(i) for i in np.linspace(0, len(steps) - 1, most) if int(i) not in kept]
+    return [steps[i] for i in sorted(kept[:most])]

@@ -1,0 +1,120 @@
+"""Maps of counts: the panel that the receptive-field, gridding and overlap figures share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxconv.figures.grid import CURRENT, INK, ink_on, number
+
+HOLE = "#ffffff"
+NUMBERS_UP_TO = 24  # cells on a side; smaller type cannot be read
+
+
+def shades() -> Any:
+    """Light to dark with the count, so that it reads the same in grey; nothing in it is as light as a hole."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps["YlGnBu"](np.linspace(0.18, 0.95, 256)), name="counts")
+
+
+def as_map(counts: Any, what: str) -> np.ndarray:
+    """Counts of rank 1 or 2 as rows and columns."""
+    counts = np.asarray(counts)
+    if counts.ndim not in (1, 2):
+        raise ValueError(
+            f"{what} are drawn over one or two axes, got counts of shape {counts.shape}; pass a slice or a sum of them"
+        )
+    if counts.size == 0:
+        raise ValueError(f"{what}: there is nothing to draw, the output reads no position of the input")
+    return np.asarray(counts[None] if counts.ndim == 1 else counts, np.float64)
+
+
+def counts_panel(
+    ax: Any,
+    counts: np.ndarray,
+    *,
+    numbers: bool | None = None,
+    mark: tuple[float, float] | None = None,
+    scale: tuple[float, float] | None = None,
+    log: bool = True,
+    width: float = 4.0,
+) -> Any:
+    """Draw a map of counts: darker is more often, white and hatched is never.
+
+    Args:
+        ax: matplotlib axes.
+        counts: (rows, columns).
+        numbers: write the counts into the cells; None for where they can be read.
+        mark: (row, column) of a cell to outline.
+        scale: smallest and largest value of the colours; those above zero by default.
+        log: colours by the logarithm of the count.
+        width: width of the panel in inches, for the size of the type.
+
+    Returns:
+        The QuadMesh; its array holds the counts, masked where they are zero.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.patches import Rectangle
+
+    rows, columns = counts.shape
+    shown = np.ma.masked_equal(counts, 0)
+    low, high = scale or (float(shown.min()), float(shown.max()))
+    if high <= low:
+        low, high = (low / 4, high * 4) if log else (0.0, high * 2)  # one value: a middle shade
+    norm = LogNorm(low, max(high, low * 1.001)) if log else Normalize(low, max(high, low + 1e-9))
+    small = max(rows, columns) <= NUMBERS_UP_TO
+    mesh = ax.pcolormesh(
+        shown, cmap=shades(), norm=norm, edgecolors="#ffffff" if small else "none", linewidth=0.6, rasterized=True
+    )
+    ax.set_facecolor(HOLE)
+    holes = np.ma.masked_where(counts != 0, np.zeros(counts.shape))
+    if small and holes.count():
+        for row, column in zip(*np.nonzero(counts == 0), strict=True):
+            ax.add_patch(
+                Rectangle((column, row), 1, 1, facecolor=HOLE, edgecolor="#c3c9cf", hatch="///", linewidth=0, zorder=1)
+            )
+    if numbers or (numbers is None and small):
+        longest = max(len(number(v)) for v in counts.ravel())
+        size = min(0.62 * 72 * width / max(rows, columns) / max(longest * 0.62, 1.0), 13)
+        for (row, column), value in np.ndenumerate(counts):
+            if value:
+                colour = mesh.cmap(mesh.norm(value))[:3]
+                ax.text(
+                    column + 0.5,
+                    row + 0.5,
+                    number(value),
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                    color=ink_on(colour),
+                )
+    if mark is not None:
+        row, column = mark
+        ax.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=CURRENT, linewidth=2.4, zorder=5))
+    ax.set(aspect="equal", xticks=[], yticks=[], xlim=(0, columns), ylim=(rows, 0))
+    for side in ax.spines.values():
+        side.set(color="#adb5bd", linewidth=0.8)
+    return mesh
+
+
+def roomy() -> Any:
+    """A layout with room between panels whose titles have two lines."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.12)
+
+
+def by(shape: Any) -> str:
+    """A size as people write it: 13×13."""
+    return "×".join(str(int(n)) for n in shape)
+
+
+def style(ax: Any) -> None:
+    """The look of a plot with axes: no box, faint grid."""
+    ax.grid(alpha=0.25)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(labelsize=9, colors=INK)

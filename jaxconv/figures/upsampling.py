@@ -1,0 +1,212 @@
+"""Overlap of an upsampler's kernel: which outputs get more of it than their neighbours, the cause of checkerboards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxconv.analysis import Checkerboard, ReceptiveField
+from jaxconv.analysis import receptive_field as find_field
+from jaxconv.analysis.overlap import LayerOverlap, spread
+from jaxconv.figures.grid import INK, INPUT, as_plane, number
+from jaxconv.figures.maps import as_map, by, counts_panel, style
+
+_TWO = (INPUT, "#3a7ca5")  # neighbours differ in lightness
+
+
+def overlap(
+    what: Any,
+    *args: Any,
+    stride: int | Sequence[int] = 2,
+    padding: int = 0,
+    dilation: int = 1,
+    inputs: int = 6,
+    direction: str = "forward",
+    crop: int = 16,
+) -> Any:
+    """Draw how often the kernel of an upsampling covers each output, along a line and in the plane.
+
+    Of a layer: overlap[q] = #{(i, t): s i + d t - p = q}, the number of taps that meet an input. Of a network: the
+    paths from all inputs to each output (or, backward, from each input to all outputs).
+
+    Args:
+        what: a kernel size (an int, or one per axis), a layer of `analysis.checkerboard(...)`, the result itself (what
+            flat images come out as), a `ReceptiveField`, or a function, whose arguments follow.
+        *args: the function's arguments, the image (or its shape) first.
+        stride: of a kernel size, the upsampling factor.
+        padding: of a kernel size, the forward convolution's.
+        dilation: of a kernel size.
+        inputs: how many inputs of a layer to draw.
+        direction: of a network: "forward" for what outputs get, "backward" for what the gradient at the input adds up.
+        crop: of a network: so many pixels in the middle, away from the borders.
+
+    Returns:
+        matplotlib Figure. Of a layer: each input's kernel as a bar, their sum below, and the map of the plane.
+
+    Raises:
+        ValueError: sizes below 1, an unknown direction, or a network over more than two axes.
+
+    Example:
+        >>> overlap(3, stride=2).axes[-1].get_title()
+        'in the plane an output gets 1, 2 or 4 taps'
+
+    Source: Odena et al., "Deconvolution and checkerboard artifacts", Distill 2016.
+    """
+    if isinstance(what, LayerOverlap):
+        if not what.kernel:
+            raise ValueError(f"{what.name} at {what.place or 'top level'} has no kernel whose overlap could be drawn")
+        what, stride = what.kernel, what.stride
+    if isinstance(what, (int, np.integer, tuple, list)):
+        kernel = (int(what),) * 2 if isinstance(what, (int, np.integer)) else tuple(int(k) for k in what)
+        strides = (int(stride),) * len(kernel) if isinstance(stride, (int, np.integer)) else tuple(stride)
+        return _of_layer(kernel, strides, padding, dilation, inputs)
+    if isinstance(what, Checkerboard):
+        return _of_flat_images(what)
+    field = what if isinstance(what, ReceptiveField) else find_field(what, *args, method="jaxpr")
+    return _of_network(field, direction, crop)
+
+
+# ------------------------------------------------------------------------------------------------------------- a layer
+def line_overlap(kernel: int, stride: int, padding: int = 0, dilation: int = 1, inputs: int = 6) -> np.ndarray:
+    """The number of taps that meet an input at each output of a transposed convolution along one axis.
+
+    >>> line_overlap(3, 2, inputs=4).tolist()
+    [1, 1, 2, 1, 2, 1, 2, 1, 1]
+    """
+    size = stride * (inputs - 1) + dilation * (kernel - 1) + 1 - 2 * padding
+    if min(kernel, stride, dilation, inputs) < 1 or size < 1:
+        raise ValueError(
+            f"kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation} and {inputs} inputs give an "
+            f"output of size {size}; all but the padding must be at least 1, and so must that size"
+        )
+    place = np.add.outer(stride * np.arange(inputs), dilation * np.arange(kernel)) - padding
+    return np.bincount(place[(place >= 0) & (place < size)], minlength=size)
+
+
+def _of_layer(kernel: Sequence[int], stride: Sequence[int], padding: int, dilation: int, inputs: int) -> Any:
+    from matplotlib.figure import Figure
+
+    if len(kernel) not in (1, 2) or len(stride) != len(kernel):
+        raise ValueError(f"overlap is drawn over one or two axes, got kernel {tuple(kernel)}, stride {tuple(stride)}")
+    lines = [line_overlap(k, s, padding, dilation, inputs) for k, s in zip(kernel, stride, strict=True)]
+    k, s, line = kernel[-1], stride[-1], lines[-1]
+    plane = len(kernel) == 2
+    figure = Figure(figsize=(11 if plane else 6.6, 4.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2 if plane else 1, height_ratios=(1.1, 1), width_ratios=(1.35, 1) if plane else (1,))
+    bars = figure.add_subplot(grid[0, 0])
+    total = figure.add_subplot(grid[1, 0], sharex=bars)
+    for i in range(inputs):
+        for t in range(k):
+            at = s * i + dilation * t - padding
+            if 0 <= at < len(line):
+                bars.barh(inputs - 1 - i, 1, 0.8, left=at - 0.5, color=_TWO[i % 2], edgecolor="white", linewidth=0.8)
+    bars.set(yticks=range(inputs), yticklabels=[f"input {i}" for i in reversed(range(inputs))])
+    bars.set_title(f"where each input puts its kernel of {k}, stride {s}", fontsize=11)
+    bars.tick_params(labelbottom=False)
+    total.bar(range(len(line)), line, 0.94, color=_by_value(line), edgecolor="white")
+    for q, count in enumerate(line):
+        total.text(q, count, str(count), ha="center", va="bottom", fontsize=9, color=INK)
+    total.set(xlabel="output", ylabel="taps", ylim=(0, line.max() * 1.2), xlim=(-0.6, len(line) - 0.4))
+    total.set_title(_line_sentence(line, k, s, dilation), fontsize=11)
+    for ax in (bars, total):
+        style(ax)
+        ax.grid(False)
+    if plane:
+        counts = np.multiply.outer(lines[0], lines[1])
+        ax = figure.add_subplot(grid[:, 1])
+        counts_panel(ax, as_map(counts, "overlap"), log=False, scale=(0, counts.max()), width=4.6)
+        values = sorted({int(a * b) for a in _inner(lines[0], kernel[0], dilation) for b in _inner(line, k, dilation)})
+        ax.set_title(
+            f"in the plane {'every' if len(values) == 1 else 'an'} output gets {_or(values)} taps", fontsize=11
+        )
+    return figure
+
+
+def _inner(line: np.ndarray, kernel: int, dilation: int) -> np.ndarray:
+    """The overlap away from the borders, where inputs on both sides are missing."""
+    reach = dilation * (kernel - 1)
+    return line[reach : len(line) - reach] if len(line) > 2 * reach else line
+
+
+def _line_sentence(line: np.ndarray, k: int, s: int, dilation: int) -> str:
+    values = sorted({int(v) for v in _inner(line, k, dilation)})
+    if len(values) == 1:
+        return f"even: inside, every output gets {values[0]} tap{'s' * (values[0] != 1)}"
+    return f"uneven: {k} is not divisible by {s}, outputs get {_or(values, 'and')} taps in turn"
+
+
+def _or(values: Sequence[int], word: str = "or") -> str:
+    words = [str(v) for v in values]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {word} {words[-1]}"
+
+
+def _by_value(line: np.ndarray) -> list[Any]:
+    from jaxconv.figures.maps import shades
+
+    return [shades()(0.15 + 0.75 * v / max(line.max(), 1)) for v in line]
+
+
+# ------------------------------------------------------------------------------------------------------------ a network
+def _of_network(field: ReceptiveField, direction: str, crop: int) -> Any:
+    from matplotlib.figure import Figure
+
+    if direction not in ("forward", "backward"):
+        raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
+    if crop < 1:
+        raise ValueError(f"crop={crop} must be at least 1")
+    whole = as_map(field.totals() if direction == "forward" else field.usage(), "overlap")
+    corner = [max((n - crop) // 2, 0) for n in whole.shape]
+    middle = whole[tuple(slice(c, c + crop) for c in corner)]
+    relative = middle / middle.mean() if middle.any() else middle
+    flat = len(whole) == 1
+    figure = Figure(figsize=(7 if flat else 10.4, 3.6 if flat else 4.4), layout="constrained")
+    line_ax, *others = figure.subplots(1, 1 if flat else 2, width_ratios=(1,) if flat else (1.2, 1), squeeze=False)[0]
+    row = int(np.unravel_index(np.argmax(middle), middle.shape)[0])
+    place = np.arange(middle.shape[1]) + corner[1]
+    line_ax.bar(place, relative[row], 0.94, color="#3a7ca5")
+    line_ax.axhline(1, color=INK, linewidth=1, linestyle="--")
+    unit = "output" if direction == "forward" else "input"
+    line_ax.set(xlabel=unit, ylabel="paths / their mean", ylim=(0, relative.max() * 1.12 or 1))
+    line_ax.set_title(f"along the row {corner[0] + row}" if whole.shape[0] > 1 else "along the line", fontsize=11)
+    style(line_ax)
+    for ax in others:
+        mesh = counts_panel(ax, relative, numbers=False, log=False, scale=(0, relative.max()), width=4)
+        figure.colorbar(mesh, ax=ax, label="paths / their mean", shrink=0.85)
+        ax.set_title(f"the middle {by(middle.shape)} {unit}s of {by(whole.shape)}", fontsize=11)
+    uneven = spread(middle)
+    verdict = "even" if uneven < 1e-9 else f"uneven: (max − min) / mean = {number(uneven)}"
+    way = "paths into the outputs" if direction == "forward" else "paths out of the inputs (the gradient)"
+    figure.suptitle(f"{way}: {verdict}", fontsize=12.5, fontweight="bold")
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------- flat images
+def _of_flat_images(board: Checkerboard) -> Any:
+    from matplotlib.figure import Figure
+
+    draws, *period, channels = board.phases.shape
+    if len(period) not in (1, 2):
+        raise ValueError(f"overlap is drawn over one or two axes, the network has {len(period)}")
+    axes = tuple(range(1, 1 + len(period)))
+    shared = board.phases.mean(axis=axes, keepdims=True)
+    part = board.phases - shared
+    strength = np.sqrt((part**2).mean(axis=axes))
+    draw, channel = np.unravel_index(int(np.argmax(strength)), strength.shape)
+    size = float(np.sqrt((shared**2).mean())) or 1.0
+    cell = as_plane(part[draw, ..., channel]) / size
+    repeats = [max(1, -(-16 // n)) if n > 1 or len(period) == 2 else 1 for n in cell.shape]
+    shown = np.tile(cell, repeats)
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    ax = figure.subplots()
+    high = max(float(np.abs(shown).max()), 1e-9)
+    image = ax.imshow(shown, cmap="PuOr", vmin=-high, vmax=high, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    figure.colorbar(image, ax=ax, label="difference from the mean, in units of the output's size", shrink=0.9)
+    ax.set_title(
+        f"a flat image comes out with this pattern of period {by(period)}\nscore {number(board.score)} "
+        f"(of {draws} images and {channels} channel{'s' * (channels != 1)}, the strongest is drawn)",
+        fontsize=10.5,
+    )
+    return figure
