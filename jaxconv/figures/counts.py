@@ -193,6 +193,8 @@ def _steps(what: Any, args: Sequence[Any], kernel_size: int) -> tuple[str, list[
         if seen != before or doing:
             name = "output" if layer is found.output else f"{number + 1} {_short(layer.place or layer.name)}{doing}"
             steps.append((name, layer.counts))
+        elif layer is found.output:
+            steps[-1] = ("output", layer.counts)
         before = seen
     return "the network", steps
 
