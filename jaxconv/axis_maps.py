@@ -14,8 +14,12 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv._compat import partition_of
+
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
 _LARGEST_DENSE = 1 << 22  # entries
+# On CPUs one tap costs as much as four columns of a matrix product, where there are more than 4 taps.
+_SMALL_DENSE = (4, 4)
 
 
 class AxisMap:
@@ -58,6 +62,19 @@ class AxisMap:
     def is_selection(self) -> bool:
         """Whether every output is a copy of one input."""
         return self.taps.shape[1] == 1 and bool((self.weights == 1).all())
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return self.repeats == 1
+
+    @cached_property
+    def repeats(self) -> int:
+        """How often the map repeats each sample in turn; 0 if it is another map."""
+        times, rest = divmod(self.output_size, self.input_size)
+        if rest or not self.is_selection:
+            return 0
+        return times if (self.taps[:, 0] == np.arange(self.output_size) // times).all() else 0
 
     @cached_property
     def transpose(self) -> "AxisMap":
@@ -226,16 +243,10 @@ _resize = jax.jit(_resize_impl, static_argnums=1)
 
 def apply_axis_map(x: Array, axis: int, m: AxisMap) -> Array:
     """Apply a map to one axis, counted from the front, inside other jitted functions."""
-    if m.is_selection:
-        times = m.output_size // m.input_size
-        if m.output_size % m.input_size == 0 and (m.taps[:, 0] == np.arange(m.output_size) // times).all():
-            return _repeat(x, axis, times)
-    return _read_taps(x, axis, m)
+    return x if m.is_identity else _read_taps(x, axis, m)
 
 
 def _repeat(x: Array, axis: int, times: int) -> Array:
-    if times == 1:
-        return x
     shape = x.shape[: axis + 1] + (times,) + x.shape[axis + 1 :]
     y = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
     return y.reshape(x.shape[:axis] + (x.shape[axis] * times,) + x.shape[axis + 1 :])
@@ -243,23 +254,43 @@ def _repeat(x: Array, axis: int, times: int) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
-    return _reads(x, axis, m)
+    return _repeat(x, axis, m.repeats) if m.repeats else _reads(x, axis, m)
 
 
 def _reads(x: Array, axis: int, m: AxisMap) -> Array:
-    at = (slice(None),) * axis
     if m.is_selection:
-        return x.at[(*at, m.taps[:, 0])].get(mode="promise_in_bounds")
-    if m.taps.shape[1] > 2:
+        return _read(x, axis, m.taps[:, 0])
+    count = m.taps.shape[1]
+    if _SMALL_DENSE[0] < count and m.input_size <= _SMALL_DENSE[1] * count and partition_of(jax.typeof(x)) is None:
+        return _product(x, axis, m)
+    if count > 2:
         # Several readers of one element: without this the axis before would be computed anew for each of them.
         x = lax.optimization_barrier(x)
-    if m.taps.shape[1] > _MOST_UNROLLED:
+    if count > _MOST_UNROLLED:
         return _wide_reads(x, axis, m)
-    reads = (
-        x.at[(*at, taps)].get(mode="promise_in_bounds") * _along(weights, x, axis, x.ndim)
-        for taps, weights in zip(m.taps.T, m.weights.T)
-    )
+    reads = (_read(x, axis, taps) * _along(weights, x, axis, x.ndim) for taps, weights in zip(m.taps.T, m.weights.T))
     return sum(reads, jnp.zeros((), x.dtype))
+
+
+def _read(x: Array, axis: int, positions: np.ndarray) -> Array:
+    """x at these positions of the axis: a strided slice where they are evenly spaced, which is read faster."""
+    steps = set(np.diff(positions).tolist())
+    if len(steps) == 1 and (step := steps.pop()) > 0:
+        return lax.slice_in_dim(x, int(positions[0]), int(positions[-1]) + 1, step, axis)
+    return x.at[(*(slice(None),) * axis, positions)].get(mode="promise_in_bounds")
+
+
+def _product(x: Array, axis: int, m: AxisMap) -> Array:
+    """The product with the dense matrix, in place: one for every position of the axes before."""
+    lead, tail = x.shape[:axis], x.shape[axis + 1 :]
+    rows = x.reshape(int(np.prod(lead)), m.input_size, int(np.prod(tail)))
+    matrix = jnp.asarray(m.dense(), x.dtype)
+    if len(rows) == 1:
+        y = lax.dot_general(matrix, rows[0], (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+    else:
+        matrix = jnp.broadcast_to(matrix, (len(rows), *matrix.shape))
+        y = lax.dot_general(matrix, rows, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
+    return y.reshape(*lead, m.output_size, *tail)
 
 
 def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:

@@ -227,3 +227,22 @@ def test_axis_maps_are_what_their_taps_say_and_refuse_others(x64):
             axis_maps.AxisMap(3, np.array(taps), np.ones((1, 1)))
     with pytest.raises(ValueError, match="size 2"):
         axis_maps.apply_axis_maps(x[:, :2], [m])
+
+
+def test_gradient_of_repeated_samples_adds_strided_slices():
+    """Not a reduction over small axes, which XLA's CPU compiler does not vectorise."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 4, 3)), jnp.float32)
+    _, pull = jax.vjp(lambda x: jc.resize(x, (10, 12), method="nearest"), x)
+    ct = jnp.asarray(np.random.default_rng(1).standard_normal((2, 10, 12, 3)), jnp.float32)
+    np.testing.assert_allclose(pull(ct)[0], ct.reshape(2, 5, 2, 4, 3, 3).sum((2, 4)), rtol=1e-5, atol=1e-5)
+    text = str(jax.make_jaxpr(pull)(ct))
+    assert "slice" in text and "reduce_sum" not in text and "gather" not in text
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=str)
+def test_many_taps_of_short_axes_are_one_product(batch):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((*batch, 20, 11, 2)), jnp.float32)
+    f = jax.jit(lambda x: jc.resize(x, (9, 4), method="cubic", antialias=True))
+    assert "dot_general" in str(jax.make_jaxpr(f)(x))
+    A, B = (resize_map(n, m, "cubic", antialias=True).dense() for n, m in ((20, 9), (11, 4)))
+    np.testing.assert_allclose(f(x), np.einsum("oh,pw,...hwc->...opc", A, B, x), rtol=1e-5, atol=1e-5)
