@@ -1,4 +1,4 @@
-"""Explain a network from its JAX function: receptive field, gridding, dilation rates, checkerboard, exact tiling."""
+"""Explain a network from its JAX function: receptive field, gridding, rates, checkerboard, exact tiling, units."""
 
 import importlib
 
@@ -18,6 +18,11 @@ _HOME = {
     "Checkerboard": "overlap",
     "effective_receptive_field": "erf",
     "EffectiveField": "erf",
+    "visualise": "backprojection",
+    "Visualisation": "backprojection",
+    "with_relu_rule": "backprojection",
+    "strongest_patches": "patches",
+    "Patch": "patches",
     "NotUnderstood": "interpret",
     "GlobalOp": "graph",
 }

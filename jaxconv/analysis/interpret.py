@@ -116,7 +116,7 @@ class Reader:
         outer = self._places[-1] if self._places else ""
         scope = str(eqn.source_info.name_stack) if eqn is not None else ""
         named = "/".join(p for p in (outer, scope) if p)
-        return named if named or not files or eqn is None else _line(eqn)
+        return named if named or not files or eqn is None else line_of(eqn)
 
 
 def _last_uses(jaxpr: Jaxpr) -> dict[int, list[Any]]:
@@ -138,7 +138,7 @@ def _last_uses(jaxpr: Jaxpr) -> dict[int, list[Any]]:
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
-def _line(eqn: Any) -> str:
+def line_of(eqn: Any) -> str:
     """The innermost line of the user's (or of a model's), not of a library's."""
     traceback = getattr(eqn.source_info, "traceback", None)
     for frame in getattr(traceback, "frames", ()):

@@ -49,7 +49,7 @@ def _either(reader: Reader, outputs: tuple[Anything, ...], which: Anything) -> A
 @rule("scan")
 def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     p = eqn.params
-    length, fixed, carried = p["length"], *_scan_parts(eqn)
+    length, fixed, carried = p["length"], *scan_parts(eqn)
     if length > _TURNS:
         raise reader.refuse(f"{length} turns are too many to follow")
     consts, carry, stacked = inputs[:fixed], list(inputs[fixed : fixed + carried]), inputs[fixed + carried :]
@@ -71,7 +71,7 @@ def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     return [*carry, *(_stack(reader, [row[i] for row in rows], aval, spatial) for i, aval in enumerate(avals))]
 
 
-def _scan_parts(eqn: Any) -> tuple[int, int]:
+def scan_parts(eqn: Any) -> tuple[int, int]:
     """How many operands stay fixed and how many are carried; scanned ones lose an axis inside of the body.
 
     The parameters that say so have changed between versions of jax; the shapes have not.

@@ -11,10 +11,12 @@ _HOME = {
     "matrix_pair": "matrix",
     "norm_convergence": "spectrum",
     "overlap": "upsampling",
+    "patches": "units",
     "receptive_field": "fields",
     "spectrum_plot": "spectrum",
     "transpose_recipe": "recipe",
     "usage_counts": "counts",
+    "visualisation": "units",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 - names load on first use, so that importing the package costs nothing
