@@ -175,3 +175,37 @@ def test_effective_field_of_a_linear_stack_is_its_kernel_squared():
     assert field.radius[0] == pytest.approx(field.radius[1]) and field.area(0.5) < field.area(0.99)
     with pytest.raises(ValueError, match="vanishes"):
         effective_receptive_field(lambda x: conv(x, jnp.zeros((3, 3, 1, 1))), jnp.zeros((1, 9, 9, 1)), draws=1)
+
+
+def test_biases_and_statistics_are_no_grid():
+    """What has one position (a bias, a mean over the image, the seed of a generator) says nothing about phases."""
+
+    def net(x, bias):
+        down = jc.conv(x, weights(0, 3, CHANNELS, CHANNELS), stride=2, padding=1)
+        scaled = down * jnp.reshape(bias, (1, 1, 1, -1)) + x.mean((1, 2), keepdims=True)
+        return transposed(4)(scaled + jnp.broadcast_to(bias, (1, 1, 1, CHANNELS)), 1)
+
+    board = checkerboard(net, jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32), jnp.arange(1.0, 7.0))
+    assert board.period == (2, 2) and board.phases.shape[1:3] == (2, 2)
+    assert board.counts == 0
+
+    def seeded(z):
+        return transposed(4)(transposed(4)(jc.conv_transpose(z, weights(3, 4, CHANNELS, CHANNELS)), 1), 2)
+
+    assert checkerboard(seeded, jax.ShapeDtypeStruct((1, 1, 1, CHANNELS), jnp.float32), fixes=False).period == (4, 4)
+
+
+def test_odd_sizes_have_the_period_of_the_strides():
+    def up(x):
+        return jc.conv_transpose(x, jnp.ones((3, 3, 2, 2)), stride=4, padding=1)
+
+    board = checkerboard(up, jax.ShapeDtypeStruct((1, 10, 10, 2), jnp.float32), fixes=False)
+    assert board.period == (4, 4)
+
+
+def test_only_what_can_make_a_pattern_is_named():
+    def net(x):
+        return conv(jnp.tanh(transposed(3)(x, 0)), weights(5, 1, CHANNELS, CHANNELS))
+
+    board = checkerboard(net, jax.ShapeDtypeStruct((1, 16, 16, CHANNELS), jnp.float32), fixes=False)
+    assert [layer.name for layer in board.layers] == ["transposed convolution"]

@@ -193,3 +193,24 @@ def test_equinox_modules():
     )
     field = receptive_field(model, jax.ShapeDtypeStruct((3, 12, 16), jnp.float32), spatial_axes=(1, 2))
     assert field.output_size == (12, 16) and field.size == (6, 6) and field.box((5, 5)) == (slice(3, 9), slice(3, 9))
+
+
+def test_layers_of_nnx_modules_carry_their_path():
+    from jaxconv.analysis import checkerboard, gridding
+    from jaxconv.models import UNet
+
+    model = UNet(3, 2, widths=(4, 8), rngs=nnx.Rngs(0))
+    model.eval()
+    kind = type(model.encoder[0])
+    image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    places = [layer.place for layer in gridding(model, image).layers]
+    assert places == [
+        *(f"encoder/0/layers/{i}/conv" for i in (0, 1)), "pool", *(f"encoder/1/layers/{i}/conv" for i in (0, 1)),
+        "ups/0", *(f"decoder/0/layers/{i}/conv" for i in (0, 1)), "head",
+    ]  # fmt: skip
+    assert [layer.place for layer in checkerboard(model, image, fixes=False).layers] == ["ups/0"]
+    assert type(model.encoder[0]) is kind and "named" not in kind.__call__.__qualname__
+    state = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    for place in places:
+        if place != "pool":
+            assert tuple(int(p) if p.isdigit() else p for p in place.split("/")) in {path[:-1] for path in state}

@@ -79,6 +79,17 @@ def test_unpooling_and_its_choices():
     np.testing.assert_allclose(result, np.asarray(jax.jit(net)(image)), atol=2e-5, rtol=0)
 
 
+def test_unpooling_by_indices_that_tell_channels_apart():
+    def net(x):
+        both = jnp.concatenate([x, conv(x, KERNELS[0])], axis=-1)
+        _, where = jc.max_pool(both, 2, return_indices=True)
+        mixed = conv(jc.avg_pool(both, 2), jnp.ones((3, 3, both.shape[-1], both.shape[-1])))
+        return jc.max_unpool(mixed, where, x.shape[1:3])
+
+    image = np.random.default_rng(5).standard_normal((1, 82, 70, 3)).astype(np.float32)
+    np.testing.assert_allclose(tiled(net, 16)(image), np.asarray(jax.jit(net)(image)), atol=1e-4, rtol=1e-5)
+
+
 def test_a_branch_on_the_whole_image_is_refused():
     with pytest.raises(TilingRefused, match="reduce_sum"):
         net = lambda x: lax.cond(x.sum() > 0, lambda y: conv(y, KERNELS[0]), lambda y: -conv(y, KERNELS[0]), x)  # noqa: E731

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .interpret import NotUnderstood
-from .probe import Record, fold, gradient_phases, phase_unevenness, probe, reads_per_phase, relations, taps_per_phase
+from .probe import (
+    Record,
+    fold,
+    gradient_phases,
+    phase_unevenness,
+    phases_between,
+    probe,
+    reads_per_phase,
+    relations,
+    taps_per_phase,
+)
 from .sweep import pull_back, push_totals
 from .trace import Traced, as_function, spatial_axes_of, trace
 
@@ -132,8 +142,8 @@ def checkerboard(
     fn = as_function(fn)
     axes = spatial_axes_of(args[0], spatial_axes)
     records = probe(fn, args, axes, output, draws, seed)
-    coarsest = [min(r.size[i] for r in records) for i in range(len(axes))]
-    steps = [max(args[0].shape[a] // max(n, 1), 1) for a, n in zip(axes, coarsest, strict=True)]
+    coarsest = [min((r.size[i] for r in records if r.size[i] > 1), default=1) for i in range(len(axes))]
+    steps = [phases_between(args[0].shape[a], n) for a, n in zip(axes, coarsest, strict=True)]
     notes: list[str] = []
     counts = gradient = None
     try:
@@ -186,6 +196,8 @@ def _layer(record: Record, before: float, fixes: bool, seed: int) -> LayerOverla
     shuffles = record.primitive == "reshape" and added > 1e-6
     if not (upsamples or shuffles or counts or gradient or added > 1e-3):
         return None
+    if found and not upsamples and all(r.stride == 1 for r in found):
+        return None  # it may make a pattern stronger or weaker, but not one
     name = "transposed convolution" if upsamples else "pixel shuffle" if shuffles else record.primitive
     return LayerOverlap(
         name=name,
@@ -198,12 +210,12 @@ def _layer(record: Record, before: float, fixes: bool, seed: int) -> LayerOverla
         gradient=gradient,
         gain=record.unevenness,
         added=added,
-        reason=_reason(found, taps, reads, shuffles, added),
+        reason=_reason(record.primitive, found, taps, reads, shuffles, added),
         fixes=_fixes(found, record, counts, added, shuffles, seed) if fixes else (),
     )
 
 
-def _reason(found, taps, reads, shuffles: bool, added: float) -> str:
+def _reason(primitive: str, found, taps, reads, shuffles: bool, added: float) -> str:
     for relation, phases in zip(found, taps, strict=True):
         if spread(phases):
             return (
@@ -220,6 +232,8 @@ def _reason(found, taps, reads, shuffles: bool, added: float) -> str:
                 f"kernel {relation.taps} is not divisible by stride {relation.stride}: its gradient adds up "
                 f"{' and '.join(str(t) for t in sorted(set(phases)))} terms at different pixels"
             )
+    if primitive == "max_unpool":
+        return "unpooling writes one position of each window and leaves zeros at the others"
     return "it does not treat all phases alike"
 
 

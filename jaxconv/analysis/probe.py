@@ -93,7 +93,8 @@ def probe(
     def run(image: Any, rest: Any) -> list[Any]:
         sites.clear()
         recorder = _Recorder(sites)
-        outputs = recorder.closed(closed, jax.tree.leaves([image, *rest]))
+        leaves = jax.tree.leaves([image, *rest])
+        outputs, _ = recorder.closed(closed, leaves, [n == 0 for n in range(len(leaves))])
         return [*recorder.kept, outputs[output or 0]]
 
     records: list[Record] = []
@@ -105,14 +106,25 @@ def probe(
         if arrays[0].ndim != rank:
             continue
         size = tuple(arrays[0].shape[a] for a in axes)
-        coarsest = [min(a, b) for a, b in zip(coarsest, size, strict=True)]
-        period = tuple(max(n // max(c, 1), 1) for n, c in zip(size, coarsest, strict=True))
+        coarsest = [_coarser(a, b) for a, b in zip(coarsest, size, strict=True)]
+        period = tuple(phases_between(n, c) for n, c in zip(size, coarsest, strict=True))
         phases = np.stack([fold(a, axes, period) for a in arrays])
         phases = phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
-        if primitive in ("reshape", "broadcast_in_dim") and records and records[-1].size == size:
-            continue  # channels regrouped, biases: not an upsampling
+        regrouped = (records and records[-1].size == size) or all(n == 1 for n in size)
+        if primitive in ("reshape", "broadcast_in_dim") and regrouped:
+            continue  # channels regrouped, biases, statistics: not an upsampling
         records.append(Record(primitive, place, eqn, size, period, phases))
     return records
+
+
+def _coarser(known: int, size: int) -> int:
+    """The smaller grid; one position is none: it is a bias, a mean over the image, or the seed of a generator."""
+    return size if known <= 1 else known if size <= 1 else min(known, size)
+
+
+def phases_between(fine: int, coarse: int) -> int:
+    """How many positions of a fine grid one step of a coarse grid is worth, where both cover the same image."""
+    return max(round(fine / coarse), 1) if coarse > 1 else 1
 
 
 def gradient_phases(
@@ -146,42 +158,54 @@ def gradient_phases(
 
 
 class _Recorder:
-    """Runs a jaxpr under a trace and keeps the outputs of layers, calls opened."""
+    """Runs a jaxpr under a trace and keeps the outputs of layers, calls opened.
+
+    Along with the values goes whether they depend on the image: kernels and biases are no layers' outputs.
+    """
 
     def __init__(self, sites: list[tuple[str, str, Any]]):
         self.sites = sites
         self.kept: list[Any] = []
         self._reader = Reader()
 
-    def closed(self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Any]) -> list[Any]:
+    def closed(
+        self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Any], seen: Sequence[bool]
+    ) -> tuple[list[Any], list[bool]]:
         inner, consts = (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, [])
         env: dict[Any, Any] = dict(zip(inner.constvars, consts, strict=True))
         env.update(zip(inner.invars, args, strict=True))
+        dependent = {v for v, yes in zip(inner.invars, seen, strict=True) if yes}
 
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, Literal) else env[atom]
 
-        for eqn in inner.eqns:
-            env.update(zip(eqn.outvars, self._apply(eqn, [read(v) for v in eqn.invars]), strict=True))
-        return [read(v) for v in inner.outvars]
+        def depends(atom: Any) -> bool:
+            return not isinstance(atom, Literal) and atom in dependent
 
-    def _apply(self, eqn: Any, values: list[Any]) -> list[Any]:
+        for eqn in inner.eqns:
+            flags = [depends(v) for v in eqn.invars]
+            outputs, made = self._apply(eqn, [read(v) for v in eqn.invars], flags)
+            env.update(zip(eqn.outvars, outputs, strict=True))
+            dependent.update(v for v, yes in zip(eqn.outvars, made, strict=True) if yes)
+        return [read(v) for v in inner.outvars], [depends(v) for v in inner.outvars]
+
+    def _apply(self, eqn: Any, values: list[Any], seen: list[bool]) -> tuple[list[Any], list[bool]]:
         name = eqn.primitive.name
         call = str(eqn.params.get("name", ""))
         if name in _CALLS:
             inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
             if call not in _LAYER_CALLS:
-                return self.closed(inner, values)
+                return self.closed(inner, values, seen)
             outer, self.sites, self.kept = (self.sites, self.kept), [], []  # what is inside is not in image layout
-            outputs = self.closed(inner, values)
+            outputs, flags = self.closed(inner, values, seen)
             self.sites, self.kept = outer
             self._keep(call, eqn, outputs[0])
-            return outputs
+            return outputs, flags
         outputs = eqn.primitive.bind(*values, **eqn.params)
         outputs = list(outputs) if eqn.primitive.multiple_results else [outputs]
-        if name in _KEPT or name.startswith("reduce_window"):
+        if any(seen) and (name in _KEPT or name.startswith("reduce_window")):
             self._keep(name, eqn, outputs[0])
-        return outputs
+        return outputs, [any(seen)] * len(outputs)
 
     def _keep(self, name: str, eqn: Any, output: Any) -> None:
         if jnp.issubdtype(output.dtype, jnp.floating):

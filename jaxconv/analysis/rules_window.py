@@ -217,9 +217,21 @@ def _select_and_scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> lis
 
 def _choose(reader: Reader, seen: Value, choice: Value, links: dict[int, Link]) -> None:
     """Note what a scatter's positions were chosen by, through the same links as its values."""
-    node = reader.graph.materialize(choice, reader.place)
-    ways = tuple(links.get(a) for a in range(len(node.axes)))
-    seen.edges[0].src.edges.append(Edge(node, ways, tuple(range(len(node.axes))), choice=True))
+    node, target = reader.graph.materialize(choice, reader.place), seen.edges[0].src
+    ways = tuple(
+        links[a] if a in links else _same_places(old, new)
+        for a, (old, new) in enumerate(zip(node.axes, target.axes, strict=True))
+    )
+    target.edges.append(Edge(node, ways, tuple(range(len(node.axes))), choice=True))
+
+
+def _same_places(old: Axis, new: Axis) -> Link | None:
+    """Each class of the new axis reads the old classes at its own positions."""
+    if old.same(new):
+        return None
+    met = np.zeros((new.count, old.count), bool)
+    met[new.positions, old.positions] = True
+    return from_pattern(met, Fraction(1))
 
 
 # --------------------------------------------------------------------- the library's pooling, as jitted calls by name

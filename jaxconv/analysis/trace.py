@@ -11,6 +11,7 @@ from . import rules_control, rules_dot, rules_index, rules_pointwise, rules_shap
 from .constants import Const, known
 from .graph import Axis, GlobalOp, Graph, Node, Value, uniform
 from .interpret import RULES, Reader
+from .naming import call_named
 
 RULE_MODULES = (rules_control, rules_dot, rules_index, rules_pointwise, rules_shape, rules_window)
 
@@ -61,7 +62,7 @@ def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:
     graphdef, state = nnx.split(fn)
 
     def pure(*args: Any) -> Any:
-        return nnx.merge(graphdef, state)(*args)
+        return call_named(nnx.merge(graphdef, state), args)
 
     return pure
 
@@ -75,7 +76,7 @@ def with_state(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Callable[..
 
     def pure(*inputs: Any) -> Any:
         *own, values = inputs
-        return nnx.merge(graphdef, values)(*own)
+        return call_named(nnx.merge(graphdef, values), own)
 
     return pure, (*args, state)
 
