@@ -99,6 +99,9 @@ def bench(
     repeats: int = 7,
     batch_factor: int = 1,
     networks: bool = False,
+    scaling: bool = False,
+    resize: bool = False,
+    most: int | None = None,
     gpu_sizes: bool = False,
     explain: str | None = None,
     targets: tuple[Path, ...] = (),
@@ -116,7 +119,10 @@ def bench(
         dtype: of all operands.
         repeats: interleaved repeats; the best counts.
         batch_factor: multiplies every batch.
-        networks: one training step of whole networks instead of layers.
+        networks: one training step and one inference of whole networks instead of layers.
+        scaling: how time grows with batch, size, channels, dilation, kernel and stride instead, and where it jumps.
+        resize: resize beside jax.image.resize and PyTorch's interpolate instead.
+        most: with --scaling or --resize, how many points of a sweep or how many cases.
         gpu_sizes: networks at the sizes meant for a GPU.
         explain: only say which lowering each face of the layers with this in their name takes, and why.
         targets: only fill in the table of targets from these JSON files, written by --out.
@@ -129,6 +135,10 @@ def bench(
         print(benchmark.explain(explain, dtype))
     elif targets:
         print(benchmark.targets_table(benchmark.read_records(targets)))
+    elif scaling:
+        benchmark.bench_scaling(repeats=repeats, most=most, out=out, picture=picture)
+    elif resize:
+        benchmark.bench_resize(repeats=repeats, most=most, out=out)
     elif networks:
         benchmark.bench_networks(dtype=dtype, repeats=repeats, gpu_sizes=gpu_sizes, out=out)
     else:

@@ -1,5 +1,6 @@
 """The benchmark measures one thing for everybody: contenders and networks agree in value; records are whole."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("tyro")
 
 from jaxconv import benchmark
-from jaxconv.benchmark import contenders, networks, random_layers, report
+from jaxconv.benchmark import backends, contenders, enet, networks, random_layers, report, resizing, scaling
 from jaxconv.benchmark.cases import Layer
 from jaxconv.benchmark.memory import resident_bytes
 from jaxconv.benchmark.runner import Row, Summary, speed
@@ -71,6 +72,7 @@ def test_contenders_compute_the_same(layer, quick):
 
 
 SMALL = {
+    "enet": networks.Network("e", "enet", 2, (16, 24), (8, 8, 16), 3),
     "unet": networks.Network("u", "unet", 1, (8, 8), (4, 8)),
     "unet 3-D": networks.Network("v", "unet", 1, (4, 4, 4), (2, 4), 1),
     "stack": networks.Network("s", "stack", 1, (12, 12), (4,), 4),
@@ -80,17 +82,36 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("net", SMALL.values(), ids=SMALL.keys())
-def test_networks_are_the_same_network_for_every_contender(net):
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        pytest.param(name, task, marks=[pytest.mark.slow] * (name == "enet" and task == "training step"))
+        for name in SMALL
+        for task in (backends.TASKS if name == "enet" else backends.TASKS[:1])
+    ],
+)
+def test_networks_are_the_same_network_for_every_contender(name, task, quick, monkeypatch):
+    monkeypatch.setattr(backends, "fresh_caches", lambda: None)
+    monkeypatch.setattr(enet, "STAGE", enet.STAGE[1:3])  # quick to compile
     figures = {}
-    for name in networks.NETWORK_CONTENDERS:
-        try:
-            figures[name] = networks.prepare(net, name, "float32")[1]
-        except contenders.Absent:
-            continue
+    for contender in backends.NETWORK_CONTENDERS:
+        with contextlib.suppress(contenders.Absent):
+            figures[contender] = backends.prepare(SMALL[name], contender, "float32", task)[1]
     assert len(figures) >= 3
-    for name, figure in figures.items():
-        assert figure == pytest.approx(figures["jaxconv"], rel=1e-4), (name, figures)
+    for contender, figure in figures.items():
+        assert figure == pytest.approx(figures["jaxconv"], rel=1e-4), (contender, figures)
+
+
+def test_enet_is_the_network_of_the_models(quick):
+    """As many parameters as jaxconv.models.ENet has, statistics left out."""
+    nnx = pytest.importorskip("flax.nnx")
+    from jaxconv.models import ENet
+
+    model = nnx.eval_shape(lambda: ENet(networks.CLASSES, rngs=nnx.Rngs(0)))
+    ours = networks.kernels(networks.ON_CPU[0])
+    assert sum(np.prod(shape) for kind, shape in ours if kind not in ("mean", "variance")) == sum(
+        p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))
+    )
 
 
 def test_random_layers_are_the_same_for_the_same_seed_and_others_for_another():
@@ -174,3 +195,59 @@ def test_resident_memory_of_a_call_is_what_it_touches():
         pytest.skip("resident memory cannot be read on this system")
     assert size <= measured < 1.5 * size
     assert resident_bytes(lambda: None) < size / 10
+
+
+def test_scaling_writes_a_record_and_a_picture(tmp_path, capsys, quick):
+    sweep = list(scaling.points())
+    assert {(p.base, p.axis) for p in sweep} == {(b, a) for b in scaling.BASES for a in scaling.VALUES}
+    assert len(sweep) > 120
+    some = [p for p in scaling.points(["transposed"], ["stride", "kernel"], 2)]
+    rows = scaling.run(some, 1, ("jaxconv", "lax"))
+    assert [(r["axis"], r["value"], r["task"]) for r in rows] == [
+        (axis, value, task) for axis in ("stride", "kernel") for value in (1, 2) for task in scaling.TASKS
+        if (axis, value) != ("kernel", 1)
+    ] or len(rows) == 8  # fmt: skip
+    scaling.plot(rows, tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    assert "transposed, stride 1" in capsys.readouterr().out
+
+
+def test_cliffs_are_jumps_beyond_the_work_and_losses_to_lax():
+    def point(value, ours, lax, work):
+        return {
+            "base": "convolution", "axis": "size", "value": value, "task": "forward", "multiply_adds": work,
+            "bytes": work, "seconds": {"jaxconv": ours, "lax": lax}, "chosen": {"apply": f"m{value}"},
+        }  # fmt: skip
+
+    smooth = [point(8, 1e-3, 1e-3, 10), point(16, 4e-3, 4e-3, 40), point(32, 7e-3, 6.5e-3, 40)]
+    assert scaling.cliffs(smooth) == []
+    assert scaling.cliffs([point(8, 1e-6, 1.0, 10), point(16, 9e-5, 1.0, 10)]) == []  # overhead, not work
+    (jump,) = scaling.cliffs([point(16, 9e-3, 1.0, 20), point(8, 1e-3, 1.0, 10)])
+    assert jump.startswith(
+        "convolution, forward: size 8 -> 16 takes 9.0 times as long for 2.0 times the work (m8 -> m16)"
+    )
+    (loss,) = scaling.cliffs([point(8, 2e-3, 1e-3, 10)])
+    assert loss == "convolution, forward: size 8 takes 2.000 ms, lax 1.000 ms (m8)"
+
+
+def test_resize_contenders_compute_the_same(quick):
+    compared = 0
+    for shape, scale, method in (
+        ((2, 5, 6, 3), 2.0, "nearest"), ((1, 9, 8, 2), 0.5, "linear, antialias"), ((1, 5, 6, 2), 1.5, "cubic"),
+        ((1, 6, 6, 2), 0.5, "area"),
+    ):  # fmt: skip
+        case = resizing.Case("small", shape, scale, method)
+        for task in resizing.TASKS:
+            want = np.asarray(resizing.CONTENDERS["jaxconv"](case, task).call())
+            for name in ("jax", "torch"):
+                if name == "jax" and case.base == "cubic":
+                    continue  # its kernel has another coefficient
+                with contextlib.suppress(contenders.Absent):
+                    got = np.asarray(resizing.CONTENDERS[name](case, task).call())
+                    got = np.moveaxis(got, 1, -1) if name == "torch" else got
+                    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=f"{case} {task} {name}")
+                    compared += 1
+    assert compared >= 4
+    rows = resizing.measure([resizing.Case("small", (1, 8, 8, 2), 2.0, "linear")], 1)
+    assert [row["task"] for row in rows] == ["forward", "gradient"]
+    assert "| linear | gradient | jax.image.resize | 1 |" in resizing.table(rows)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxconv.benchmark import networks, report, runner
+from jaxconv.benchmark import backends, networks, report, resizing, runner, scaling
 from jaxconv.benchmark.cases import REAL, Layer, random_layers, scaled
 from jaxconv.benchmark.contenders import CONTENDERS, TASKS, Absent
 from jaxconv.benchmark.targets import read_records, targets_table
@@ -23,6 +23,8 @@ __all__ = [
     "Layer",
     "bench",
     "bench_networks",
+    "bench_resize",
+    "bench_scaling",
     "explain",
     "random_layers",
     "read_records",
@@ -134,7 +136,7 @@ def bench_networks(
     """
     record: dict = {**runner.machine(), "dtype": dtype, "networks": {}}
     for net in networks.ON_GPU if gpu_sizes else networks.ON_CPU:
-        for task in ("training step", "inference"):
+        for task in backends.TASKS:
             record["networks"][f"{net.name}, {task}"] = _one_network(net, task, dtype, repeats)
     if out is not None:
         report.write_json(pathlib.Path(out), record)
@@ -143,9 +145,9 @@ def bench_networks(
 
 def _one_network(net: networks.Network, task: str, dtype: str, repeats: int) -> dict:
     ready, figures = {}, {}
-    for name in networks.NETWORK_CONTENDERS:
+    for name in backends.NETWORK_CONTENDERS:
         try:
-            ready[name], figures[name] = networks.prepare(net, name, dtype, task)
+            ready[name], figures[name] = backends.prepare(net, name, dtype, task)
         except Absent as reason:
             print(f"  absent: {name} ({reason})")
     seconds = runner.time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget=20)
@@ -156,10 +158,55 @@ def _one_network(net: networks.Network, task: str, dtype: str, repeats: int) -> 
         print(f"  {name:10} {1e3 * took:8.1f} ms   {took / seconds['jaxconv']:.2f}   {said}", flush=True)
     return {
         "seconds": seconds,
+        "compile": {name: p.compile for name, p in ready.items()},
         "first_call": {name: p.first_call for name, p in ready.items()},
         "temporary_bytes": {name: p.temporary_bytes for name, p in ready.items()},
         "figure": figures,
     }
+
+
+def bench_scaling(
+    *, repeats: int = 5, most: int | None = None, out: pathlib.Path | None = None, picture: pathlib.Path | None = None
+) -> dict:
+    """Measure how time grows along each parameter of a layer, and print where it jumps.
+
+    Args:
+        repeats: interleaved repeats; the best counts.
+        most: how many points of each sweep; all by default.
+        out: JSON file to write.
+        picture: PNG file to draw.
+
+    Returns:
+        The record that is written to `out`.
+    """
+    rows = scaling.run(list(scaling.points(most=most)), repeats)
+    found = scaling.cliffs(rows)
+    print("\n".join([f"{len(found)} cliffs", *found]))
+    record = {**runner.machine(), "dtype": "float32", "repeats": repeats, "scaling": rows, "cliffs": found}
+    if out is not None:
+        report.write_json(pathlib.Path(out), record)
+    if picture is not None:
+        scaling.plot(rows, pathlib.Path(picture))
+    return record
+
+
+def bench_resize(*, repeats: int = 7, most: int | None = None, out: pathlib.Path | None = None) -> dict:
+    """Measure `resize` beside jax.image.resize and PyTorch's interpolate, forward and gradient, and print ratios.
+
+    Args:
+        repeats: interleaved repeats; the best counts.
+        most: how many cases; all by default.
+        out: JSON file to write.
+
+    Returns:
+        The record that is written to `out`.
+    """
+    rows = resizing.measure(resizing.CASES[:most], repeats)
+    print(resizing.table(rows))
+    record = {**runner.machine(), "dtype": "float32", "repeats": repeats, "resize": rows}
+    if out is not None:
+        report.write_json(pathlib.Path(out), record)
+    return record
 
 
 def explain(case: str, dtype: str = "float32") -> str:

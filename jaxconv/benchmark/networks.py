@@ -1,28 +1,19 @@
-"""Whole networks: one training step (forward, backward, SGD) and one inference by different convolutions.
-
-Each network is written once, as a function of kernels and a backend, so that nothing but the convolutions differs:
-jaxconv's operations, lax as flax calls it, the lax version through `jaxconv.accelerate`, and PyTorch.
+"""Whole networks, each written once as a function of parameters and a backend, so that nothing but what computes the
+convolutions differs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxconv._accelerate import accelerate
-from jaxconv.benchmark.contenders import SPATIAL, Absent, Prepared
-from jaxconv.ops import conv, conv_transpose
+from jaxconv.benchmark import enet
 
-RATE = 1e-3
 STACK_RATES = (1, 2, 5, 1, 2, 5, 4, 8, 16)
 WAVENET_RATES = tuple(2**i for i in range(8))
 CLASSES = 8
@@ -46,6 +37,7 @@ class Network:
 
 
 ON_CPU = (
+    Network("ENet, 12 classes", "enet", 1, (192, 256), (16, 64, 128)),
     Network("U-Net 16..256", "unet", 2, (96, 96), (16, 32, 64, 128, 256)),
     Network("dilated residual stack, 64 channels", "stack", 2, (48, 48), (64,), 64),
     Network("U-Net 3-D 8..32", "unet", 1, (16, 32, 32), (8, 16, 32), 1),
@@ -54,6 +46,7 @@ ON_CPU = (
     Network("WaveNet-like stack, 32 channels", "wavenet", 1, (4000,), (32,), 32),
 )
 ON_GPU = (
+    Network("ENet, 12 classes", "enet", 8, (368, 480), (16, 64, 128)),
     Network("U-Net 64..1024", "unet", 16, (256, 256), (64, 128, 256, 512, 1024)),
     Network("dilated residual stack, 256 channels", "stack", 16, (128, 128), (256,), 256),
     Network("U-Net 3-D 32..128", "unet", 2, (64, 64, 64), (32, 64, 128), 1),
@@ -66,11 +59,13 @@ ON_GPU = (
 class Backend(Protocol):
     """What a network is written in."""
 
-    def conv(self, x: Any, w: Any, rate: int = 1, causal: bool = False) -> Any:
-        """A convolution that keeps the size."""
+    def conv(
+        self, x: Any, w: Any, *, rate: int = 1, causal: bool = False, stride: int = 1, pad: int | None = None
+    ) -> Any:
+        """A convolution; without `pad` it keeps the size."""
 
-    def up(self, x: Any, w: Any, stride: int, pad: int) -> Any:
-        """A transposed convolution."""
+    def up(self, x: Any, w: Any, stride: int, pad: int, extra: int = 0) -> Any:
+        """A transposed convolution; `extra` is its output padding."""
 
     def relu(self, x: Any) -> Any:
         """max(x, 0)."""
@@ -81,13 +76,32 @@ class Backend(Protocol):
     def join(self, a: Any, b: Any) -> Any:
         """Channels of both."""
 
+    def prelu(self, x: Any, slope: Any) -> Any:
+        """x where it is positive, slope * x elsewhere."""
 
-# A kernel: ("conv" or "up", shape in jaxconv's layout (*k, in, out) of the forward convolution).
+    def norm(self, x: Any, scale: Any, shift: Any, mean: Any, variance: Any) -> Any:
+        """Batch normalisation: by the batch's statistics in training, by the given ones in inference."""
+
+    def pool(self, x: Any) -> tuple[Any, Any]:
+        """Max pooling over 3x3 with stride 2 and padding 1, and the positions of the maxima."""
+
+    def unpool(self, x: Any, indices: Any) -> Any:
+        """Values put back to the positions of maxima, at twice the size."""
+
+    def more_channels(self, x: Any, count: int) -> Any:
+        """Zero channels added at the end."""
+
+
+# A parameter: what it is, and its shape; a kernel's in jaxconv's layout (*k, in, out) of the forward convolution.
 Kernel = tuple[str, tuple[int, ...]]
+# What a parameter that is no kernel starts from.
+CONSTANTS = {"scale": 1.0, "shift": 0.0, "slope": 0.25, "mean": 0.0, "variance": 1.0}
 
 
 def kernels(net: Network) -> list[Kernel]:
-    """Kernels in the order in which the network uses them."""
+    """Parameters in the order in which the network uses them."""
+    if net.kind == "enet":
+        return enet.parameters(net.widths, net.channels, CLASSES)
     return list(
         {"unet": _unet_kernels, "dcgan": _dcgan_kernels, "hifigan": _hifigan_kernels}.get(net.kind, _stack)(net)
     )
@@ -132,10 +146,12 @@ def _hifigan_kernels(net: Network) -> Iterator[Kernel]:
 def forward(net: Network, ws: Any, x: Any, b: Backend) -> Any:
     """The network's output."""
     rest = iter(ws)
+    if net.kind == "enet":
+        return enet.forward(lambda kind, shape: next(rest), x, b, net.widths, net.channels, CLASSES)
     if net.kind in ("stack", "wavenet"):
         causal = net.kind == "wavenet"
         for w, rate in zip(rest, WAVENET_RATES if causal else STACK_RATES, strict=True):
-            x = x + b.relu(b.conv(x, w, rate, causal))
+            x = x + b.relu(b.conv(x, w, rate=rate, causal=causal))
         return x
     if net.kind == "dcgan":
         x = b.relu(b.conv(x, next(rest)))
@@ -148,7 +164,7 @@ def forward(net: Network, ws: Any, x: Any, b: Backend) -> Any:
         for stride, pad in ((8, 4), (8, 4), (2, 1)):
             x = b.up(b.relu(x), next(rest), stride, pad)
             for rate in (1, 3, 5):
-                x = x + b.conv(b.relu(x), next(rest), rate)
+                x = x + b.conv(b.relu(x), next(rest), rate=rate)
         return b.conv(b.relu(x), next(rest))
     skips: list[Any] = []
     for level in range(len(net.widths)):
@@ -164,151 +180,17 @@ def forward(net: Network, ws: Any, x: Any, b: Backend) -> Any:
     return b.conv(x, next(rest))
 
 
-class _Jax:
-    """What all JAX backends share."""
-
-    relu = staticmethod(jax.nn.relu)
-
-    def halve(self, x: Any) -> Any:
-        n, *space, c = x.shape
-        split = [v for s in space for v in (s // 2, 2)]
-        return x.reshape(n, *split, c).max(tuple(range(2, 2 * len(space) + 1, 2)))
-
-    def join(self, a: Any, b: Any) -> Any:
-        return jnp.concatenate([a, b], -1)
-
-
-class Ours(_Jax):
-    """jaxconv's operations."""
-
-    def conv(self, x: Any, w: Any, rate: int = 1, causal: bool = False) -> Any:
-        """`jaxconv.conv`."""
-        return conv(x, w, padding="CAUSAL" if causal else "SAME", dilation=rate)
-
-    def up(self, x: Any, w: Any, stride: int, pad: int) -> Any:
-        """`jaxconv.conv_transpose`."""
-        return conv_transpose(x, w, stride=stride, padding=pad)
-
-
-class Lax(_Jax):
-    """lax as flax calls it: transposed kernels are stored flipped, and the convolution is zero-stuffed."""
-
-    def conv(self, x: Any, w: Any, rate: int = 1, causal: bool = False) -> Any:
-        """`lax.conv_general_dilated`."""
-        r = w.ndim - 2
-        numbers = (f"N{SPATIAL[r]}C", f"{SPATIAL[r]}IO", f"N{SPATIAL[r]}C")
-        pads: Any = [(rate * (w.shape[0] - 1), 0)] if causal else "SAME"
-        return lax.conv_general_dilated(x, w, (1,) * r, pads, rhs_dilation=(rate,) * r, dimension_numbers=numbers)
-
-    def up(self, x: Any, w: Any, stride: int, pad: int) -> Any:
-        """`lax.conv_transpose` with the pads of the dilated input."""
-        r = w.ndim - 2
-        numbers = (f"N{SPATIAL[r]}C", f"{SPATIAL[r]}IO", f"N{SPATIAL[r]}C")
-        pads = [(k - 1 - pad, k - 1 - pad) for k in w.shape[:r]]
-        return lax.conv_transpose(x, w, (stride,) * r, pads, dimension_numbers=numbers)
-
-
 def inputs(net: Network, dtype: str, flipped: bool) -> tuple[list[Any], Any]:
-    """Random kernels and input; `flipped` stores transposed kernels as flax does."""
+    """Parameters, kernels random, and a random input; `flipped` stores transposed kernels as flax does."""
     rng = np.random.default_rng(0)
     found = []
     for kind, shape in kernels(net):
+        if kind in CONSTANTS:
+            found.append(jnp.full(shape, CONSTANTS[kind], dtype))
+            continue
         fan = math.prod(shape[:-1]) if kind == "conv" else shape[-1] * 2
         w = rng.standard_normal(shape).astype(np.float32) / np.sqrt(fan)
         if flipped and kind == "up":
             w = np.swapaxes(w[(slice(None, None, -1),) * net.rank], -1, -2)
         found.append(jnp.asarray(w, dtype))
     return found, jnp.asarray(rng.standard_normal((net.batch, *net.size, net.channels)), dtype)
-
-
-def _step(net: Network, backend: Backend) -> Callable:
-    def loss(ws, x):
-        return jnp.mean(jnp.square(forward(net, ws, x, backend).astype(jnp.float32)))
-
-    def step(ws, x):
-        value, gradient = jax.value_and_grad(loss)(ws, x)
-        return value, [w - (RATE * g).astype(w.dtype) for w, g in zip(ws, gradient, strict=True)]
-
-    return step
-
-
-NETWORK_CONTENDERS = ("jaxconv", "accelerate", "lax", "torch")
-
-
-def prepare(net: Network, contender: str, dtype: str, task: str = "training step") -> tuple[Prepared, float]:
-    """A ready call and a figure that must be the same for every contender: the loss, or the output's mean square.
-
-    Args:
-        net: the network.
-        contender: "jaxconv", "accelerate", "lax" or "torch".
-        dtype: of kernels and input.
-        task: "training step" or "inference".
-
-    Returns:
-        The call and the figure.
-
-    Raises:
-        Absent: PyTorch is not installed.
-    """
-    if contender == "torch":
-        return _torch(net, dtype, task)
-    args = inputs(net, dtype, flipped=contender != "jaxconv")
-    backend: Any = Ours() if contender == "jaxconv" else Lax()
-    f = _step(net, backend) if task == "training step" else lambda ws, x: forward(net, ws, x, backend)
-    start = time.perf_counter()
-    program = jax.jit(accelerate(f) if contender == "accelerate" else f).lower(*args).compile()
-    out = jax.block_until_ready(program(*args))
-    first = time.perf_counter() - start
-    figure = out[0] if task == "training step" else jnp.mean(jnp.square(out.astype(jnp.float32)))
-    memory = program.memory_analysis()
-    temporary = None if memory is None else int(memory.temp_size_in_bytes)
-    return Prepared(lambda: jax.block_until_ready(program(*args)), first, temporary), float(figure)
-
-
-def _torch(net: Network, dtype: str, task: str) -> tuple[Prepared, float]:
-    if importlib.util.find_spec("torch") is None:
-        raise Absent("torch is not installed")
-    import torch
-    import torch.nn.functional as F
-
-    device, r = "cuda" if torch.cuda.is_available() else "cpu", net.rank
-    layout = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}[r]
-    convolve, transpose = getattr(F, f"conv{r}d"), getattr(F, f"conv_transpose{r}d")
-
-    class Torch:
-        relu = staticmethod(F.relu)
-        halve = staticmethod(lambda x: getattr(F, f"max_pool{r}d")(x, 2))
-        join = staticmethod(lambda a, b: torch.cat([a, b], 1))
-
-        def conv(self, x, w, rate=1, causal=False):
-            if causal:
-                return convolve(F.pad(x, (rate * (w.shape[-1] - 1), 0)), w, dilation=rate)
-            return convolve(x, w, padding=rate * (w.shape[-1] // 2), dilation=rate)
-
-        def up(self, x, w, stride, pad):
-            return transpose(x, w, stride=stride, padding=pad)
-
-    def tensor(a: Any, order: Any) -> Any:
-        moved = torch.tensor(np.transpose(np.asarray(a), order), device=device, dtype=getattr(torch, dtype))
-        return moved.contiguous(memory_format=layout)
-
-    found, x = inputs(net, "float32", flipped=False)
-    ws = [tensor(w, (r + 1, r, *range(r))).requires_grad_() for w in found]
-    data = tensor(x, (0, r + 1, *range(1, r + 1)))
-
-    def step():
-        if task == "inference":
-            with torch.no_grad():
-                out = forward(net, ws, data, Torch())
-        else:
-            loss = forward(net, ws, data, Torch()).float().square().mean()
-            gradient = torch.autograd.grad(loss, ws)
-            with torch.no_grad():
-                out = loss, [w - RATE * g for w, g in zip(ws, gradient, strict=True)]
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return out
-
-    first = step()
-    figure = first[0].detach() if task == "training step" else first.float().square().mean()
-    return Prepared(step), float(figure)

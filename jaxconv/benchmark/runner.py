@@ -117,6 +117,7 @@ def measure(
     dtype: str = "float32",
     repeats: int = 7,
     budget: float = 2.0,
+    memory: bool = True,
     progress: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Time every contender on every layer and task, in turn.
@@ -128,6 +129,7 @@ def measure(
         dtype: of all operands.
         repeats: interleaved repeats; the best counts.
         budget: seconds after which a contender's repeats end.
+        memory: whether to watch the peak of resident memory too.
         progress: called with each finished row.
 
     Returns:
@@ -157,13 +159,13 @@ def measure(
             )
             row.seconds = time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget)
             for name, p in ready.items():
-                _costs(row, name, p)
+                _costs(row, name, p, memory)
             rows.append(row)
             progress(row)
     return rows
 
 
-def _costs(row: Row, name: str, p: Prepared) -> None:
+def _costs(row: Row, name: str, p: Prepared, memory: bool) -> None:
     """Fill in what a contender costs beside its time."""
     if p.compile is not None:
         row.compile[name] = p.compile
@@ -172,7 +174,7 @@ def _costs(row: Row, name: str, p: Prepared) -> None:
     if p.temporary_bytes is not None:
         row.temporary_bytes[name] = p.temporary_bytes
     if jax.default_backend() == "cpu":
-        rise = resident_bytes(p.call)
+        rise = resident_bytes(p.call) if memory else None
         if rise is not None:
             row.peak_bytes[name] = p.operand_bytes + rise
     elif p.temporary_bytes is not None:
