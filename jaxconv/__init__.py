@@ -6,15 +6,16 @@ load when they are first named; those that need more than jax say which extra to
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxconv._accelerate import accelerate
-from jaxconv.geometry import ConvGeometry
-from jaxconv.matrix import conv_matrix
-from jaxconv.operator import ConvOperator
-from jaxconv.ops import conv, conv_kernel, conv_transpose
-from jaxconv.pooling import avg_pool, max_pool, max_unpool
-from jaxconv.resample import fold, pixel_shuffle, pixel_unshuffle, resize, unfold
+if TYPE_CHECKING:
+    from jaxconv._accelerate import accelerate
+    from jaxconv.geometry import ConvGeometry
+    from jaxconv.matrix import conv_matrix
+    from jaxconv.operator import ConvOperator
+    from jaxconv.ops import conv, conv_kernel, conv_transpose
+    from jaxconv.pooling import avg_pool, max_pool, max_unpool
+    from jaxconv.resample import fold, pixel_shuffle, pixel_unshuffle, resize, unfold
 
 __version__ = "0.1.0"
 
@@ -38,9 +39,25 @@ __all__ = [
 
 _SUBPACKAGES = ("analysis", "benchmark", "convert", "dialects", "figures", "initializers", "models", "nn", "train")
 
+# Where each function lives. They load when they are first named, so that `jaxconv --help` does not wait for jax.
+_HOMES = {
+    "_accelerate": ("accelerate",),
+    "geometry": ("ConvGeometry",),
+    "matrix": ("conv_matrix",),
+    "operator": ("ConvOperator",),
+    "ops": ("conv", "conv_kernel", "conv_transpose"),
+    "pooling": ("avg_pool", "max_pool", "max_unpool"),
+    "resample": ("fold", "pixel_shuffle", "pixel_unshuffle", "resize", "unfold"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBPACKAGES:
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"jaxconv.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _SUBPACKAGES or name in _HOMES:
         return importlib.import_module(f"jaxconv.{name}")
     raise AttributeError(f"module 'jaxconv' has no attribute {name!r}")
 

@@ -181,3 +181,10 @@ def test_config_checks_values():
             TrainConfig().override(**changes)
     assert TrainConfig().override(model="enet").model_kwargs == {}
     assert TrainConfig().override(model="enet", model_kwargs={"a": 1}).model_kwargs == {"a": 1}
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys, jaxconv.cli; print('jax' in sys.modules, 'numpy' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert ran.stdout.split() == ["False", "False"]
