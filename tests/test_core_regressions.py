@@ -25,6 +25,19 @@ def test_negative_pads_in_one_dimension(seed):
     assert error(jc.conv(x, w, padding=((-1, 1),)), reference.conv(x, w, record)) <= 1e-5
 
 
+@pytest.mark.parametrize("wide,rows", [(3, 3), (4, 3), (3, 2), (5, 4)])
+def test_kernels_larger_than_their_input_beside_an_axis_like_groups(wide, rows, x64):
+    """XLA on CPU takes an axis of 2 taps, stride 2 and pad 1 for groups while it exchanges kernel and input, which ends
+    the process: of the gradient of lax.conv_general_dilated, too."""
+    rng = np.random.default_rng(0)
+    y, w = rng.standard_normal((1, rows, 2, 3)), rng.standard_normal((2, wide, 2, 3))
+    n = (2 * (rows - 1), wide + 1)
+    record = reference.geometry_of(n, (2, wide), s=(2, 1), d=(1, 1), padding=((1, 1), (0, 0)))
+    got = jax.jit(lambda y, w: jc.conv_transpose(
+        y, w, stride=(2, 1), padding=((1, 1), (0, 0)), output_size=n, method="window"))(y, w)  # fmt: skip
+    assert error(got, reference.conv_transpose(y, w, record)) <= 1e-12
+
+
 @pytest.mark.parametrize("pads", [((-1, 1), (1, -1)), ((-2, -1), (-1, -2)), ((3, -2), (-3, 4))], ids=str)
 def test_no_negative_pads_reach_xla(pads):
     x, w = np.ones((1, 9, 9, 2), np.float32), np.ones((2, 3, 2, 2), np.float32)

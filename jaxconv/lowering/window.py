@@ -126,6 +126,7 @@ def _window(
         padding.append(pads)
     if 0 in lhs.shape:  # everything was cropped, or an empty batch: nothing contributes
         return jnp.zeros(_out_shape(lhs, rhs, numbers, out_size, batch_groups), call.out_dtype)
+    rhs, padding = _without_mistaken_groups(lhs, rhs, numbers, stride, padding, lhs_dilation, rhs_dilation)
     out = lax.conv_general_dilated(
         lhs,
         rhs,
@@ -140,6 +141,36 @@ def _window(
         preferred_element_type=call.accumulator,
     )
     return out.astype(call.out_dtype)
+
+
+def _without_mistaken_groups(
+    lhs: Array,
+    rhs: Array,
+    numbers: lax.ConvDimensionNumbers,
+    stride: tuple[int, ...],
+    padding: list[tuple[int, int]],
+    lhs_dilation: tuple[int, ...],
+    rhs_dilation: tuple[int, ...],
+) -> tuple[Array, list[tuple[int, int]]]:
+    """The kernel with one tap of zeros more along axes that XLA would take for groups.
+
+    Where a kernel is larger than its input, XLA on CPU exchanges the two, all axes but those that it believes to be
+    groups: k taps, input dilation k, stride k - 1, no pads. It does not look at the input's size, and where that is
+    not k it ends the process (jax 0.10.2 and 0.12.0; lax's own gradients meet it, too). One more tap is no such axis.
+    """
+    axes = list(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], strict=True))
+    sizes = [(lhs.shape[a], rhs.shape[b]) for a, b in axes]
+    if not any(k > n for n, k in sizes):
+        return rhs, padding
+    padding, config = list(padding), [(0, 0, 0)] * rhs.ndim
+    for i, (n, k) in enumerate(sizes):
+        group = k > 1 and (k, k - 1, (0, 0), 1) == (lhs_dilation[i], stride[i], padding[i], rhs_dilation[i])
+        if group and n != k:
+            config[axes[i][1]] = (0, 1, 0)
+            padding[i] = (0, 1)
+    if any(high for _, high, _ in config):
+        rhs = lax.pad(rhs, jnp.zeros((), rhs.dtype), config)
+    return rhs, padding
 
 
 def _crop(
