@@ -73,7 +73,12 @@ def predict(run: Folder, images: Images, out: Path, labels: bool = False) -> Non
 
 
 def convert(
-    checkpoint: Folder, model: str, out: Path, convention: Literal["torch", "keras"] = "torch", dry_run: bool = False
+    checkpoint: Folder,
+    model: str,
+    out: Path,
+    convention: Literal["torch", "keras"] = "torch",
+    fold_batch_norm: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Turn another framework's checkpoint into a run folder.
 
@@ -82,11 +87,13 @@ def convert(
         model: which architecture it is for, such as enet.
         out: run folder to write.
         convention: how the file names and lays out its tensors.
-        dry_run: only say which tensor would go where.
+        fold_batch_norm: store the network with batch normalisation folded into its convolutions.
+        dry_run: only say which tensor would go where, and which normalisation would be folded.
     """
     from jaxconv.convert import convert_checkpoint
 
-    print(convert_checkpoint(checkpoint, model, out, convention=convention, dry_run=dry_run))
+    options: dict[str, Any] = {"convention": convention, "fold_batch_norm": fold_batch_norm, "dry_run": dry_run}
+    print(convert_checkpoint(checkpoint, model, out, **options))
 
 
 def bench(

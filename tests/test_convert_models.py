@@ -47,10 +47,77 @@ def test_folding_keeps_the_function():
     model.eval()
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 6, 5, 2)), jnp.float32)
     before = call(model, x)
+    assert nn.foldable(model) == [("block.norm", "block.conv"), ("rest.layers.1", "rest.layers.0")]
     assert fold_batch_norm(model) == 2
     assert model.block.norm is None and len(model.rest.layers) == 3 and isinstance(model.rest.layers[2], nnx.BatchNorm)
     np.testing.assert_allclose(call(model, x), before, rtol=2e-5, atol=2e-5)
     assert fold_batch_norm(model) == 0
+
+
+def test_folding_flax_layers_and_leaving_shared_ones(x64):
+    def make():
+        types = {"param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
+        shared = nn.Conv(3, 3, (1, 1), **types)
+        return nnx.Sequential(
+            nnx.Conv(2, 4, (3, 3), feature_group_count=2, **types), nn.batch_norm(4, **types),
+            nnx.ConvTranspose(4, 6, (3, 2), (2, 2), **types), nn.batch_norm(6, **types),
+            nnx.ConvTranspose(6, 5, (3, 2), (2, 2), transpose_kernel=True, use_bias=False, **types),
+            nnx.BatchNorm(5, use_scale=False, **types),
+            nnx.Linear(5, 3, **types), nnx.BatchNorm(3, use_bias=False, **types),
+            shared, nn.batch_norm(3, **types), shared,
+        )  # fmt: skip
+
+    model = nnx.eval_shape(make)
+    load_tensors(model, random_tensors(model))
+    model.eval()
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 4, 3, 2)))
+    before = call(model, x)
+    assert fold_batch_norm(model) == 4 and len(model.layers) == 7
+    np.testing.assert_allclose(call(model, x), before, rtol=0, atol=1e-12 * np.abs(before).max())
+
+
+def test_folding_as_an_option_of_loading():
+    make = lambda: nnx.eval_shape(lambda: Foldable(nnx.Rngs(0)))  # noqa: E731
+    plain, folded, tensors = make(), make(), random_tensors(make())
+    report = load_tensors(plain, tensors, dry_run=True, fold_batch_norm=True)
+    assert "folded 2" in str(report) and "fold block.norm into block.conv" in str(report)
+    assert isinstance(plain.block.norm, nnx.BatchNorm)
+    load_tensors(plain, tensors)
+    assert load_tensors(folded, tensors, fold_batch_norm=True).folded == report.folded
+    assert "folded" not in str(load_tensors(make(), tensors))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3, 4, 2)), jnp.float32)
+    plain.eval(), folded.eval()
+    np.testing.assert_allclose(call(folded, x), call(plain, x), rtol=2e-5, atol=2e-5)
+    del tensors["block.norm.running_var"]
+    with pytest.raises(ValueError, match="folded into values[^$]*block.norm.var"):
+        load_tensors(make(), tensors, strict=False, fold_batch_norm=True)
+
+
+def test_a_folded_run_folder(tmp_path):
+    """The folder says that it is folded; whoever reads it gets the folded network, with the same outputs."""
+    from jaxconv.convert import convert_checkpoint
+    from jaxconv.models import UNet
+    from jaxconv.train import load_run
+
+    kwargs = {"in_channels": 1, "classes": 2, "widths": [2]}
+    tensors = random_tensors(nnx.eval_shape(lambda: UNet(**kwargs, rngs=nnx.Rngs(0))))
+    np.savez(tmp_path / "w.npz", **{name: a.astype(np.float32) for name, a in tensors.items()})
+    runs = {}
+    for fold in (False, True):
+        out = tmp_path / f"run{fold}"
+        convert_checkpoint(tmp_path / "w.npz", "unet", out, model_kwargs=kwargs, fold_batch_norm=fold)
+        runs[fold], run = load_run(out)
+        assert run.fold_batch_norm is fold
+    norms = [sum(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_modules(runs[fold])) for fold in runs]
+    assert norms[0] > 0 == norms[1]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 8, 1)), jnp.float32)
+    np.testing.assert_allclose(call(runs[True], x), call(runs[False], x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(FileExistsError):
+        convert_checkpoint(tmp_path / "w.npz", "unet", out, model_kwargs=kwargs)
+    report = convert_checkpoint(
+        tmp_path / "w.npz", "unet", tmp_path / "dry", model_kwargs=kwargs, fold_batch_norm=True, dry_run=True
+    )
+    assert len(report.folded) == norms[0] and not (tmp_path / "dry").exists()
 
 
 class LinenNet(linen.Module):
@@ -157,8 +224,49 @@ def test_a_random_grouped_dilated_transposed_pytorch_network_comes_over(x64):
         theirs = peer(torch.from_numpy(np.moveaxis(x, -1, 1).copy())).movedim(1, -1).numpy()
     mine = call(model, jnp.asarray(x))
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
-    fold_batch_norm(model)
-    np.testing.assert_allclose(call(model, jnp.asarray(x)), mine, rtol=0, atol=1e-9 * np.abs(theirs).max())
+    assert fold_batch_norm(model) == 1
+    np.testing.assert_allclose(call(model, jnp.asarray(x)), theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+
+
+@pytest.mark.parity
+def test_a_pytorch_network_in_eval_mode_comes_over_folded(x64):
+    """Plain, grouped, dilated and transposed convolutions, each with batch normalisation, against PyTorch unfolded and
+    against PyTorch's own folding."""
+    torch = pytest.importorskip("torch")
+    fuse = pytest.importorskip("torch.nn.utils.fusion").fuse_conv_bn_eval
+    torch.manual_seed(4)
+    layers = [
+        (torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv,
+         (3, 8, (3, 3), 1), {"padding": 1, "use_bias": False}),
+        (torch.nn.Conv2d(8, 8, 3, groups=4, dilation=2), nn.Conv, (8, 8, (3, 3), 4), {"dilation": 2}),
+        (torch.nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ConvTranspose, (8, 6, (4, 4), 1), {"stride": 2, "padding": 1}),
+        (torch.nn.ConvTranspose2d(6, 9, (3, 2), (2, 3), groups=3, dilation=(2, 1)), nn.ConvTranspose,
+         (6, 9, (3, 2), 3), {"stride": (2, 3), "dilation": (2, 1)}),
+    ]  # fmt: skip
+    norms = [torch.nn.BatchNorm2d(layer.out_channels, eps=1e-3) for layer, *_ in layers]
+    for norm in norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.data = torch.rand(norm.num_features) + 0.5  # values that float32 holds, as flax keeps them
+    peer = torch.nn.Sequential(*(m for (layer, *_), norm in zip(layers, norms) for m in (layer, norm))).double().eval()
+
+    def make():
+        types = {"param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
+        mine = []
+        for _, kind, (i, o, k, g), settings in layers:
+            mine += [kind(i, o, k, groups=g, **settings, **types), nn.batch_norm(o, epsilon=1e-3, **types)]
+        return nnx.Sequential(*mine)
+
+    model = nnx.eval_shape(make)
+    assert len(load_tensors(model, peer.state_dict(), fold_batch_norm=True).folded) == 4
+    assert len(model.layers) == 4
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, 3))
+    with torch.inference_mode():
+        theirs = peer(torch.from_numpy(np.moveaxis(x, -1, 1).copy())).movedim(1, -1).numpy()
+        fused = fuse(peer[0], peer[1])
+    np.testing.assert_allclose(call(model, jnp.asarray(x)), theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+    first = model.layers[0]
+    np.testing.assert_allclose(first.kernel[...], fused.weight.detach().permute(2, 3, 1, 0), atol=1e-12)
+    np.testing.assert_allclose(first.bias[...], fused.bias.detach(), atol=1e-12)
 
 
 @pytest.mark.slow

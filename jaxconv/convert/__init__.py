@@ -4,12 +4,12 @@ Needs the extra "train" (flax, safetensors); PyTorch only for reading PyTorch's 
 """
 
 from jaxconv.convert.checkpoints import camvid_preprocessing, convert_checkpoint
-from jaxconv.convert.folding import fold_batch_norm
 from jaxconv.convert.layers import Layer, Need, walk
 from jaxconv.convert.linen import load_linen
 from jaxconv.convert.matching import load_tensors
 from jaxconv.convert.report import Placement, Report
 from jaxconv.convert.sources import Checkpoint, read_checkpoint
+from jaxconv.nn import fold_batch_norm
 
 __all__ = [
     "Checkpoint", "Layer", "Need", "Placement", "Report", "camvid_preprocessing", "convert_checkpoint",

@@ -54,6 +54,7 @@ def convert_checkpoint(
     preprocessing: Preprocessing | None = None,
     convention: str = "torch",
     rename: Rename | None = None,
+    fold_batch_norm: bool = False,
     dry_run: bool = False,
 ) -> Path | Report:
     """Convert a checkpoint into a run folder: weights, model description, preprocessing, class names, palette, ignored
@@ -69,6 +70,8 @@ def convert_checkpoint(
             has.
         convention: "torch" or "keras", how the file names and lays out its tensors.
         rename: see `load_tensors`.
+        fold_batch_norm: store the network with its batch normalisation folded into the convolutions (see
+            `jaxconv.nn.fold_batch_norm`); the folder says so, and whoever reads it gets the folded network.
         dry_run: match only, write nothing.
 
     Returns:
@@ -98,14 +101,15 @@ def convert_checkpoint(
         )
     report = load_tensors(
         network, checkpoint.tensors, convention=convention, rename=rename, ordered=checkpoint.ordered, dry_run=dry_run,
-        source=str(path),
+        fold_batch_norm=fold_batch_norm, source=str(path),
     )  # fmt: skip
     if dry_run:
         return report
     config = network.config
     preprocessing = preprocessing or record or _plain_preprocessing(config["classes"], config["in_channels"])
     network.eval()
-    extra = {"converted_from": Path(path).name, "placed": len(report.placed)}
+    extra = {"converted_from": Path(path).name, "placed": len(report.placed), "folded": len(report.folded)}
     return save_run(
-        Path(out), network, model_name=model, model_kwargs=config, preprocessing=preprocessing, extra=extra
+        Path(out), network, model_name=model, model_kwargs=config, preprocessing=preprocessing, extra=extra,
+        fold_batch_norm=fold_batch_norm,
     )  # fmt: skip

@@ -7,11 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxconv.convert.layers import Layer, Need, walk
 from jaxconv.convert.report import Placement, Report
+from jaxconv.nn.folding import fold_batch_norm as fold
+from jaxconv.nn.folding import foldable
 
 Rename = Mapping[str, str] | Callable[[str], str]
 # PyTorch counts the batches that batch normalisation has seen; flax has no such number.
@@ -40,6 +44,7 @@ def load_tensors(
     ordered: bool = True,
     strict: bool = True,
     dry_run: bool = False,
+    fold_batch_norm: bool = False,
     source: str = "the checkpoint",
 ) -> Report:
     """Place the tensors of a checkpoint in a model, each in its layer's layout.
@@ -59,14 +64,16 @@ def load_tensors(
             matched by structure only where that is unambiguous.
         strict: whether anything that does not match is an error; otherwise what matches is placed.
         dry_run: only report; the model stays as it is.
+        fold_batch_norm: afterwards fold each batch normalisation that directly follows a convolution into it (see
+            `jaxconv.nn.fold_batch_norm`): the same function in evaluation mode, with fewer parameters.
         source: name of the checkpoint for messages.
 
     Returns:
-        The `Report`: what was placed where, and how each was matched.
+        The `Report`: what was placed where, how each was matched, and what was folded.
 
     Raises:
         ValueError: `strict` and something is missing, unexpected or mis-shaped (the message lists all of it); an
-            unknown convention.
+            unknown convention; `fold_batch_norm` with tensors missing for an abstract model.
 
     Example:
         >>> import numpy as np
@@ -85,7 +92,20 @@ def load_tensors(
         "dry_run": dry_run,
         "source": source,
     }
-    return place(walk(model, convention), tensors, **options)
+    report = place(walk(model, convention), tensors, **options)
+    if not fold_batch_norm:
+        return report
+    report = dataclasses.replace(report, folded=tuple(foldable(model)))
+    if not dry_run:
+        _refuse_abstract(model, report)
+        fold(model)
+    return report
+
+
+def _refuse_abstract(model: nnx.Module, report: Report) -> None:
+    empty = [name for name, _ in report.missing]
+    if empty and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
+        raise ValueError(f"batch normalisation can only be folded into values, and these have none: {', '.join(empty)}")
 
 
 def place(
@@ -212,10 +232,4 @@ def _write(layers: list[Layer], report: Report, arrays: Mapping[str, np.ndarray]
     for placement in report.placed:
         need = needs[placement.target]
         dtype = need.slot.get_value().dtype
-        need.slot.set_value(_to_jax(need.to_model(arrays[placement.source]), dtype))
-
-
-def _to_jax(array: np.ndarray, dtype: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.asarray(array, dtype)
+        need.slot.set_value(jnp.asarray(need.to_model(arrays[placement.source]), dtype))

@@ -39,6 +39,7 @@ class Report:
         misshaped: (tensor, its shape, variable, shape it needs in the checkpoint).
         ignored: tensors that carry no weights (PyTorch's counters of batches).
         hints: sentences about what might be meant.
+        folded: (batch normalisation, convolution that takes it in), paths in the model as its tensors were placed.
 
     Example:
         >>> placed = Placement("a.weight", "a.kernel", (8, 3), (3, 8), "name")
@@ -54,6 +55,7 @@ class Report:
     misshaped: tuple[tuple[str, tuple[int, ...], str, tuple[int, ...]], ...] = ()
     ignored: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
+    folded: tuple[tuple[str, str], ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -69,13 +71,15 @@ class Report:
 
     def summary(self) -> str:
         """The counts, in one line."""
+        folded = f", folded {len(self.folded)}" if self.folded else ""
         return (
             f"placed {len(self.placed)}, missing {len(self.missing)}, unexpected {len(self.unexpected)}, "
-            f"mis-shaped {len(self.misshaped)}, ignored {len(self.ignored)}"
+            f"mis-shaped {len(self.misshaped)}, ignored {len(self.ignored)}{folded}"
         )
 
     def __str__(self) -> str:
-        return "\n  ".join([self.summary(), *map(str, self.placed), *self.problems(), *self.hints])
+        folds = [f"fold {norm} into {conv}" for norm, conv in self.folded]
+        return "\n  ".join([self.summary(), *map(str, self.placed), *self.problems(), *folds, *self.hints])
 
     def raise_if_failed(self, source: str) -> None:
         """Raise a ValueError that lists everything that did not match; `source` names the checkpoint."""

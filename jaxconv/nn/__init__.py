@@ -5,6 +5,7 @@ The same two convolutions for flax.linen are in `jaxconv.nn.linen`. Needs the ex
 
 from jaxconv.nn.blocks import ConvBlock, PReLU, batch_norm
 from jaxconv.nn.convolution import Conv, ConvTranspose
+from jaxconv.nn.folding import fold_batch_norm, foldable
 from jaxconv.nn.pooling import AvgPool, MaxPool, MaxUnpool
 from jaxconv.nn.spectral import OperatorNorm
 
@@ -18,4 +19,6 @@ __all__ = [
     "OperatorNorm",
     "PReLU",
     "batch_norm",
+    "fold_batch_norm",
+    "foldable",
 ]

@@ -3,12 +3,55 @@ steps."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxconv.nn import Conv, ConvBlock, ConvTranspose
+from jaxconv.nn.blocks import ConvBlock
+from jaxconv.nn.convolution import Conv, ConvTranspose
+
+_FOLDABLE = (Conv, ConvTranspose, nnx.Conv, nnx.ConvTranspose, nnx.Linear)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """A normalisation, the convolution it follows, and the module that holds the normalisation."""
+
+    norm: nnx.BatchNorm
+    conv: Any
+    holder: nnx.Module
+    names: tuple[str, str]
+
+    def remove(self) -> None:
+        if isinstance(self.holder, ConvBlock):
+            self.holder.norm = nnx.data(None)
+        else:
+            holder: Any = self.holder
+            holder.layers = nnx.List([layer for layer in holder.layers if layer is not self.norm])
+
+
+def foldable(model: nnx.Module) -> list[tuple[str, str]]:
+    """Which batch normalisations `fold_batch_norm` would fold, and into what.
+
+    Args:
+        model: an NNX module; it may be abstract (from ``nnx.eval_shape``).
+
+    Returns:
+        (path of the normalisation, path of its convolution), dotted.
+
+    Example:
+        >>> from flax import nnx
+        >>> from jaxconv.nn import ConvBlock
+        >>> foldable(nnx.eval_shape(lambda: ConvBlock(3, 8, (3, 3), rngs=nnx.Rngs(0))))
+        [('norm', 'conv')]
+    """
+    return [pair.names for pair in _pairs(model)]
 
 
 def fold_batch_norm(model: nnx.Module) -> int:
@@ -17,10 +60,10 @@ def fold_batch_norm(model: nnx.Module) -> int:
     ``norm(conv(x)) = conv'(x)`` with ``kernel' = kernel * f``, ``bias' = (bias - mean) * f + beta``,
     ``f = scale / sqrt(var + epsilon)`` per output channel.
 
-    Folded are neighbours in `flax.nnx.Sequential` and the pairs inside `jaxconv.nn.ConvBlock`; other normalisations
-    (such as the one after a concatenation) stay. The model then no longer has the variables that its `config`
-    describes, so fold after loading and before compiling, not before saving. Gradients of a folded model are those of
-    other parameters: it is for evaluation.
+    Folded are neighbours in `flax.nnx.Sequential` and the pairs inside `jaxconv.nn.ConvBlock`, of jaxconv's and Flax's
+    convolutions, transposed ones and linear layers. Other normalisations (such as the one after a concatenation) stay,
+    and so do layers that the model uses in more than one place. Gradients of a folded model are those of other
+    parameters: it is for evaluation.
 
     Args:
         model: an NNX module with values; changed in place.
@@ -41,34 +84,60 @@ def fold_batch_norm(model: nnx.Module) -> int:
 
     Source: Jacob et al. 2018 (arXiv:1712.05877), section 3.2, for the folding of batch normalisation.
     """
-    count = 0
-    for _, node in nnx.iter_modules(model):
-        if isinstance(node, ConvBlock) and isinstance(node.norm, nnx.BatchNorm):
-            _fold(node.conv, node.norm)
-            node.norm = nnx.data(None)
-            count += 1
+    pairs = _pairs(model)
+    for pair in pairs:
+        _fold(pair)
+        pair.remove()
+    return len(pairs)
+
+
+# ---------------------------------------------------------------------- finding
+
+
+def _pairs(model: nnx.Module) -> list[_Pair]:
+    uses = Counter(id(child) for _, node in nnx.iter_modules(model) for _, child in _members(node))
+    found = []
+    for path, node in nnx.iter_modules(model):
+        if isinstance(node, ConvBlock):
+            members: list[tuple[str, Any]] = [("conv", node.conv), ("norm", node.norm)]
         elif isinstance(node, nnx.Sequential):
-            kept = _fold_neighbours(list(node.layers))
-            if len(kept) < len(node.layers):
-                count += len(node.layers) - len(kept)
-                node.layers = nnx.List(kept)
-    return count
-
-
-def _fold_neighbours(layers: list) -> list:
-    kept: list = []
-    for layer in layers:
-        if isinstance(layer, nnx.BatchNorm) and kept and isinstance(kept[-1], (Conv, ConvTranspose)):
-            _fold(kept[-1], layer)
+            members = [(f"layers.{i}", layer) for i, layer in enumerate(node.layers)]
         else:
-            kept.append(layer)
-    return kept
+            continue
+        for (before, conv), (after, norm) in zip(members, members[1:], strict=False):
+            if not isinstance(norm, nnx.BatchNorm) or not isinstance(conv, _FOLDABLE) or norm.axis not in (-1, None):
+                continue
+            if uses[id(conv)] == uses[id(norm)] == 1:
+                prefix = ".".join(map(str, path))
+                names = tuple(f"{prefix}.{name}".lstrip(".") for name in (after, before))
+                found.append(_Pair(norm, conv, node, (names[0], names[1])))
+    return found
 
 
-def _fold(conv: Conv | ConvTranspose, norm: nnx.BatchNorm) -> None:
+def _members(node: Any) -> Iterator[tuple[str, Any]]:
+    """The layers that a module holds: its attributes, and the entries of lists and dicts among them."""
+    if isinstance(node, (list, tuple, nnx.List)):
+        entries: Any = ((str(i), child) for i, child in enumerate(node))
+    elif isinstance(node, dict):
+        entries = ((str(name), child) for name, child in node.items())
+    else:
+        entries = vars(node).items()
+    for name, child in entries:
+        if isinstance(child, (list, tuple, dict)):
+            yield from ((f"{name}.{inner}", grandchild) for inner, grandchild in _members(child))
+        else:
+            yield name, child
+
+
+# ---------------------------------------------------------------------- folding
+
+
+def _fold(pair: _Pair) -> None:
+    conv, norm = pair.conv, pair.norm
     if norm.num_features != conv.out_features:
         raise ValueError(
-            f"batch normalisation of {norm.num_features} channels follows a convolution of {conv.out_features}"
+            f"{pair.names[0]}, a batch normalisation of {norm.num_features} channels, follows {pair.names[1]}, which "
+            f"has {conv.out_features}"
         )
     # flax keeps statistics in float32; a float64 network folds them in its own precision.
     dtype = jnp.promote_types(conv.kernel.dtype, norm.var.dtype)
@@ -83,10 +152,12 @@ def _fold(conv: Conv | ConvTranspose, norm: nnx.BatchNorm) -> None:
     conv.use_bias = True
 
 
-def _over_kernel(conv: Conv | ConvTranspose, factor: Array) -> Array:
+def _over_kernel(conv: Any, factor: Array) -> Array:
     """One factor per output channel, laid out to multiply the kernel."""
-    if isinstance(conv, Conv):
-        return factor
-    # (*k, out // groups, in): the group of an input channel says which output channels its column holds.
-    by_group = factor.reshape(conv.groups, -1)
-    return jnp.repeat(by_group, conv.in_features // conv.groups, axis=0).T
+    if isinstance(conv, ConvTranspose):
+        # (*k, out // groups, in): the group of an input channel says which output channels its column holds.
+        by_group = factor.reshape(conv.groups, -1)
+        return jnp.repeat(by_group, conv.in_features // conv.groups, axis=0).T
+    if isinstance(conv, nnx.ConvTranspose) and conv.transpose_kernel:
+        return factor[:, None]  # (*k, out, in)
+    return factor

@@ -39,6 +39,7 @@ class Run:
         preprocessing: see `Preprocessing`.
         train: the training config as a dict, or None for converted weights.
         extra: what the writer wished to note (for a conversion: the source file).
+        fold_batch_norm: whether the weights are those of the model after `jaxconv.nn.fold_batch_norm`.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     preprocessing: Preprocessing
     train: dict[str, Any] | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fold_batch_norm: bool = False
 
 
 def build_model(name: str, kwargs: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
@@ -78,10 +80,12 @@ def write_description(
     preprocessing: Preprocessing,
     train: dict[str, Any] | None = None,
     extra: dict[str, Any] | None = None,
+    fold_batch_norm: bool = False,
 ) -> None:
     """Writes preprocessing.json and then config.json (whose presence says that the folder is a run folder)."""
     folder = Path(folder)
-    config = {"format": FORMAT, "model": {"name": model_name, "kwargs": model_kwargs}}
+    described = {"name": model_name, "kwargs": model_kwargs} | ({"fold_batch_norm": True} if fold_batch_norm else {})
+    config: dict[str, Any] = {"format": FORMAT, "model": described}
     config |= {"train": train} if train is not None else {}
     config |= {"extra": extra} if extra else {}
     write_json(folder / "preprocessing.json", preprocessing.to_dict())
@@ -103,12 +107,14 @@ def read_description(folder: str | Path) -> Run:
             raise FileNotFoundError(f"{folder} is not a run folder: {folder / name} is missing")
     config = read_json(folder / "config.json")
     model = config.get("model")
-    if config.get("format") != FORMAT or not isinstance(model, dict) or set(model) != {"name", "kwargs"}:
+    fits = isinstance(model, dict) and set(model) - {"fold_batch_norm"} == {"name", "kwargs"}
+    if config.get("format") != FORMAT or not isinstance(model, dict) or not fits:
         raise ValueError(
             f"{folder / 'config.json'}: format {config.get('format')!r} is not the format {FORMAT} read here"
         )
     record = Preprocessing.from_dict(read_json(folder / "preprocessing.json"), str(folder / "preprocessing.json"))
-    return Run(folder, model["name"], model["kwargs"], record, config.get("train"), config.get("extra", {}))
+    folded = bool(model.get("fold_batch_norm", False))
+    return Run(folder, model["name"], model["kwargs"], record, config.get("train"), config.get("extra", {}), folded)
 
 
 def save_run(
@@ -119,6 +125,7 @@ def save_run(
     model_kwargs: dict[str, Any],
     preprocessing: Preprocessing,
     extra: dict[str, Any] | None = None,
+    fold_batch_norm: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Writes a finished run folder from a model: what a converter of weights calls.
@@ -130,6 +137,7 @@ def save_run(
         model_kwargs: JSON values such that ``REGISTRY[model_name](**model_kwargs, rngs=...)`` makes the model again.
         preprocessing: see `Preprocessing`.
         extra: notes for config.json, JSON values.
+        fold_batch_norm: say that the model has been through `jaxconv.nn.fold_batch_norm`, which a reader then repeats.
         overwrite: replace the weights of a finished run folder.
 
     Returns:
@@ -145,8 +153,9 @@ def save_run(
         if not overwrite:
             raise FileExistsError(f"{folder} already holds a run; choose another --out, or remove it first")
     write_description(
-        folder, model_name=model_name, model_kwargs=model_kwargs, preprocessing=preprocessing, extra=extra
-    )
+        folder, model_name=model_name, model_kwargs=model_kwargs, preprocessing=preprocessing, extra=extra,
+        fold_batch_norm=fold_batch_norm,
+    )  # fmt: skip
     save_weights(folder / "weights.safetensors", nnx.state(model))
     return folder
 
@@ -172,11 +181,21 @@ def load_run(folder: str | Path) -> tuple[nnx.Module, Run]:
             " (an unfinished training run: start the same `jaxconv train` again to finish it)" if run.train else ""
         )
         raise FileNotFoundError(f"{path} is missing{started}")
-    model = nnx.eval_shape(lambda: build_model(run.model_name, run.model_kwargs, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: _build(run))
     graph, abstract = nnx.split(model)
     model = nnx.merge(graph, load_weights(path, abstract))
     model.eval()
     return model, run
+
+
+def _build(run: Run) -> nnx.Module:
+    """The model of a run folder as its weights lie there."""
+    from jaxconv.nn import fold_batch_norm
+
+    model = build_model(run.model_name, run.model_kwargs, nnx.Rngs(0))
+    if run.fold_batch_norm:
+        fold_batch_norm(model)
+    return model
 
 
 def save_weights(path: str | Path, state: nnx.State) -> Path:
