@@ -48,6 +48,13 @@ def flag(value: Any, name: str) -> bool:
     raise TypeError(f"{name}={value!r} must be True or False")
 
 
+def boolean(value: Any, name: str) -> bool:
+    """A bool and nothing else, as where PyTorch checks the types of its arguments."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name}={value!r} must be True or False")
+
+
 def static(value: Any, name: str) -> np.ndarray:
     """The numbers of an array argument that decides a shape, as NumPy; traced values are refused by name."""
     try:

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv import pooling
-from jaxconv.dialects._common import array, channels_first, channels_last, concrete, ints
+from jaxconv.dialects._common import array, boolean, channels_first, channels_last, concrete, ints
 
 Ints = int | Sequence[int]
 
@@ -264,7 +264,7 @@ def _max_pool(rank: int, input, kernel_size, stride, padding, dilation, ceil_mod
         stride=stride,
         padding=padding,
         dilation=dilation,
-        ceil_mode=bool(ceil_mode),
+        ceil_mode=boolean(ceil_mode, "ceil_mode"),
         return_indices=bool(return_indices),
     )
     if return_indices:
@@ -287,8 +287,8 @@ def _avg_pool(rank: int, input, kernel_size, stride, padding, ceil_mode, count_i
         window,
         stride=stride,
         padding=padding,
-        ceil_mode=bool(ceil_mode),
-        count_include_pad=bool(count_include_pad),
+        ceil_mode=boolean(ceil_mode, "ceil_mode"),
+        count_include_pad=boolean(count_include_pad, "count_include_pad"),
         divisor=divisor_override,
     )
     return channels_first(y, rank)
@@ -305,9 +305,10 @@ def _max_unpool(rank: int, input, indices, kernel_size, stride, padding, output_
         raise TypeError(f"indices must be integers, got {i.dtype}")
     if 0 in y.shape[-rank - 1 :]:
         raise ValueError(f"{name}: only the batch may be empty, got an input of shape {y.shape}")
-    window = ints(kernel_size, "kernel_size", rank, minimum=1, expand_one=True)
-    stride = window if _absent(stride) else ints(stride, "stride", rank, minimum=1, expand_one=True)
-    padding = ints(padding, "padding", rank, expand_one=True)
+    # Unlike the pools: one entry does not stand for all axes, and an empty stride is no default.
+    window = ints(kernel_size, "kernel_size", rank, minimum=1)
+    stride = window if stride is None else ints(stride, "stride", rank, minimum=1)
+    padding = ints(padding, "padding", rank)
     size = _unpool_size(y.shape[-rank:], window, stride, padding, output_size)
     values, count = concrete(i), 1
     for n in size:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import axis_maps
 from jaxconv.dialects import _filters
-from jaxconv.dialects._common import array, channels_first, channels_last, ints
+from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
 
 Size = int | Sequence[int]
 Scale = float | Sequence[float]
@@ -198,6 +198,8 @@ def _check_mode(x: Array, mode: str, align_corners: bool | None, antialias: bool
         raise ValueError(
             f"align_corners={align_corners} goes with linear, bilinear, bicubic and trilinear, not with mode={mode!r}"
         )
+    if align_corners is not None:
+        boolean(align_corners, "align_corners")
     if antialias and not (mode in ("bilinear", "bicubic", "lanczos") and rank == 2):
         raise ValueError(
             f"antialias=True goes with bilinear, bicubic and lanczos on 4 axes, not with mode={mode!r} on shape "
@@ -207,6 +209,8 @@ def _check_mode(x: Array, mode: str, align_corners: bool | None, antialias: bool
         raise ValueError(
             f"mode='lanczos' needs antialias=True and align_corners=False, got {antialias} and {align_corners}"
         )
+    if x.dtype == jnp.bool_:
+        raise TypeError("interpolate is not defined for bool")
     real = jnp.issubdtype(x.dtype, jnp.floating)
     if not real and not mode.startswith("nearest") and not (x.dtype == jnp.uint8 and rank == 2 and mode != "area"):
         raise TypeError(f"mode={mode!r} on {rank} spatial axes is not defined for {x.dtype}")
