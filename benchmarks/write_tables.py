@@ -1,0 +1,150 @@
+"""Write the tables of docs/benchmarks.md from the records in benchmarks/results/.
+
+    python benchmarks/write_tables.py [--check]
+
+A page marks a table with the comment `table: NAME` and ends it with `end`; what stands between is replaced. With
+--check nothing is written, and the exit status says whether the page agrees with the records.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from jaxconv.benchmark import resizing
+from jaxconv.benchmark.report import rows_of_json
+from jaxconv.benchmark.runner import summarise
+from jaxconv.benchmark.targets import described, read_records, targets_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+MARK = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class NotRecorded(Exception):
+    """There is no such record; the page says so."""
+
+
+def record_of(name):
+    if not (RESULTS / name).exists():
+        raise NotRecorded
+    return json.loads((RESULTS / name).read_text("utf-8"))
+
+
+def targets():
+    """What is aimed at, beside every record of layers that there is."""
+    return targets_table(read_records(sorted(RESULTS.glob("layers-*.json"))))
+
+
+def layers():
+    """Every real layer: our time and each peer's over it, by task."""
+    record = record_of("layers-cpu.json")
+    rows = rows_of_json(record["real"])
+    peers = [peer for peer in ("lax", "flax", "equinox", "torch") if any(peer in row.seconds for row in rows)]
+    tasks = ("forward", "gradients")
+    head = [f"{task}, ms | {' | '.join(peers)}" for task in tasks]
+    out = [f"| layer | {' | '.join(head)} |", "|---" * (1 + len(tasks) * (1 + len(peers))) + "|"]
+    for layer in dict.fromkeys(row.layer for row in rows):
+        cells = [layer]
+        for task in tasks:
+            row = next(row for row in rows if (row.layer, row.task) == (layer, task))
+            ratios = [row.ratio(peer) for peer in peers]
+            cells += [f"{1e3 * row.seconds['jaxconv']:.2f}", *("-" if r is None else f"{r:.2f}" for r in ratios)]
+        out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def networks():
+    record = record_of("networks-cpu.json")
+    peers = ("accelerate", "lax", "torch")
+    out = [described(record), "", "| network | jaxconv, ms | " + " | ".join(peers) + " | first call, jaxconv / lax |"]
+    out.append("|---" * (3 + len(peers)) + "|")
+    for name, row in record["networks"].items():
+        took, first = row["seconds"], row["first_call"]
+        ratios = [f"{took[peer] / took['jaxconv']:.2f}" if peer in took else "-" for peer in peers]
+        out.append(
+            f"| {name} | {1e3 * took['jaxconv']:.1f} | {' | '.join(ratios)} | {first['jaxconv'] / first['lax']:.2f} |"
+        )
+    return "\n".join(out)
+
+
+def scaling():
+    record = record_of("scaling-cpu.json")
+    found = record["cliffs"]
+    said = [f"{len(found)} findings over {len(record['scaling'])} points:" if found else "No findings.", ""]
+    return "\n".join([described(record), "", *said, *(f"- {sentence}" for sentence in found)]).rstrip()
+
+
+def resize():
+    record = record_of("resize-cpu.json")
+    return f"{described(record)}\n\n{resizing.table(record['resize'])}"
+
+
+def libraries():
+    record = record_of("accelerate-cpu.json")
+    out = [described(record), "", "| library | plain, ms | accelerated, ms | speed-up | largest difference | faces |"]
+    out.append("|---|---|---|---|---|---|")
+    for name, row in record["libraries"].items():
+        plain, fast = (1e3 * row["seconds"][kind] for kind in ("plain", "accelerated"))
+        faces = ", ".join(f"{count} {face}" for face, count in sorted(row["faces"].items()))
+        faces += f", {row['left_alone']} left alone" if row["left_alone"] else ""
+        out.append(f"| {name} | {plain:.1f} | {fast:.1f} | {plain / fast:.2f} | {row['difference']:.0e} | {faces} |")
+    return "\n".join(out)
+
+
+def precision():
+    record = record_of("bfloat16-cpu.json")
+    out = [described(record), "", "| task | layers | largest error, jaxconv | largest error, lax | largest ratio |"]
+    out.append("|---|---|---|---|---|")
+    for task in ("forward", "data gradient", "kernel gradient"):
+        pairs = [(row[task]["jaxconv"], row[task]["lax"]) for row in record["layers"].values()]
+        worst = summarise(((ours / lax, name) for (ours, lax), name in zip(pairs, record["layers"])), max)
+        ours, lax = (max(column) for column in zip(*pairs))
+        out.append(f"| {task} | {len(pairs)} | {ours:.2e} | {lax:.2e} | {worst.worst:.2f} ({worst.layer}) |")
+    return "\n".join(out)
+
+
+TABLES = {
+    "targets": targets,
+    "layers": layers,
+    "networks": networks,
+    "scaling": scaling,
+    "resize": resize,
+    "libraries": libraries,
+    "precision": precision,
+}
+
+
+def filled(text):
+    """The page with every table from its record."""
+
+    def table(found):
+        try:
+            said = TABLES[found[2]]()
+        except NotRecorded:
+            said = "Not recorded yet."
+        return f"{found[1]}\n{said}\n\n{found[3]}"
+
+    return MARK.sub(table, text)
+
+
+def main():
+    """Write the page, or compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    old = PAGE.read_text("utf-8")
+    new = filled(old)
+    if options.check:
+        if new != old:
+            sys.exit("docs/benchmarks.md does not say what the records say: run python benchmarks/write_tables.py")
+        return
+    part = PAGE.with_suffix(".part")
+    part.write_text(new, "utf-8")
+    part.replace(PAGE)
+
+
+if __name__ == "__main__":
+    main()
