@@ -20,6 +20,7 @@ from jaxconv.benchmark.targets import described, read_records, targets_table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
+PICTURE = ROOT / "docs" / "pictures" / "scaling-cpu.png"
 MARK = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -74,6 +75,8 @@ def scaling():
     record = record_of("scaling-cpu.json")
     found = record["cliffs"]
     said = [f"{len(found)} findings over {len(record['scaling'])} points:" if found else "No findings.", ""]
+    if PICTURE.exists():
+        said += [f"![Time against each parameter, on logarithmic axes](pictures/{PICTURE.name})", ""]
     return "\n".join([described(record), "", *said, *(f"- {sentence}" for sentence in found)]).rstrip()
 
 
