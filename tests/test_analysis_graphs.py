@@ -65,6 +65,12 @@ class Builder:
         joined = jnp.concatenate([self.conv(x, k=3, rate=2), x, self.conv(x, k=1)], axis=-1)
         return self.conv(self.act(joined), k=3)
 
+    def asymmetric_branches(self, x):
+        """Branches whose fields begin and end at different places, one of them in two steps."""
+        left = self.conv(x, k=2, rate=2, pads=[(2, 0), (0, 2)])
+        right = self.conv(self.act(self.conv(x, k=3, pads=[(0, 2), (2, 0)])), k=2, pads=[(0, 1), (1, 0)])
+        return self.act(left + right) + x
+
     def split_after_concat(self, x):
         joined = jnp.concatenate([self.conv(x, k=3), self.conv(x, k=3, rate=3)], axis=-1)
         joined = joined if self.judge else jax.nn.relu(joined)  # a norm over channels would mix the branches
