@@ -63,9 +63,7 @@ def main():
     parser.add_argument("--size", type=int, default=512, help="rows and columns of the image")
     size = parser.parse_args().size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    print(
-        f"{'network':20s}{'size':>6s}{'paths':>9s}{'field':>9s}{'counts':>9s}{'coverage':>10s}{'gridding':>10s}  s"
-    )
+    print(f"{'network':20s}{'size':>6s}{'paths':>9s}{'field':>9s}{'counts':>9s}{'coverage':>10s}{'gridding':>10s}  s")
     total = 0.0
     for name, net in networks():
         field, counts, seconds = measure(net, image)
