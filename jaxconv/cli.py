@@ -160,11 +160,40 @@ def bench(
         benchmark.bench(cases, contenders=contenders, out=out, picture=picture, **options)
 
 
+def explain(
+    what: Annotated[str, tyro.conf.Positional],
+    input: str | None = None,
+    image: Path | None = None,
+    out: Path | None = None,
+    spatial_axes: str | None = None,
+    output: int | None = None,
+    tile: int = 512,
+) -> None:
+    """Explain a network: what it sees, where it has holes, where it prints checkerboards. Writes one HTML page.
+
+    Args:
+        what: run folder, model name, MODULE:NAME or FILE.py:NAME. NAME is a function of one image (then give --input
+            or --image), or a function without arguments that returns (fn, image, ...).
+        input: shape of the image, as 1,256,256,3.
+        image: picture to draw the receptive field on.
+        out: HTML file; default explain.html in a run folder, else NAME-explain.html.
+        spatial_axes: spatial axes of the image, as 2,3; all but the first and the last by default.
+        output: which output is meant, of a function with several.
+        tile: tile size in pixels that the advice on large images is for.
+    """
+    from jaxconv.explain.command import explain_command, integers
+
+    axes = integers("--spatial-axes", spatial_axes)
+    shape = integers("--input", input)
+    explain_command(what, shape=shape, image=image, out=out, spatial_axes=axes, output=output, tile=tile)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "convert": convert,
+    "explain": explain,
     "bench": bench,
 }
 

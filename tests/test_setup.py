@@ -26,7 +26,7 @@ ROWS = (
     {"operator", "dialects", "analysis", "nn"},
     {"figures", "models"},
     {"benchmark", "train"},
-    {"convert"},
+    {"convert", "explain"},
     {"cli"},
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

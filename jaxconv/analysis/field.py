@@ -166,6 +166,26 @@ class ReceptiveField:
             slices.append(slice(int(first), int(last) + 1) if np.isfinite(first) else slice(0, 0))
         return tuple(slices)
 
+    def extent(self, index: int | Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Per axis the first and last-plus-one input position that the output at `index` would read without borders.
+
+        The first may be negative and the last beyond the image: this is `box` as if the image went on.
+        """
+        where = dict(zip(self.traced.out_axes, self._index(index), strict=True))
+        found = []
+        for swept in self._nominal:
+            low = swept.low.get(self.traced.out.number)
+            if low is None:
+                found.append((0, 0))
+                continue
+            pick = tuple(
+                slice(None) if a not in where or low.shape[a] == 1 else slice(where[a], where[a] + 1)
+                for a in range(low.ndim)
+            )
+            first, last = low[pick].min(), swept.high[self.traced.out.number][pick].max()
+            found.append((int(first), int(last) + 1) if np.isfinite(first) else (0, 0))
+        return tuple(found)
+
     @cached_property
     def central_index(self) -> tuple[int, ...]:
         """The output nearest to the middle whose field is the widest, cut at the borders."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import gcd
 from typing import Any
 
@@ -22,6 +23,10 @@ class LayerGridding:
     (sum c)^2 / (n sum c^2) of the counts c over the box, `period` per axis the spacing of the grid of used positions (1
     where there is no grid), `counts` the counts themselves. `opens` and `closes` say what the layer does to the holes
     of the layers it reads.
+
+    `nominal_size` is the field as if the image had no borders, `jump` what one step of the layer's output is worth in
+    input pixels (a Fraction below one after upsampling), `output_size` the spatial size of that output, `base` the
+    upsampling factor of a transposed convolution or unpooling.
     """
 
     name: str
@@ -37,6 +42,10 @@ class LayerGridding:
     counts: np.ndarray
     opens: bool
     closes: bool
+    nominal_size: tuple[int, ...]
+    jump: tuple[int | Fraction, ...]
+    output_size: tuple[int, ...]
+    base: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -122,12 +131,12 @@ def _gridding(field: ReceptiveField, traced: Traced) -> Gridding:
         if not _reaches(traced, node):
             continue
         before = [seen[n] for n in _inputs(node, seen)]
-        row = _row(traced, node, f"{node.layer['kind']} {number}", before)
+        row = _row(field, node, f"{node.layer['kind']} {number}", before)
         if row is not None:
             seen[node.number] = row
             rows.append(row)
     before = [seen[traced.out.number]] if traced.out.number in seen else [seen[n] for n in _inputs(traced.out, seen)]
-    last = _row(traced, traced.out, "output", before, field.central_index)
+    last = _row(field, traced.out, "output", before, field.central_index)
     if last is None:
         raise NotUnderstood("output", "output", "it reads no position of the input except through global operations")
     return Gridding(tuple(rows), last, field)
@@ -154,7 +163,8 @@ def _inputs(node: Node, known: dict[int, LayerGridding]) -> list[int]:
     return found
 
 
-def _row(traced: Traced, node: Node, name: str, before: Sequence[LayerGridding], index=None) -> LayerGridding | None:
+def _row(field: ReceptiveField, node: Node, name: str, before: Sequence[LayerGridding], index=None):
+    traced = field.traced
     place = [n // 2 for n in node.shape]
     if index is not None:
         place = list(index)
@@ -181,7 +191,23 @@ def _row(traced: Traced, node: Node, name: str, before: Sequence[LayerGridding],
         counts=counts,
         opens=name != "output" and coverage < earlier - 1e-9,
         closes=name != "output" and earlier < 1 and coverage > earlier + 1e-9,
+        base=tuple(layer.get("base", ())),
+        **_nominal(field, node),
     )
+
+
+def _nominal(field: ReceptiveField, node: Node) -> dict[str, Any]:
+    """Field, step and size of one node as if the image had no borders, from the field's own sweep."""
+    size, jump, output = [], [], []
+    for swept in field._nominal:
+        low, high = swept.low[node.number], swept.high[node.number]
+        inside = np.isfinite(low)
+        size.append(int((high - low)[inside].max()) + 1 if inside.any() else 0)
+        moving = [(a, j) for a, j in enumerate(swept.jumps[node.number]) if j is not None]
+        axis, step = moving[0] if moving else (-1, None)
+        jump.append(0 if step is None else int(step) if step.denominator == 1 else step)
+        output.append(node.axes[axis].size if moving else 1)
+    return {"nominal_size": tuple(size), "jump": tuple(jump), "output_size": tuple(output)}
 
 
 def _trim(counts: np.ndarray) -> np.ndarray:

@@ -195,10 +195,10 @@ def _plan(fn, image, args, axes, tiles, sizes) -> tuple[tuple[Plan, ...], tuple[
     """Alignment from the steps of all nodes, the crop from the halo; both checked on the crop's own graph."""
     small = [min(n, 256) for n in sizes]
     try:
-        aligns = _alignments(_traced(fn, image, args, axes, small))
+        aligns = alignments(_traced(fn, image, args, axes, small))
         small = [min(n, _congruent(max(t, 64), n, a)) for n, a, t in zip(sizes, aligns, tiles, strict=True)]
         first = _traced(fn, image, args, axes, small)
-        aligns = _alignments(first)
+        aligns = alignments(first)
         crops = [
             min(n, _congruent(t + _halo(first, i) + 2 * a, n, a))
             for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
@@ -235,7 +235,7 @@ def _congruent(least: int, size: int, align: int) -> int:
     return least + (size - least) % align
 
 
-def _alignments(traced: Traced) -> list[int]:
+def alignments(traced: Traced) -> list[int]:
     """Per axis the smallest shift of the input that shifts every value of the network by whole positions."""
     found = []
     for a in traced.spatial_axes:

@@ -8,6 +8,7 @@ _HOME = {
     "effective_receptive_field": "fields",
     "fan": "matrix",
     "gridding": "counts",
+    "layers": "layerwise",
     "matrix_pair": "matrix",
     "norm_convergence": "spectrum",
     "overlap": "upsampling",

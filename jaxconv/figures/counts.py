@@ -81,11 +81,7 @@ def _counts(what: Any, args: Sequence[Any], index: Any) -> tuple[np.ndarray, tup
     at = field.central_index if index is None else index
     box = field.box(at)
     counts = field.counts(at)[box]
-    places = (at,) if isinstance(at, (int, np.integer)) else tuple(at)
-    own = [
-        float(s) * (i % n) + c - b.start
-        for s, i, n, c, b in zip(field.stride, places, field.output_size, field.center, box, strict=True)
-    ]
+    own = [(low + high - 1) / 2 - b.start for (low, high), b in zip(field.extent(at), box, strict=True)]
     inside = all(0 <= o < n for o, n in zip(own, counts.shape, strict=True))
     mark = tuple(float(np.floor(o)) for o in own) if inside else None
     return counts, None if mark is None else (mark if len(mark) == 2 else (0.0, *mark))  # type: ignore[return-value]

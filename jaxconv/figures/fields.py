@@ -79,8 +79,8 @@ def receptive_field(
     if narrow:
         spans = [(s.start, s.stop) for s in box]
         if isinstance(field, ReceptiveField):
-            whole = zip(spans, _nominal(field, at), field.size, strict=True)
-            spans = [(min(low, int(n)), max(high, int(n) + k)) for (low, high), n, k in whole]
+            both = zip(spans, field.extent(at), strict=True)
+            spans = [(min(a, c), max(b, d)) for (a, b), (c, d) in both]
         rows, columns = (_around(slice(*span), 0.3) for span in spans)
         axes[1].set(xlim=columns, ylim=rows[::-1], xticks=[], yticks=[])
         axes[1].set_title("the same, larger", fontsize=11.5)
@@ -117,11 +117,9 @@ def _draw(ax: Any, field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, 
     seen = [s.stop - s.start for s in box]
     outline(rows, columns, edgecolor=MASK, linewidth=2.2, label=f"read: {by(seen)} box, {int(mask.sum())} pixels")
     if isinstance(field, ReceptiveField):
-        nominal = _nominal(field, at)
-        spans = [(float(n), float(n + k)) for n, k in zip(nominal, field.size, strict=True)]
-        outline(
-            *spans, edgecolor=NOMINAL, linewidth=2, linestyle="--", label=f"nominal, without borders: {by(field.size)}"
-        )
+        spans = [(float(low), float(high)) for low, high in field.extent(at)]
+        label = f"nominal, without borders: {by(high - low for low, high in field.extent(at))}"
+        outline(*spans, edgecolor=NOMINAL, linewidth=2, linestyle="--", label=label)
         margin = 0.02 * max(high, wide)
         ax.set_xlim(min(spans[1][0], 0) - margin, max(spans[1][1], wide) + margin)
         ax.set_ylim(max(spans[0][1], high) + margin, min(spans[0][0], 0) - margin)
@@ -159,14 +157,10 @@ def _place(field: Any, index: Any) -> tuple[int, ...]:
     return tuple(int(i) % n for i, n in zip(given, field.output_size, strict=True))
 
 
-def _nominal(field: ReceptiveField, at: Sequence[int]) -> list[float]:
-    return [float(np.floor(float(s) * i + o)) for s, i, o in zip(field.stride, at, field.offset, strict=True)]
-
-
 def _centre(field: Any, at: Sequence[int]) -> list[float]:
     """The input position that the output stands for, as a point of the picture."""
     if isinstance(field, ReceptiveField):
-        return [n + k / 2 for n, k in zip(_nominal(field, at), field.size, strict=True)]
+        return [(low + high) / 2 for low, high in field.extent(at)]
     return [float(s) * (i + 0.5) for s, i in zip(field.stride, at, strict=True)]
 
 
@@ -225,9 +219,8 @@ def _on_line(field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effect
     bottom, top = ax.get_ylim()
     ax.fill_between(place, bottom, top, where=mask, step="mid", color=MASK, alpha=0.3, label=f"read: {int(mask.sum())}")
     if isinstance(field, ReceptiveField):
-        start = _nominal(field, at)[0]
-        span = (start - 0.5, start + field.size[0] - 0.5)
-        ax.plot(span, [bottom, bottom], color=NOMINAL, linewidth=4, label=f"nominal: {field.size[0]}")
+        ((low, high),) = field.extent(at)
+        ax.plot([low - 0.5, high - 0.5], [bottom, bottom], color=NOMINAL, linewidth=4, label=f"nominal: {high - low}")
     if effective is not None:
         scaled = effective.energy / effective.energy.max() * (top - bottom) + bottom
         ax.plot(

@@ -10,6 +10,8 @@ import numpy as np
 from jaxconv.analysis import Checkerboard, ReceptiveField
 from jaxconv.analysis import receptive_field as find_field
 from jaxconv.analysis.overlap import LayerOverlap, spread
+from jaxconv.analysis.probe import fold
+from jaxconv.analysis.tiling import alignments
 from jaxconv.figures.grid import INK, INPUT, as_plane, number
 from jaxconv.figures.maps import as_map, by, counts_panel, style
 
@@ -156,9 +158,11 @@ def _of_network(field: ReceptiveField, direction: str, crop: int) -> Any:
         raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
     if crop < 1:
         raise ValueError(f"crop={crop} must be at least 1")
-    whole = as_map(field.totals() if direction == "forward" else field.usage(), "overlap")
-    corner = [max((n - crop) // 2, 0) for n in whole.shape]
-    middle = whole[tuple(slice(c, c + crop) for c in corner)]
+    totals = field.totals() if direction == "forward" else field.usage()
+    whole = as_map(totals, "overlap")
+    sides = [min(crop, max(n // 2, min(n, 4))) for n in whole.shape]  # small images are mostly border
+    corner = [(n - side) // 2 for n, side in zip(whole.shape, sides, strict=True)]
+    middle = whole[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))]
     relative = middle / middle.mean() if middle.any() else middle
     flat = len(whole) == 1
     figure = Figure(figsize=(7 if flat else 10.4, 3.6 if flat else 4.4), layout="constrained")
@@ -175,14 +179,22 @@ def _of_network(field: ReceptiveField, direction: str, crop: int) -> Any:
         mesh = counts_panel(ax, relative, numbers=False, log=False, scale=(0, relative.max()), width=4)
         figure.colorbar(mesh, ax=ax, label="paths / their mean", shrink=0.85)
         ax.set_title(f"the middle {by(middle.shape)} {unit}s of {by(whole.shape)}", fontsize=11)
-    uneven = spread(middle)
-    verdict = "even" if uneven < 1e-9 else f"uneven: (max − min) / mean = {number(uneven)}"
+    uneven = spread(fold(totals, range(totals.ndim), _period(field, direction)))
+    verdict = "even away from the borders" if uneven < 1e-9 else f"uneven: (max − min) / mean = {number(uneven)}"
     way = "paths into the outputs" if direction == "forward" else "paths out of the inputs (the gradient)"
     figure.suptitle(f"{way}: {verdict}", fontsize=12.5, fontweight="bold")
     return figure
 
 
-# ---------------------------------------------------------------------------------------------------------- flat images
+def _period(field: ReceptiveField, direction: str) -> list[int]:
+    """After how many pixels everything repeats: the shift that moves all layers by whole positions."""
+    shifts = alignments(field.traced)
+    if direction == "backward":
+        return shifts
+    return [max(round(shift / float(step)), 1) if step else 1 for shift, step in zip(shifts, field.stride, strict=True)]
+
+
+# -------------------------------------------------------------------------------------------------------- flat images
 def _of_flat_images(board: Checkerboard) -> Any:
     from matplotlib.figure import Figure
 

@@ -1,0 +1,178 @@
+"""Runs every analysis on a target and keeps what each one says, or why it could not say it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxconv import analysis
+from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Gridding, ReceptiveField
+from jaxconv.analysis.holes import LayerGridding
+from jaxconv.analysis.overlap import LayerOverlap
+from jaxconv.analysis.tiling import alignments
+from jaxconv.analysis.trace import spatial_axes_of
+from jaxconv.explain.target import Target
+
+TILE = 512
+
+
+@dataclass(frozen=True)
+class TilingAdvice:
+    """How to cut large images: pixels per axis; `work` is what all crops together compute, relative to the image."""
+
+    tile: int
+    align: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    crop: tuple[int, ...]
+    keep: tuple[int, ...]
+    work: float
+
+
+@dataclass
+class Explanation:
+    """All that is known about a network; what could not be found is None, and `failed` says why.
+
+    `overlaps` maps the number of a row of `gridding.layers` to that layer's part in the checkerboard.
+    """
+
+    target: Target
+    field: ReceptiveField | GradientField
+    gridding: Gridding | None = None
+    board: Checkerboard | None = None
+    effective: EffectiveField | None = None
+    tiling: TilingAdvice | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return tuple(self.target.args[0].shape)
+
+    @property
+    def overlaps(self) -> dict[int, LayerOverlap]:
+        if self.gridding is None or self.board is None:
+            return {}
+        return match(self.gridding.layers, self.board.layers)
+
+
+def match(rows: Sequence[LayerGridding], layers: Sequence[LayerOverlap]) -> dict[int, LayerOverlap]:
+    """Which row each layer of the checkerboard is: the next one at the same place with the same window."""
+    found: dict[int, LayerOverlap] = {}
+    for layer in layers:
+        for number, row in enumerate(rows):
+            steps = tuple(max(s, b) for s, b in zip(row.stride, row.base, strict=True))
+            same = row.place == layer.place and (
+                not layer.kernel or (row.kernel, steps) == (layer.kernel, layer.stride)
+            )
+            if not layer.kernel:  # pooling, unpooling and resizing have no kernel in the checkerboard's list
+                same = same and row.kind in ("pool", "unpool")
+            if same and number > max(found, default=-1):
+                found[number] = layer
+                break
+    return found
+
+
+def explain(
+    target: Target,
+    *,
+    spatial_axes: Sequence[int] | None = None,
+    output: int | None = None,
+    draws: int = 12,
+    tile: int = TILE,
+    report: Callable[[str], None] = lambda step: None,
+) -> Explanation:
+    """Run all analyses on a network.
+
+    Args:
+        target: what `resolve` found.
+        spatial_axes: spatial axes of the image; all but the first and the last by default.
+        output: which output is meant, where there are several.
+        draws: number of random inputs for the effective receptive field.
+        tile: tile in pixels that the advice on tiling is for.
+        report: is told the name of each step before it begins.
+
+    Returns:
+        An `Explanation`.
+
+    Raises:
+        ValueError, TypeError: the arguments do not fit the function.
+
+    >>> from jaxconv.explain.target import Target
+    >>> import jax, jax.numpy as jnp, jaxconv as jc
+    >>> net = lambda x: jc.conv(x, jnp.ones((3, 3, 1, 1)), padding=2, dilation=2)
+    >>> found = explain(Target("net", net, (jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32),)), draws=1)
+    >>> found.field.size, found.gridding.coverage == 9 / 25
+    ((5, 5), True)
+    """
+    options: dict[str, Any] = {"spatial_axes": spatial_axes, "output": output}
+    seconds: dict[str, float] = {}
+    failed: dict[str, str] = {}
+
+    def step(name: str, run: Callable[[], Any], *, needed: bool = False) -> Any:
+        report(name)
+        start = time.perf_counter()
+        try:
+            return run()
+        except Exception as error:
+            if needed:
+                raise
+            # One analysis that does not fit (integers, one position, another primitive) does not end the others.
+            failed[name] = f"{'' if isinstance(error, ValueError) else type(error).__name__ + ': '}{_first_line(error)}"
+            return None
+        finally:
+            seconds[name] = time.perf_counter() - start
+
+    field = step("receptive field", lambda: analysis.receptive_field(target.fn, *target.args, **options), needed=True)
+    whole = Explanation(target, field, failed=failed, seconds=seconds)
+    if field.method == "jaxpr":
+        whole.gridding = step("gridding", lambda: analysis.gridding(target.fn, *target.args, **options))
+    else:
+        failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
+    whole.board = step("checkerboard", lambda: analysis.checkerboard(target.fn, *target.args, **options))
+    whole.effective = step(
+        "effective receptive field",
+        lambda: analysis.effective_receptive_field(target.fn, *target.args, draws=draws, **options),
+    )
+    whole.tiling = step("tiling", lambda: advise(target, field, tile, spatial_axes))
+    return whole
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else "no reason given"
+
+
+def advise(target: Target, field: Any, tile: int, spatial_axes: Sequence[int] | None) -> TilingAdvice:
+    """Halo, alignment and cost of tiles of an image that is much larger than one crop.
+
+    Raises:
+        analysis.TilingRefused: where no tile can have the whole image's values.
+    """
+    image, *rest = target.args
+    axes = spatial_axes_of(image, spatial_axes)
+    shape = list(image.shape)
+    aligns = alignments(field.traced) if isinstance(field, ReceptiveField) else [1] * len(axes)
+    for axis, size, align in zip(axes, field.size, aligns, strict=True):
+        shape[axis] += -(-(8 * tile + 4 * int(size)) // align) * align  # congruent to a size that the function takes
+    concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(rest))
+    # Two crops of random pixels are compared where that is cheap; the report says where it was not.
+    run = analysis.tiled(target.fn, tile, spatial_axes=spatial_axes, verify=concrete and _small(field, tile))
+    plans, *_ = run.plan(jax.ShapeDtypeStruct(tuple(shape), image.dtype), *rest)
+    share = [p.crop / min(p.keep, p.crop) for p in plans]
+    return TilingAdvice(
+        tile=tile,
+        align=tuple(p.align for p in plans),
+        before=tuple(-(-p.low * p.size // p.out_size) for p in plans),
+        after=tuple(-(-(p.out_crop - p.high) * p.size // p.out_size) for p in plans),
+        crop=tuple(p.crop for p in plans),
+        keep=tuple(p.keep for p in plans),
+        work=float(np.prod(share)),
+    )
+
+
+def _small(field: Any, tile: int) -> bool:
+    return float(np.prod([n + tile for n in field.size])) < 1e5

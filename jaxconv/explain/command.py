@@ -1,0 +1,84 @@
+"""The command `jaxconv explain`: find the network, analyse it, print, write the page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxconv.explain.collect import TILE, explain
+from jaxconv.explain.page import write_page
+from jaxconv.explain.target import resolve
+from jaxconv.explain.terminal import show
+
+
+def explain_command(
+    what: str,
+    *,
+    shape: Sequence[int] | None = None,
+    image: Path | None = None,
+    out: Path | None = None,
+    spatial_axes: Sequence[int] | None = None,
+    output: int | None = None,
+    tile: int = TILE,
+    console: Any = None,
+) -> Path:
+    """Explain a network in the terminal and as one HTML file.
+
+    Args:
+        what: run folder, model name, MODULE:NAME or FILE.py:NAME (see `jaxconv.explain.target.resolve`).
+        shape: shape of the image.
+        image: picture to draw the receptive field on.
+        out: the HTML file; explain.html in a run folder, else NAME-explain.html here.
+        spatial_axes: spatial axes of the image.
+        output: which output is meant, where there are several.
+        tile: tile size that the advice is for.
+        console: rich console to print on.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError, OSError: what was given cannot be explained; the message says why.
+    """
+    from rich.console import Console
+
+    if tile < 1:
+        raise ValueError(f"--tile {tile} must be at least 1")
+    console = console or Console()
+    target = resolve(what, shape=shape, image=image, spatial_axes=spatial_axes)
+    path = out or _default_path(what)
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder; give the name of an HTML file")
+    quiet = Console(stderr=True)
+    with quiet.status("reading the network") as status:
+
+        def report(step: str) -> None:
+            status.update(f"{step} …")
+
+        options: dict[str, Any] = {"spatial_axes": spatial_axes, "output": output, "tile": tile}
+        found = explain(target, report=report, **options)
+        report("drawing")
+        write_page(found, path)
+    show(found, console)
+    console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    return path
+
+
+def integers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Numbers with commas between them.
+
+    >>> integers("--input", "1,64,64,3")
+    (1, 64, 64, 3)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text}: needed are whole numbers with commas between them") from None
+
+
+def _default_path(what: str) -> Path:
+    if Path(what).is_dir():
+        return Path(what) / "explain.html"
+    place, _, name = what.rpartition(":")
+    return Path(f"{name.replace('.', '-') if place else what}-explain.html")

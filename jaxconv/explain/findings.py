@@ -1,0 +1,262 @@
+"""What the numbers mean, in sentences; every change that is advised was put through the analysis first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxconv import analysis
+from jaxconv.analysis.holes import LayerGridding
+from jaxconv.analysis.overlap import LayerOverlap
+from jaxconv.explain.collect import Explanation
+
+PROBLEM, NOTE, FINE = "problem", "note", "fine"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement: `kind` is problem, note or fine; `fixes` are changes that were checked."""
+
+    kind: str
+    title: str
+    text: str
+    fixes: tuple[str, ...] = ()
+
+
+def findings(found: Explanation) -> list[Finding]:
+    """All statements about a network, problems first.
+
+    >>> import jax, jax.numpy as jnp, jaxconv as jc
+    >>> from jaxconv.explain.collect import explain
+    >>> from jaxconv.explain.target import Target
+    >>> net = lambda x: jc.conv(x, jnp.ones((3, 3, 1, 1)), padding=2, dilation=2)
+    >>> found = explain(Target("net", net, (jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32),)), draws=1)
+    >>> [f.title for f in findings(found) if f.kind == "problem"]
+    ['Holes: 36 % of the receptive field is used']
+    """
+    made = [
+        *_size(found), *_holes(found), *_checkerboard(found), *_gradient(found), *_effective(found), *_global(found),
+        *_notes(found),
+    ]  # fmt: skip
+    return sorted(made, key=lambda f: (PROBLEM, NOTE, FINE).index(f.kind))
+
+
+def by(numbers: Sequence[object]) -> str:
+    """13×13."""
+    return "×".join(str(n) for n in numbers)
+
+
+def percent(share: float) -> str:
+    """A share as a percentage; what is not all is never rounded to it."""
+    if share >= 1:
+        return "100 %"
+    return f"{min(100 * share, 99.9):.3g} %"
+
+
+def layer_name(row: LayerGridding) -> str:
+    """The layer as the user knows it: its path or line, else its kind and number."""
+    return row.place or row.name
+
+
+# ---------------------------------------------------------------------------------------------------------------- size
+def _size(found: Explanation) -> list[Finding]:
+    field = found.field
+    text = f"An output reads a box of {by(field.size)} input pixels (nominal, as if the image had no borders)"
+    over = [n for n, m in zip(field.size, field.input_size, strict=True) if n > m]
+    step = f"; one step of the output is {by(field.stride)} input pixels."
+    made = [Finding(FINE, f"Receptive field {by(field.size)}", text + step)]
+    if over:
+        made.append(
+            Finding(
+                NOTE,
+                "The receptive field is larger than the image",
+                f"{by(field.size)} against {by(field.input_size)}: every output is influenced by the borders. Numbers "
+                "that are cut at the borders (coverage, evenness, the effective field) would differ on larger images.",
+            )
+        )
+    return made
+
+
+# --------------------------------------------------------------------------------------------------------------- holes
+def _holes(found: Explanation) -> list[Finding]:
+    if found.gridding is None:
+        return [Finding(NOTE, "Gridding could not be read", found.failed.get("gridding", ""))]
+    gridding = found.gridding
+    opened = _list([layer_name(layer) for layer in gridding.opens])
+    closed = _list([layer_name(layer) for layer in gridding.closes])
+    if gridding.coverage >= 1:
+        if not gridding.opens:
+            return [Finding(FINE, "No holes", "Every pixel of the receptive field reaches the output.")]
+        return [
+            Finding(
+                FINE,
+                "No holes in the end",
+                f"Every pixel of the receptive field reaches the output: holes opened by {opened} are closed by "
+                f"{closed or 'what is added to them'}.",
+            )
+        ]
+    output = gridding.output
+    used, total = int((output.counts > 0).sum()), output.counts.size
+    period = f" The pixels that are used lie on a grid of period {by(output.period)}." if max(output.period) > 1 else ""
+    text = (
+        f"Only {used} of {total} pixels ({percent(gridding.coverage)}) of the receptive field reach the output.{period}"
+        f" Opened by {opened or 'what the outputs skip'}"
+        + (f"; partly closed by {closed}." if closed else "; no later layer closes the holes.")
+    )
+    fixes = tuple(fix for run in dilated_runs(gridding.layers) if (fix := rates_fix(run)))
+    return [Finding(PROBLEM, f"Holes: {percent(gridding.coverage)} of the receptive field is used", text, fixes)]
+
+
+def dilated_runs(rows: Sequence[LayerGridding]) -> list[list[LayerGridding]]:
+    """Runs of convolutions at one resolution, with one dilation for all axes each, of which one is dilated."""
+    runs: list[list[LayerGridding]] = [[]]
+    for row in rows:
+        chain = (
+            row.kind == "conv"
+            and len(set(row.kernel)) == len(set(row.dilation)) == 1
+            and set(row.stride) == {1}
+            and (not runs[-1] or runs[-1][-1].jump == row.jump)
+        )
+        if not chain:
+            runs.append([])
+        elif row.kernel[0] > 1:
+            runs[-1].append(row)
+    return [run for run in runs if any(row.dilation[0] > 1 for row in run)]
+
+
+def rates_fix(run: Sequence[LayerGridding]) -> str | None:
+    """A schedule without holes for the same layers, of the same field where there is one; None where all is well."""
+    rates, kernels = [row.dilation[0] for row in run], [row.kernel[0] for row in run]
+    now = analysis.check_rates(rates, kernels, rank=len(run[0].kernel))
+    if now.ok:
+        return None
+    try:
+        best = analysis.search_rates(len(run), kernels, receptive_field=now.receptive_field, top=1)
+        if not best:
+            widest = analysis.search_rates(len(run), kernels, max_rate=max(rates), top=1)
+            best = [c for c in widest if c.receptive_field <= now.receptive_field]
+    except ValueError:  # more schedules than can be compared
+        return None
+    if not best:
+        return None
+    after = analysis.check_rates(best[0].rates, kernels, rank=len(run[0].kernel))
+    same = after.receptive_field == now.receptive_field
+    field = f"the same field of {now.receptive_field}" if same else f"a field of {after.receptive_field}"
+    return (
+        f"from {layer_name(run[0])} on, dilation rates {_list([str(r) for r in best[0].rates], '')} in place of "
+        f"{_list([str(r) for r in rates], '')}: {field} pixels a side, of which {percent(after.coverage)} are used "
+        f"instead of {percent(now.coverage)} (checked by counting)"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- checkerboard
+def overlap_name(found: Explanation, layer: LayerOverlap) -> str:
+    """The layer's path or line, and its number in the table where others stand at the same line."""
+    assert found.board is not None
+    name = layer.place or layer.name
+    numbers = [n for n, other in found.overlaps.items() if other is layer]
+    alone = sum(row.place == layer.place for row in found.gridding.layers) < 2 if found.gridding else True
+    return name if alone or not numbers else f"layer {numbers[0] + 1} ({name})"
+
+
+def _checkerboard(found: Explanation) -> list[Finding]:
+    board = found.board
+    if board is None:
+        return [Finding(NOTE, "Checkerboards could not be predicted", found.failed.get("checkerboard", ""))]
+    made: list[Finding] = []
+    uneven: dict[object, list[tuple[LayerOverlap, str, tuple[str, ...]]]] = {}
+    drawn: dict[str, list[tuple[LayerOverlap, str, tuple[str, ...]]]] = {}
+    for layer in board.layers:
+        name = overlap_name(found, layer)
+        fixes = tuple(
+            f"{f.name}: {f.measure} {f.before:.2g} → {f.after:.2g}" for f in layer.fixes if f.after < f.before
+        )
+        if layer.counts > 0 and layer.name == "transposed convolution":
+            uneven.setdefault((layer.kernel, layer.stride), []).append((layer, name, fixes))
+        elif layer.added > 1e-3 and (layer.name in ("transposed convolution", "pixel shuffle") or not layer.kernel):
+            drawn.setdefault(layer.reason, []).append((layer, name, fixes))
+    for alike in uneven.values():
+        names = _list([name for _, name, _ in alike])
+        kernel = "the kernel" if len(alike) == 1 else "the kernels"
+        its = "is not divisible by its stride" if len(alike) == 1 else "are not divisible by their stride"
+        text = f"{_capital(alike[0][0].reason)}, so neighbouring outputs get more and less of it, in a fixed pattern."
+        fixes = max((fixes for *_, fixes in alike), key=len)
+        made.append(Finding(PROBLEM, f"Checkerboard: {kernel} of {names} {its}", text, fixes))
+    for reason, alike in drawn.items():
+        sizes = sorted({f"{layer.gain:.2g}" for layer, *_ in alike}, key=float)
+        text = (
+            f"{_capital(reason)}. With the weights as they are, flat images come out with a pattern of "
+            f"{_list([sizes[0], sizes[-1]], ' to ')} times their size; training can remove it, but need not."
+        )
+        title = f"A pattern from the weights of {_list([name for _, name, _ in alike])}"
+        made.append(Finding(NOTE, title, text, max((fixes for *_, fixes in alike), key=len)))
+    if not made and board.score < 1e-6:
+        made.append(Finding(FINE, "No checkerboard", "All phases of the output are treated alike."))
+    return made
+
+
+def _gradient(found: Explanation) -> list[Finding]:
+    if found.board is None:
+        return []
+    uneven = [layer for layer in found.board.layers if layer.gradient > 0]
+    if not uneven:
+        return []
+    names = _list([overlap_name(found, layer) for layer in uneven])
+    return [
+        Finding(
+            NOTE,
+            "The gradient at the input is uneven",
+            f"{names}: {uneven[0].reason}. Some pixels receive more gradient than their neighbours, which shows in "
+            "saliency maps and when inputs are optimised; the outputs are not affected.",
+        )
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ the rest
+def _effective(found: Explanation) -> list[Finding]:
+    effective = found.effective
+    if effective is None or effective.ratio is None:
+        return []
+    radius = " and ".join(f"{r:.1f}" for r in effective.radius)
+    return [
+        Finding(
+            NOTE if effective.ratio < 0.1 else FINE,
+            f"Effectively, {percent(effective.ratio)} of the receptive field decides",
+            f"95 % of the gradient energy lies in {effective.area()} pixels around the middle (standard deviation "
+            f"{radius} pixels), measured over random inputs with the weights as they are.",
+        )
+    ]
+
+
+def _global(found: Explanation) -> list[Finding]:
+    if not found.field.global_ops:
+        return []
+    listed = "; ".join(str(op) for op in found.field.global_ops)
+    return [
+        Finding(
+            NOTE,
+            f"Beyond these, {len(found.field.global_ops)} operations read the whole image",
+            f"{listed}. Every output depends on all pixels through them; all other numbers say what is seen besides.",
+        )
+    ]
+
+
+def _notes(found: Explanation) -> list[Finding]:
+    skip = "beyond this field the output reads whole axes"
+    remarks = [note for note in found.field.notes if not note.startswith(skip)]
+    if found.board is not None:
+        remarks += found.board.notes
+    made = [Finding(NOTE, "What the numbers leave out", _capital("; ".join(remarks)) + ".")] if remarks else []
+    named = {"gridding", "checkerboard", "tiling"}
+    return made + [
+        Finding(NOTE, f"Not measured: {name}", why) for name, why in found.failed.items() if name not in named
+    ]
+
+
+def _list(words: Sequence[str], last: str = " and ") -> str:
+    words = list(dict.fromkeys(words)) if last else list(words)
+    if len(words) < 2 or not last:
+        return ", ".join(words)
+    return ", ".join(words[:-1]) + last + words[-1]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,258 @@
+"""What to explain: a run folder, a model's name, or a function that can be imported; and the image that it takes."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+SIDE = 256
+LONGEST = 512  # of a photograph's longer side, unless --input says otherwise
+STEP = 32  # sizes that all usual networks take
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function with its arguments, and how to speak of it.
+
+    Attributes:
+        name: as the reader calls it.
+        fn: the function or module.
+        args: its arguments; the image (or its shape) first.
+        picture: the reader's image, (height, width, channels) as 8-bit values of the analysed size, or None.
+        remarks: what was assumed.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    picture: np.ndarray | None = None
+    remarks: tuple[str, ...] = field(default=())
+
+
+def resolve(
+    what: str,
+    *,
+    shape: Sequence[int] | None = None,
+    image: str | Path | None = None,
+    spatial_axes: Sequence[int] | None = None,
+) -> Target:
+    """Find what is to be explained.
+
+    Args:
+        what: a run folder of `jaxconv train` or `convert`; the name of a model in `jaxconv.models.REGISTRY`; or
+            MODULE:NAME or FILE.py:NAME. NAME is a function (or module object) of one image where `shape` or `image` is
+            given, else a function without arguments that returns (fn, *args), or such a tuple.
+        shape: shape of the image, such as (1, 256, 256, 3).
+        image: a picture file; it is brought to the analysed size, which follows it where `shape` is not given.
+        spatial_axes: spatial axes of the image, where they are not all but the first and the last.
+
+    Returns:
+        A `Target`.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing is found, it cannot be called, or image and shape do not fit; the message
+            names what was given and what there is.
+
+    >>> target = resolve("unet", shape=(1, 64, 64, 3))
+    >>> target.args[0].shape
+    (1, 64, 64, 3)
+    """
+    if shape is not None:
+        _check_shape(shape, spatial_axes)
+    if Path(what).is_dir():
+        return _of_run(Path(what), shape, image, spatial_axes)
+    if ":" in what:
+        return _of_name(what, shape, image, spatial_axes)
+    return _of_registry(what, shape, image, spatial_axes)
+
+
+def _check_shape(shape: Sequence[int], spatial_axes: Sequence[int] | None) -> None:
+    if any(n < 1 for n in shape):
+        raise ValueError(f"--input {_listed(shape)}: all sizes must be at least 1")
+    if spatial_axes is None and len(shape) < 3:
+        raise ValueError(
+            f"--input {_listed(shape)}: an image has a batch axis, spatial axes and channels, such as 1,256,256,3"
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(str(n) for n in numbers)
+
+
+# --------------------------------------------------------------------------------------------------------- three kinds
+def _of_run(folder: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
+    from flax import nnx
+
+    from jaxconv.train.runfolder import build_model, is_finished, load_run, read_description
+
+    run = read_description(folder)
+    remarks = []
+    if is_finished(folder):
+        model, run = load_run(folder)
+    else:
+        model = build_model(run.model_name, run.model_kwargs, nnx.Rngs(0))
+        remarks.append("the run is not finished: its weights are drawn at random")
+    record = run.preprocessing
+    size = record.size or (run.train or {}).get("crop") or (SIDE, SIDE)
+    default = (1, *(int(n) for n in size), record.channels)
+    shape, picture, more = _image(shape, image, default, record.channels, spatial_axes, follow=record.size is None)
+    return _of_module(f"{run.model_name}, run {folder.resolve().name}", model, shape, picture, [*remarks, *more])
+
+
+def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target:
+    try:
+        from flax import nnx
+
+        from jaxconv.models import REGISTRY
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('models need the extra "nn": pip install "jaxconv[nn]"') from None
+    import inspect
+
+    if name not in REGISTRY:
+        raise FileNotFoundError(
+            f"{name} is neither a run folder nor a model ({', '.join(sorted(REGISTRY))}); a function is given as "
+            "MODULE:FUNCTION or FILE.py:FUNCTION"
+        )
+    kind = REGISTRY[name]
+    usual = {"in_channels": shape[-1] if shape is not None else 3, "classes": 12}
+    # The metaclass of NNX modules hides a class's own signature.
+    signature = inspect.signature(kind.__init__ if isinstance(kind, type) else kind)  # type: ignore[misc]
+    needed = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    chosen = {p: usual[p] for p in needed if p in usual}
+    remarks = ["the weights are drawn at random" + "".join(f", {k}={v}" for k, v in chosen.items())]
+    shape, picture, more = _image(shape, image, (1, SIDE, SIDE, 3), 3, spatial_axes)
+
+    def build() -> Any:
+        return kind(**chosen, rngs=nnx.Rngs(0))
+
+    def on_image(x: Any) -> Any:
+        model = build()
+        model.eval()
+        return model(x)
+
+    # Shapes first: a wrong one is known before any weight is drawn.
+    _try(Target(name, on_image, (jax.ShapeDtypeStruct(tuple(shape), np.float32),)))
+    return _of_module(name, build(), shape, picture, [*remarks, *more])
+
+
+def _of_module(name: str, model: Any, shape: Any, picture: Any, remarks: Sequence[str]) -> Target:
+    model.eval()
+    target = Target(name, model, (jax.ShapeDtypeStruct(tuple(shape), np.float32),), picture, tuple(remarks))
+    _try(target)
+    return target
+
+
+def _of_name(what: str, shape: Any, image: Any, spatial_axes: Any) -> Target:
+    place, _, attribute = what.rpartition(":")
+    if not place or not attribute:
+        raise ValueError(f"{what!r}: a function is given as MODULE:FUNCTION or FILE.py:FUNCTION")
+    value: Any = _module(place)
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            names = sorted(n for n, v in vars(value).items() if callable(v) and not n.startswith("_"))
+            raise ValueError(f"{place} has no {part!r}; it has: {', '.join(names) or 'nothing to call'}")
+        value = getattr(value, part)
+    if isinstance(value, type):
+        raise ValueError(f"{what} is a class; give an object of it, or a function that returns (object, image)")
+    if shape is not None or image is not None:
+        if not callable(value):
+            raise ValueError(f"{what} is a {type(value).__name__}, which cannot be called on an image")
+        shape, picture, remarks = _image(shape, image, (1, SIDE, SIDE, 3), None, spatial_axes)
+        given = (value, jax.ShapeDtypeStruct(tuple(shape), np.float32))
+    else:
+        given, picture, remarks = _call_without_arguments(value, what), None, []
+    fn, *args = given
+    if hasattr(fn, "eval") and hasattr(fn, "train") and callable(fn.eval):
+        fn.eval()
+    name = f"{Path(place).name}:{attribute}" if place.endswith(".py") else what
+    target = Target(name, fn, tuple(args), picture, tuple(remarks))
+    _try(target)
+    return target
+
+
+def _call_without_arguments(value: Any, what: str) -> tuple[Any, ...]:
+    if callable(value) and not isinstance(value, tuple):
+        import inspect
+
+        try:
+            inspect.signature(value).bind()
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{what} takes arguments: give the shape of its image, as --input 1,256,256,3, or a function without "
+                "arguments that returns (fn, image, ...)"
+            ) from None
+        value = value()
+    if not isinstance(value, tuple) or len(value) < 2 or not callable(value[0]) or not hasattr(value[1], "shape"):
+        kind = f"{type(value).__name__}" + (f" of length {len(value)}" if isinstance(value, tuple) else "")
+        raise ValueError(f"{what} gives a {kind}, not a tuple (fn, image, ...) of a function and its arguments")
+    return value
+
+
+def _module(place: str) -> Any:
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise FileNotFoundError(f"{place} does not exist")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise ValueError(f"{place} cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise ValueError(f"{place} fails when it is imported: {type(error).__name__}: {error}") from error
+        return module
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name and (place == error.name or place.startswith(error.name + ".")):
+            raise ValueError(f"no module is called {place!r} (looked in {Path.cwd()} and where packages are)") from None
+        raise ValueError(f"{place} needs a module that is missing: {error}") from None
+    except Exception as error:
+        raise ValueError(f"{place} fails when it is imported: {type(error).__name__}: {error}") from error
+
+
+def _try(target: Target) -> None:
+    """The function must take its arguments: the error is its own, in one sentence."""
+    from jaxconv.analysis.trace import as_function
+
+    try:
+        jax.eval_shape(as_function(target.fn), *target.args)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(a.shape)) for a in jax.tree.leaves(target.args) if hasattr(a, "shape"))
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{target.name} does not take an input of shape {shapes}: {kind}{first}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------- the image
+def _image(
+    shape: Any, image: Any, default: Sequence[int], channels: int | None, spatial_axes: Any, follow: bool = True
+) -> tuple[tuple[int, ...], np.ndarray | None, list[str]]:
+    """The input's shape, and the reader's picture at its size."""
+    if image is None:
+        return tuple(shape or default), None, []
+    from jaxconv.train.folder import read_image, resize_image
+
+    picture = read_image(image, 1 if channels == 1 or (shape is not None and shape[-1] == 1) else 3)
+    if shape is None:
+        scale = min(1.0, LONGEST / max(picture.shape[:2]))
+        sides = [max(int(n * scale) // STEP * STEP, STEP) for n in picture.shape[:2]]
+        shape = (1, *sides, picture.shape[-1]) if follow else default
+    axes = tuple(range(1, len(shape) - 1)) if spatial_axes is None else tuple(a % len(shape) for a in spatial_axes)
+    if len(axes) != 2:
+        raise ValueError(f"--image is for two spatial axes, the input {_listed(shape)} has {len(axes)}")
+    size = (shape[axes[0]], shape[axes[1]])
+    remarks = []
+    if picture.shape[:2] != size:
+        was = "×".join(str(n) for n in picture.shape[:2])
+        remarks.append(f"the image was resized from {was} to {'×'.join(str(n) for n in size)}")
+    return tuple(shape), resize_image(picture, size), remarks

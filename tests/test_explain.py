@@ -1,0 +1,268 @@
+"""`jaxconv explain`: the page and the terminal say what the analysis says, and errors say what was wrong."""
+
+import base64
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flax")
+pytest.importorskip("rich")
+pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+import jaxconv as jc  # noqa: E402
+from jaxconv.cli import main  # noqa: E402
+from jaxconv.explain.collect import explain, match  # noqa: E402
+from jaxconv.explain.findings import findings  # noqa: E402
+from jaxconv.explain.page import page  # noqa: E402
+from jaxconv.explain.rows import HEADS, rows  # noqa: E402
+from jaxconv.explain.target import Target, resolve  # noqa: E402
+
+SOURCE = """
+import jax, jax.numpy as jnp, jaxconv as jc
+
+def stack(x):
+    for rate in (2, 2, 2):
+        x = jc.conv(x, jnp.ones((3, 3, x.shape[-1], 2)) / 9, padding="SAME", dilation=rate)
+    return x
+
+def generator():
+    w = jax.random.normal(jax.random.key(0), (3, 3, 4, 4))
+    def up(x):
+        for _ in range(2):
+            x = jc.conv_transpose(x, w, stride=2, padding="SAME")
+        return x
+    return up, jax.ShapeDtypeStruct((1, 12, 12, 4), jnp.float32)
+
+def wrong():
+    return 3
+
+class Net:
+    pass
+
+def first(x):  # channels first, with a mean over the image
+    return x - x.mean((2, 3), keepdims=True) + jnp.roll(x, 1, 2)
+
+number = 5
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    (tmp_path / "nets_to_explain.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("nets_to_explain", None)
+    return tmp_path
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags close in order and collects what the tests ask for."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.links, self.ids, self.cells, self.texts = [], [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(found)
+        if "href" in found:
+            self.links.append(found["href"])
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "tr":
+            self.cells.append([])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if {"td", "th"} & set(self.open):
+            self.cells[-1].append(data)
+
+
+def dilated(x):
+    for rate in (2, 2, 2, 1):
+        w = jnp.arange(18.0 * x.shape[-1]).reshape(3, 3, -1, 2) / 40
+        x = jc.conv(x, w, padding="SAME", dilation=rate)
+    return x
+
+
+@pytest.fixture(scope="module")
+def explained():
+    picture = np.random.default_rng(0).integers(0, 256, (40, 32, 1)).astype(np.uint8)
+    target = Target("dilated <i>", dilated, (jax.ShapeDtypeStruct((1, 40, 32, 1), jnp.float32),), picture)
+    found = explain(target, draws=2, tile=32)
+    return found, page(found)
+
+
+def test_the_page_is_whole_and_needs_nothing_else(explained):
+    found, text = explained
+    reader = Reader(text)
+    assert found.failed == {}
+    assert all(link.startswith("#") and link[1:] in reader.ids for link in reader.links)
+    assert not re.search(r"(src|href)=\"(?!data:|#)|url\(|@import|<link|<iframe", text)
+    assert "<i>" not in text  # names are escaped
+    assert len(reader.images) >= 5
+    for image in reader.images:
+        assert len(image["alt"]) > 30 and int(image["width"]) > 100
+        kind, data = re.fullmatch(r"data:image/(svg\+xml|png);base64,(.*)", image["src"]).groups()
+        raw = base64.b64decode(data, validate=True)
+        assert raw.startswith(b"\x89PNG") if kind == "png" else b"<svg" in raw
+        assert kind == "png" or not re.search(rb"href=\"(?!#|data:)", raw)
+    assert "prefers-color-scheme: dark" in text and 'lang="en"' in text
+    assert text.count("<h1>") == 1 and text.count("<h2") == text.count("<section")
+
+
+def test_the_table_holds_the_numbers_of_the_analysis(explained):
+    found, text = explained
+    gridding = jc.analysis.gridding(dilated, found.target.args[0])
+    head, *lines = Reader(text).cells
+    assert tuple(head) == HEADS
+    assert len(lines) == len(gridding.layers) + 1
+    made = rows(found)
+    for row, layer in zip(made, (*gridding.layers, gridding.output), strict=True):
+        shown = dict(zip(HEADS, row.texts, strict=True))
+        assert shown["seen"] == "×".join(map(str, layer.size))
+        assert shown["field"] == "×".join(map(str, layer.nominal_size))
+        assert float(shown["evenness"]) == pytest.approx(layer.evenness, abs=0.006)
+        assert float(shown["used"].split()[0]) == pytest.approx(100 * layer.coverage, abs=0.06)
+        assert shown["holes"].startswith("opens" if layer.opens else "closes" if layer.closes else "")
+        assert [c for c in row.texts if c] == lines[made.index(row)]
+    assert [r.texts[5] for r in made] == ["5×5", "9×9", "13×13", "15×15", "15×15"]
+    assert "opens (2×2)" in text and "closes" in text
+
+
+def test_findings_name_the_layers_and_verify_their_fixes(nets):
+    found = explain(resolve("nets_to_explain:stack", shape=(1, 32, 32, 1)), draws=1, tile=32)
+    holes = findings(found)[0]
+    assert holes.kind == "problem" and "29 %" in holes.title and "49 of 169" in holes.text
+    assert "nets_to_explain.py:6" in holes.text and "period 2×2" in holes.text
+    rates = [int(r) for r in re.search(r"rates ([\d, ]+) in place of 2, 2, 2", holes.fixes[0]).group(1).split(",")]
+    check = jc.analysis.check_rates(rates)
+    assert check.ok and check.receptive_field == 13 and "100 % are used instead of 29 %" in holes.fixes[0]
+
+    found = explain(resolve("nets_to_explain:generator"), draws=1, tile=32)
+    board = findings(found)[0]
+    assert board.kind == "problem" and "layer 1" in board.title and "layer 2" in board.title
+    assert any(fix.startswith("kernel size 4: paths per phase 0.67 → 0") for fix in board.fixes)
+    assert found.overlaps.keys() == {0, 1}
+    assert match(found.gridding.layers, ()) == {}
+    text = page(found)
+    assert f"counts {found.board.counts:.2g}" in text and "paths into each output" not in Reader(text).texts[0]
+    assert sum("Overlap of a kernel of 3×3 at stride 2×2" in i["alt"] for i in Reader(text).images) == 1
+
+
+def test_what_fails_is_said_and_the_rest_goes_on(nets):
+    axes = (2, 3)
+    found = explain(
+        resolve("nets_to_explain:first", shape=(1, 3, 16, 16), spatial_axes=axes), spatial_axes=axes, draws=1
+    )
+    assert found.tiling is None and "reduce_sum" in found.failed["tiling"]
+    said = [f.title for f in findings(found)]
+    assert any(title.startswith("Beyond these, 1 operation") for title in said)
+    assert "cannot be cut exactly" in page(found)
+
+
+def test_networks_over_volumes_and_signals_have_a_page():
+    for shape in ((1, 24, 2), (1, 8, 8, 8, 2)):
+        rank = len(shape) - 2
+
+        def net(x, rank=rank):
+            return jc.conv(x, jnp.ones((3,) * rank + (2, 2)), padding=1)
+
+        found = explain(Target("net", net, (jax.ShapeDtypeStruct(shape, jnp.float32),)), draws=1, tile=8)
+        reader = Reader(page(found))
+        assert rows(found)[0].texts[5] == "×".join(["3"] * rank)
+        assert bool(reader.images) == (rank < 3)
+
+
+def run(*arguments, capsys):
+    code = main(["explain", *map(str, arguments)])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    return code, said.out, said.err
+
+
+def test_command_prints_the_table_and_writes_the_page(nets, capsys):
+    Image.fromarray(np.zeros((50, 70, 3), np.uint8)).save(nets / "photo.png")
+    code, out, _ = run("nets_to_explain.py:stack", "--image", "photo.png", "--input", "1,24,32,3", capsys=capsys)
+    assert code == 0
+    assert "13×13" in out and "29 %" in out and "stack-explain.html" in out and "rates" in out
+    assert "resized from 50×70 to 24×32" in " ".join(out.split())
+    Reader((nets / "stack-explain.html").read_text())
+    assert not list(nets.glob(".tmp.*"))
+    code, out, _ = run("nets_to_explain:generator", "--out", "deep/a.html", "--tile", "16", capsys=capsys)
+    assert code == 0 and (nets / "deep" / "a.html").is_file()
+
+
+def test_run_folders_are_explained(tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    from flax import nnx
+
+    from jaxconv.models import UNet
+    from jaxconv.train.record import Preprocessing
+    from jaxconv.train.runfolder import save_run
+
+    model = UNet(3, 2, widths=(2, 4), batch_norm=False, rngs=nnx.Rngs(0))
+    record = Preprocessing(class_names=("a", "b"), size=(16, 24))
+    save_run(tmp_path / "run", model, model_name="unet", model_kwargs=model.config, preprocessing=record)
+    code, out, _ = run(tmp_path / "run", "--tile", "32", capsys=capsys)
+    assert code == 0
+    assert "16×24 → 16×24" in out and "ups/0" in out
+    assert "unet, run run" in Reader((tmp_path / "run" / "explain.html").read_text()).texts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "nothing is neither a run folder nor a model (enet, fsrcnn, unet)"),
+        (["no_such_module:f"], "no module is called 'no_such_module'"),
+        (["absent.py:f"], "absent.py does not exist"),
+        (["nets_to_explain:nope"], "nets_to_explain has no 'nope'; it has: Net, first, generator, stack, wrong"),
+        (["nets_to_explain:Net"], "is a class"),
+        (["nets_to_explain:stack"], "takes arguments: give the shape of its image, as --input 1,256,256,3"),
+        (["nets_to_explain:wrong"], "gives a int, not a tuple (fn, image, ...)"),
+        (["nets_to_explain:number", "--input", "1,8,8,1"], "is a int, which cannot be called"),
+        (["nets_to_explain:stack", "--input", "1,a"], "--input 1,a: needed are whole numbers"),
+        (["nets_to_explain:stack", "--input", "1,0,8,3"], "--input 1,0,8,3: all sizes must be at least 1"),
+        (["nets_to_explain:stack", "--input", "8,3"], "--input 8,3: an image has a batch axis"),
+        (["nets_to_explain:first", "--input", "1,8,8"], "does not take an input of shape (1, 8, 8)"),
+        (["unet", "--input", "1,4,4,3"], "unet does not take an input of shape (1, 4, 4, 3): x has shape"),
+        (["unet", "--image", "absent.png"], "image absent.png does not exist"),
+        (["unet", "--image", "nets_to_explain.py"], "image nets_to_explain.py cannot be read"),
+        (["nets_to_explain:generator", "--tile", "0"], "--tile 0 must be at least 1"),
+        (["nets_to_explain:generator", "--out", "."], "--out . is a folder"),
+        ([".", "--input", "1,8,8,3"], "is not a run folder"),
+    ],
+)
+def test_errors_say_what_was_wrong(nets, capsys, arguments, message):
+    code, _, err = run(*arguments, capsys=capsys)
+    assert code == 1 and err.startswith("jaxconv: ")
+    assert message in " ".join(err.split())
+    assert not list(nets.glob("**/*.html"))
+
+
+def test_help_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-c", "import jaxconv.cli, sys; print('matplotlib' in sys.modules, 'flax' in sys.modules)"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert done.stdout.split() == ["False", "False"]
