@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -245,18 +246,31 @@ def _fixes(found, record: Record, counts: float, added: float, shuffles: bool, s
     tried = []
     if counts:
         size = -(-found[0].taps // factor) * factor
-        kernel = jnp.ones((size,) * len(found) + (1, 1))
-        after = _layer_board(_transposed(kernel, factor), 1, len(found), seed).counts
-        tried.append(Fix(f"kernel size {size}", "paths per phase", counts, after or 0.0))
+        tried.append(
+            Fix(f"kernel size {size}", "paths per phase", counts, _divisible_counts(size, factor, len(found), seed))
+        )
     if added > 1e-6:
-        rank, channels = len(record.size), 4
-        small = jax.random.normal(jax.random.key(seed), (3,) * rank + (channels, channels))
-        even = jnp.repeat(small, factor**rank, axis=-1)
-        board = _layer_board(_shuffled(even, factor), channels, rank, seed)
-        tried.append(Fix("ICNR initialisation", "gain on flat images", added, board.score))
-        board = _layer_board(_resized(small, factor), channels, rank, seed)
-        tried.append(Fix("resize-convolution", "gain on flat images", added, board.score))
+        for name, score in _even_scores(factor, len(record.size), seed).items():
+            tried.append(Fix(name, "gain on flat images", added, score))
     return tuple(tried)
+
+
+# The changed layers depend on nothing but these numbers, and a network has many layers alike.
+@cache
+def _divisible_counts(size: int, factor: int, rank: int, seed: int) -> float:
+    kernel = jnp.ones((size,) * rank + (1, 1))
+    return _layer_board(_transposed(kernel, factor), 1, rank, seed).counts or 0.0
+
+
+@cache
+def _even_scores(factor: int, rank: int, seed: int) -> dict[str, float]:
+    channels = 4
+    small = jax.random.normal(jax.random.key(seed), (3,) * rank + (channels, channels))
+    even = jnp.repeat(small, factor**rank, axis=-1)
+    return {
+        "ICNR initialisation": _layer_board(_shuffled(even, factor), channels, rank, seed).score,
+        "resize-convolution": _layer_board(_resized(small, factor), channels, rank, seed).score,
+    }
 
 
 def _factor(record: Record) -> int:

@@ -59,7 +59,7 @@ def resolve(
         FileNotFoundError, ValueError: nothing is found, it cannot be called, or image and shape do not fit; the message
             names what was given and what there is.
 
-    >>> target = resolve("unet", shape=(1, 64, 64, 3))
+    >>> target = resolve("fsrcnn", shape=(1, 64, 64, 3))
     >>> target.args[0].shape
     (1, 64, 64, 3)
     """
