@@ -31,7 +31,7 @@ def stack(x):
     return x
 
 
-def browse(page, picture, width=1120, height=1620):
+def browse(page, picture, width=1120, height=1555):
     """What a browser shows of the top of a page."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
