@@ -186,6 +186,10 @@ def test_receptive_field_on_an_image_outlines_mask_box_and_nominal_field():
     assert ax.get_title() == f"output (1, 10) reads {mask.sum()} of the {7 * 13} pixels of its 7×13 box"
     (cross,) = ax.lines
     assert (cross.get_ydata()[0], cross.get_xdata()[0]) == (1.5, 10.5)
+    small = jc.analysis.receptive_field(dilated, jax.ShapeDtypeStruct((1, 6, 6, 1), jnp.float32))
+    (ax,) = figures.receptive_field(small, image=picture[:6, :6]).axes
+    assert ax.get_xlim()[1] < 7  # the nominal 13x13 is out of view, its size is in the legend
+    assert "13×13" in [p.get_label() for p in ax.patches][1]
     with pytest.raises(ValueError, match=r"image has shape \(20, 24\), the analysed input has spatial size \(24, 20\)"):
         figures.receptive_field(field, image=picture[..., 0].T)
 

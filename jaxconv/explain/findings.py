@@ -186,7 +186,7 @@ def _checkerboard(found: Explanation) -> list[Finding]:
             f"{_capital(reason)}. With the weights as they are, flat images come out with a pattern of "
             f"{_list([sizes[0], sizes[-1]], ' to ')} times their size; training can remove it, but need not."
         )
-        title = f"A pattern from the weights of {_list([name for _, name, _ in alike])}"
+        title = f"A pattern on flat images from {_list([name for _, name, _ in alike])}"
         made.append(Finding(NOTE, title, text, max((fixes for *_, fixes in alike), key=len)))
     if not made and board.score < 1e-6:
         made.append(Finding(FINE, "No checkerboard", "All phases of the output are treated alike."))

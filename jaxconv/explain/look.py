@@ -56,7 +56,8 @@ dl.terms { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1re
 dl.terms dt { font-weight: 650; } dl.terms dd { margin: 0; }
 footer { padding: 2rem 1.1rem 3rem; font-size: .87rem; }
 @media (max-width: 40rem) { body { font-size: 15px; } dl.terms { grid-template-columns: 1fr; }
-  dl.terms dd { margin-bottom: .5rem; } tbody th { max-width: 42vw; white-space: normal; overflow-wrap: anywhere; }
+  dl.terms dd { margin-bottom: .5rem; }
+  tbody th { min-width: 7.6rem; max-width: 42vw; white-space: normal; overflow-wrap: anywhere; }
   figure img { padding: .25rem; } .cards { grid-template-columns: 1fr 1fr; } .cards dd { font-size: 1.12rem; } }
 @media print { .scroll { max-height: none; overflow: visible; } nav { display: none; } body { background: #fff; } }
 """

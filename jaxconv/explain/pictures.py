@@ -10,7 +10,7 @@ from jaxconv import figures
 from jaxconv.analysis import GradientField
 from jaxconv.analysis.overlap import LayerOverlap
 from jaxconv.explain.collect import Explanation
-from jaxconv.explain.findings import by, percent
+from jaxconv.explain.findings import by, overlap_name, percent
 
 SVG_UP_TO = 150_000  # bytes; beyond that pixels are smaller
 DPI = 144  # twice what they are shown at
@@ -138,7 +138,8 @@ def _flat(found: Explanation) -> Picture:
 def _upsampler(found: Explanation, layer: LayerOverlap) -> Picture:
     board = found.board
     assert board is not None
-    same = [o.place or o.name for o in board.layers if (o.kernel, o.stride) == (layer.kernel, layer.stride)]
+    alike = [o for o in board.layers if (o.kernel, o.stride) == (layer.kernel, layer.stride)]
+    same = [overlap_name(found, o) for o in alike if o.name == layer.name]
     figure = figures.overlap(layer)
     alt = f"Overlap of a kernel of {by(layer.kernel)} at stride {by(layer.stride)}: {figure.axes[1].get_title()}."
     return embed(figure, alt, ", ".join(same))

@@ -55,10 +55,12 @@ def tiling_sentence(found: Explanation) -> str:
     return (
         f"Large images can be cut exactly: of each crop the outputs of the first {by(advice.before)} and the last "
         f"{by(advice.after)} input pixels are dropped, and crops start at multiples of {by(advice.align)}. Tiles of "
-        f"{advice.tile} are crops of {by(advice.crop)}, in all {_more(advice.work)} than for the image as a whole: "
+        f"{advice.tile} are crops of {by(advice.crop)}, in all {_more(advice.work)}: "
         f"jc.analysis.tiled(fn, {advice.tile})."
     )
 
 
 def _more(work: float) -> str:
-    return f"{100 * (work - 1):.2g} % more work" if work < 2 else f"{work:.2g} times as much work"
+    if work < 2:
+        return f"{100 * (work - 1):.2g} % more work than for the image as a whole"
+    return f"{work:.2g} times the work of the image as a whole; larger tiles waste less"

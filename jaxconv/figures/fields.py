@@ -85,7 +85,7 @@ def receptive_field(
         axes[1].set(xlim=columns, ylim=rows[::-1], xticks=[], yticks=[])
         axes[1].set_title("the same, larger", fontsize=11.5)
     axes[0].set_title(_sentence(at, mask, box), fontsize=11.5)
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=1 + narrow, frameon=False, fontsize=9.5)
     return figure
 
 
@@ -120,9 +120,14 @@ def _draw(ax: Any, field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, 
         spans = [(float(low), float(high)) for low, high in field.extent(at)]
         label = f"nominal, without borders: {by(high - low for low, high in field.extent(at))}"
         outline(*spans, edgecolor=NOMINAL, linewidth=2, linestyle="--", label=label)
+        handles[-1].set_clip_on(True)
+        # A field much larger than the image would leave a stamp of it: then its outline is out of view.
+        most = 0.35 * max(high, wide)
+        near = all(low >= -most and up <= n + most for (low, up), n in zip(spans, mask.shape, strict=True))
         margin = 0.02 * max(high, wide)
-        ax.set_xlim(min(spans[1][0], 0) - margin, max(spans[1][1], wide) + margin)
-        ax.set_ylim(max(spans[0][1], high) + margin, min(spans[0][0], 0) - margin)
+        (top, bottom), (left, right) = spans if near else ((0, high), (0, wide))
+        ax.set_xlim(min(left, 0) - margin, max(right, wide) + margin)
+        ax.set_ylim(max(bottom, high) + margin, min(top, 0) - margin)
     if effective is not None:
         mean = [
             float((effective.energy.sum(axis=1 - a) * (np.arange(n) + 0.5)).sum()) for a, n in enumerate(mask.shape)
