@@ -23,7 +23,7 @@ def calls(record):
         layer = layers[row["layer"]]
         i, o = layer.conv_channels
         dtype = np.dtype("float32")
-        yield row, Call(row["face"], layer.geometry, layer.batch, i, o, dtype, dtype, None, "cpu"), row["seconds"]
+        yield row, Call(row["face"], layer.geometry, layer.batch, i, o, dtype, dtype, None, "cpu", True), row["seconds"]
 
 
 class Guesses(dict):

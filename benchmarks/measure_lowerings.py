@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=40, help="how many random layers beside the real ones")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--budget", type=float, default=0.4, help="CPU seconds a method may take in all")
+    parser.add_argument("--budget", type=float, default=0.3, help="CPU seconds a method may take in all")
     args = parser.parse_args()
     rows = []
     for layer in (*REAL, *random_layers(args.random, args.seed)):

@@ -61,3 +61,22 @@ def no_mesh():
     """Trace without any mesh in the types; the partitioner still sees the operands' shardings."""
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
         yield
+
+
+def runs_here_on_one_device(ctx: Any) -> bool:
+    """Whether a lowering rule's program runs in this process with whole arrays on one device.
+
+    Custom calls cannot be partitioned by XLA, nor travel in an exported program. False where jax does not say.
+    """
+    module = getattr(ctx, "module_context", None)
+    parameters = getattr(module, "lowering_parameters", None)
+    axes = getattr(module, "axis_context", None)
+    if parameters is None or axes is None or getattr(parameters, "for_export", True):
+        return False
+    devices = getattr(axes, "num_devices", None)
+    if devices is not None:
+        return devices == 1
+    mesh, manual = getattr(axes, "mesh", None), getattr(axes, "manual_axes", None)
+    if mesh is not None and manual is not None:  # inside shard_map, where every axis is manual: one device's share
+        return frozenset(manual) == frozenset(mesh.axis_names)
+    return False

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxconv import lowering, trilinear
+from jaxconv import lowering, native, trilinear
 from jaxconv import padding as padding_modes
 from jaxconv.geometry import ConvGeometry, Padding
 
@@ -316,6 +316,8 @@ def _operands(
             "the result with "
             "preferred_element_type, such as preferred_element_type=jnp.int32"
         )
+    if method == "native" and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"method='native' computes in floating point; the operands' dtype is {dtype}")
     a, b = lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype)
     out_dtype = dtype if preferred is None else jnp.dtype(preferred)
     return a, b, {"out_dtype": out_dtype, "precision": _precision(precision), "method": method}
@@ -325,10 +327,11 @@ def _check_method(method: str, face: str, geometry: ConvGeometry, channels_in: i
     if method == "auto" or lowering.serves(method, face, geometry, channels_in, channels_out):
         return
     able = [m for m in lowering.METHODS if lowering.serves(m, face, geometry, channels_in, channels_out)]
+    why = f"; the compiled kernels are {native.status()}" if method == "native" and not native.available() else ""
     raise ValueError(
         f"method={method!r} cannot compute this {face} face (stride={geometry.stride}, dilation={geometry.dilation}, "
         f"groups={geometry.groups}, kernel_size={geometry.kernel_size}); these can: 'auto', "
-        f"{', '.join(map(repr, able))}"
+        f"{', '.join(map(repr, able))}{why}"
     )
 
 

@@ -273,7 +273,7 @@ def _split_kernel(w: Array, size: int, groups: int, which: str) -> Array:
 # ---------------------------------------------------------------------- lowering
 
 
-def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, method, platform) -> Array:
+def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, method, platform, native) -> Array:
     slots = dict(zip(SLOTS[prim], (a, b), strict=False))
     data = slots["x"] if "x" in slots else slots["y"]
     batch_shape = data.shape[: -geometry.rank - 1]
@@ -283,13 +283,17 @@ def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, metho
     shape = _shape(SLOTS[prim][2], slots, geometry)
     channels_in = slots["x"].shape[-1] if "x" in slots else slots["w"].shape[-2] * geometry.groups
     channels_out = slots["y"].shape[-1] if "y" in slots else slots["w"].shape[-1]
-    call = Call(FACES[prim], geometry, count, channels_in, channels_out, a.dtype, out_dtype, precision, platform)
+    call = Call(
+        FACES[prim], geometry, count, channels_in, channels_out, a.dtype, out_dtype, precision, platform, native
+    )
     return run_lowering(method, call, *(flat[name] for name in SLOTS[prim][:2])).reshape(shape)
 
 
 def _lowering_rule(prim, platform: str | None):
     def rule(ctx, *args, **params):
-        lower = mlir.lower_fun(functools.partial(_evaluate, prim, platform=platform, **params), multiple_results=False)
+        native = platform == "cpu" and _compat.runs_here_on_one_device(ctx)
+        evaluate = functools.partial(_evaluate, prim, platform=platform, native=native, **params)
+        lower = mlir.lower_fun(evaluate, multiple_results=False)
         untyped = [_compat.without_type(aval) for aval in ctx.avals_in]
         with _compat.no_mesh():
             return lower(ctx.replace(avals_in=untyped, avals_out=[_compat.without_type(ctx.avals_out[0])]), *args)

@@ -74,7 +74,7 @@ def test_a_large_kernel_is_not_unrolled():
     assert not taps.serves("apply", big, 3, 3)
 
 
-@pytest.mark.parametrize("method", [m for m in lowering.METHODS if m != "window"])
+@pytest.mark.parametrize("method", [m for m in lowering.METHODS if m not in ("window", "native")])
 def test_a_forced_method_carries_over_to_derivatives_where_it_serves(method, x64):
     case = {
         "taps": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1))),
@@ -94,7 +94,7 @@ def test_a_forced_method_carries_over_to_derivatives_where_it_serves(method, x64
 def test_explain_says_what_is_chosen_and_why():
     said = explain("MobileNet depthwise")
     assert len(re.findall(r"^MobileNet", said, re.M)) == 2
-    assert re.search(r"apply +taps .*expected", said)
+    assert re.search(r"apply +(taps|native) .*expected", said)
     with pytest.raises(ValueError, match="DCGAN"):
         explain("no such layer")
 

@@ -231,7 +231,7 @@ def explain(case: str, dtype: str = "float32") -> str:
         i, o = layer.conv_channels
         out.append(f"{layer.name}: x {layer.shapes['x']}, w {layer.shapes['w']}, y {layer.shapes['y']}")
         for face in ("apply", "adjoint", "kernel"):
-            call = lowering.Call(face, layer.geometry, layer.batch, i, o, kind, kind, None, platform)
+            call = lowering.Call(face, layer.geometry, layer.batch, i, o, kind, kind, None, platform, True)
             served = [m for m in lowering.METHODS if lowering.serves(m, face, layer.geometry, i, o)]
             chosen = lowering.choose(call)
             if platform == "cpu":

@@ -104,7 +104,9 @@ def explain(layer: Layer, dtype: str = "float32") -> dict[str, str]:
     kind = jnp.dtype(dtype)
     platform_name = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     return {
-        face: lowering.choose(lowering.Call(face, layer.geometry, layer.batch, i, o, kind, kind, None, platform_name))
+        face: lowering.choose(
+            lowering.Call(face, layer.geometry, layer.batch, i, o, kind, kind, None, platform_name, True)
+        )
         for face in ("apply", "adjoint", "kernel")
     }
 

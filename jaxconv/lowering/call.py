@@ -24,6 +24,7 @@ class Call:
         out_dtype: dtype of the result.
         precision: as in lax.
         platform: "cpu", "cuda", "rocm", "tpu" or None where it is not known.
+        native: whether compiled kernels may be called: the program runs here, on one CPU device.
     """
 
     face: str
@@ -35,6 +36,7 @@ class Call:
     out_dtype: Any
     precision: Any = None
     platform: str | None = None
+    native: bool = False
 
     @property
     def accumulator(self) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import blocks, costs, patches, residues, rules, taps, window
+from jaxconv.lowering import blocks, costs, native, patches, residues, rules, taps, window
 from jaxconv.lowering.call import Call
 
 
@@ -49,8 +49,16 @@ METHODS = {
         _inner(residues.batch_adjoint),
         _inner(residues.batch_kernel),
     ),
+    "native": Lowering(native.serves, native.apply, native.adjoint, native.kernel),
     "blocks": Lowering(blocks.serves, _inner(blocks.apply), _inner(blocks.adjoint), _inner(blocks.kernel)),
 }
+
+
+def _takes(method: str, call: Call) -> bool:
+    """Whether the named lowering can serve this very call."""
+    if not serves(method, call.face, call.geometry, call.channels_in, call.channels_out):
+        return False
+    return method != "native" or native.serves_call(call)
 
 
 def serves(method: str, face: str, geometry: ConvGeometry, channels_in: int, channels_out: int) -> bool:
@@ -71,9 +79,9 @@ def choose(call: Call) -> str:
         >>> choose(Call("apply", g, 2, 128, 128, np.dtype("float32"), np.dtype("float32"), None, "cpu"))
         'taps'
     """
-    served = [m for m in METHODS if serves(m, call.face, call.geometry, call.channels_in, call.channels_out)]
+    served = [m for m in METHODS if _takes(m, call)]
     if call.platform in ("cpu", None):
-        return min(served, key=lambda method: costs.seconds(method, call, choose))
+        return min(served, key=lambda method: costs.seconds(method, call, choose) * costs.CAUTION.get(method, 1.0))
     return rules.choose(call, served)
 
 
@@ -86,6 +94,5 @@ def run(method: str, call: Call, a: Array, b: Array) -> Array:
         # CPUs have no half-precision products worth their conversions (and XLA lacks some of them): widen once, here.
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         call = dataclasses.replace(call, dtype=jnp.dtype(jnp.float32))
-    named = method != "auto" and serves(method, call.face, call.geometry, call.channels_in, call.channels_out)
-    name = method if named else choose(call)
+    name = method if method != "auto" and _takes(method, call) else choose(call)
     return getattr(METHODS[name], call.face)(a, b, call)

@@ -1,0 +1,92 @@
+"""Builds the compiled CPU kernels (jaxconv/native) with the package, where the machine has a C++ compiler.
+
+Without one the package is complete but slower on CPUs: `jaxconv.native.status` says so. ``JAXCONV_BUILD_NATIVE=0``
+skips the build, ``JAXCONV_BUILD_NATIVE=1`` makes its failure an error.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
+# Instruction sets in rising order: of the inline functions that several objects define, the linker keeps the first.
+INSTRUCTION_SETS = {
+    "x86": {"avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mfma")},
+    "other": {"portable": ()},
+}
+
+
+def compiler() -> str | None:
+    """The C++ compiler: CXX, or the first of the usual names."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        if name and shutil.which(name):
+            return name
+    return None
+
+
+def build(source: Path, target: Path) -> None:
+    """Compile every source for every instruction set and number format, and link them; `target` appears whole."""
+    import jaxlib
+
+    cxx = compiler()
+    if cxx is None:
+        raise RuntimeError("no C++ compiler found (CXX, c++, g++, clang++)")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    flags = [*FLAGS, *(["-DJAXCONV_X86"] if x86 else [])]
+    headers = Path(jaxlib.__file__).parent / "include"
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [
+            ("ffi.cc", "ffi.o", ["-isystem", str(headers), "-w"]),
+            ("scratch.cc", "scratch.o", []),
+        ]
+        for name, options in INSTRUCTION_SETS["x86" if x86 else "other"].items():
+            for number in ("float", "double"):
+                defines = [f"-DJAXCONV_ISA={name}", f"-DJAXCONV_REAL={number}"]
+                jobs.append(("kernels.cc", f"{name}_{number}.o", [*defines, *options]))
+        objects = [str(Path(folder) / job[1]) for job in jobs]
+
+        def run(*words: str) -> None:
+            done = subprocess.run([cxx, *words], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{cxx} failed:\n{done.stderr[-2000:]}")
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            tasks = [
+                pool.submit(run, *flags, *options, "-c", str(source / name), "-o", made)
+                for (name, _, options), made in zip(jobs, objects)
+            ]
+            for task in tasks:
+                task.result()
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        run("-shared", *objects, "-o", str(beside))
+        os.replace(beside, target)
+
+
+class NativeBuildHook(BuildHookInterface):
+    """Runs `build` before the wheel, editable or not, is put together."""
+
+    def initialize(self, version, build_data) -> None:  # noqa: ANN001
+        """Build the library into the package and mark the wheel as this platform's."""
+        wanted = os.environ.get("JAXCONV_BUILD_NATIVE")
+        if self.target_name != "wheel" or wanted == "0":
+            return
+        folder = Path(self.root) / "jaxconv" / "native"
+        target = folder / "kernels.so"
+        try:
+            build(folder / "source", target)
+        except Exception as error:
+            if wanted == "1":
+                raise
+            self.app.display_warning(f"jaxconv's CPU kernels were not built, XLA's own operations serve: {error}")
+            target.unlink(missing_ok=True)
+            return
+        build_data["artifacts"].append("jaxconv/native/kernels.so")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

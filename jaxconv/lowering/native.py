@@ -1,0 +1,59 @@
+"""The compiled CPU kernels as a lowering: one custom call, no copies beside what the kernels pack for themselves.
+
+Source: the kernels gather as in Zhang et al. 2018 ("High performance zero-memory overhead direct convolutions",
+arXiv:1809.10170), with the register tile of Goto and van de Geijn 2008 ("Anatomy of high-performance matrix
+multiplication").
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxconv import native
+from jaxconv.geometry import ConvGeometry
+from jaxconv.lowering.call import Call
+
+
+def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
+    """Base dilation 1 and at most three axes, where the kernels were built."""
+    return g.rank <= native.MOST_AXES and all(b == 1 for b in g.base_dilation) and native.available()
+
+
+def serves_call(call: Call) -> bool:
+    """Whether the kernels can take this very call: on one CPU device, in a format they know, with something to do."""
+    sizes = (call.batch, call.channels_in, call.channels_out, *call.geometry.input_size, *call.geometry.output_size)
+    return (
+        call.native and np.dtype(call.dtype).name in native.DTYPES and call.accumulator == call.dtype and min(sizes) > 0
+    )
+
+
+def apply(x: Array, w: Array, call: Call) -> Array:
+    """y[q] = sum over t of x[s*q + d*t - lo] w[t]."""
+    return _call("apply", x, w, call, (call.batch, *call.geometry.output_size, call.channels_out))
+
+
+def adjoint(y: Array, w: Array, call: Call) -> Array:
+    """x[u] = sum over t of y[(u + lo - d*t)/s] w[t]."""
+    return _call("adjoint", y, w, call, (call.batch, *call.geometry.input_size, call.channels_in))
+
+
+def kernel(x: Array, y: Array, call: Call) -> Array:
+    """w[t] = sum over q of x[s*q + d*t - lo] y[q]."""
+    g = call.geometry
+    return _call("kernel", x, y, call, (*g.kernel_size, call.channels_in // g.groups, call.channels_out))
+
+
+def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> Array:
+    g = call.geometry
+    dtype = np.dtype(call.dtype)
+    spare = native.MOST_AXES - g.rank
+    sizes = [
+        *(1,) * spare, *g.input_size, *(1,) * spare, *g.kernel_size, *(1,) * spare, *g.output_size,
+        *(1,) * spare, *g.stride, *(1,) * spare, *g.dilation, *(0,) * spare, *g.offsets,
+        g.groups, call.channels_in // g.groups, call.channels_out // g.groups, call.batch,
+    ]  # fmt: skip
+    result = jax.ShapeDtypeStruct(shape, dtype)
+    out = jax.ffi.ffi_call(native.target(face, dtype.name), result)(a, b, sizes=np.array(sizes, np.int64))
+    return out.astype(call.out_dtype)

@@ -1,0 +1,444 @@
+// apply and adjoint: every result position gathers, tap by tap, the operand's pixels times that tap's matrix.
+//
+// Along an axis a result position j (of one residue class, for the adjoint) and tap t meet operand position
+// step*j + offset[t], or nothing where that lies outside. Pixels that do not exist point at a row of zeros, and a tap
+// that no row of a tile meets is skipped: nothing is stuffed with zeros or unrolled into patches.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "scratch.h"
+#include "vector.h"
+
+namespace jaxconv {
+namespace {
+
+struct Axis {
+  Index count, first, stride;  // result positions first + stride*j, j < count
+  Index step;                  // operand position step*j + offset
+  std::vector<Index> tap, offset;
+};
+
+struct Gather {
+  const Real* data;  // operand, batch x positions x pixel
+  Real* result;      // batch x positions x (groups * out)
+  Index batch;
+  std::array<Index, 3> data_size, result_size;
+  Index pixel;            // numbers from one operand position to the next
+  Index groups, in, out;  // contracted and resulting channels of a group
+  Index taps;             // of the whole kernel
+};
+
+// Result positions that share their taps: all of them for apply, one residue modulo the stride for the adjoint.
+struct Class {
+  std::array<Axis, 3> axis;
+  std::vector<Index> taps;  // index of each of the class's taps among the packed ones
+  Index positions() const { return axis[0].count * axis[1].count * axis[2].count; }
+};
+
+constexpr Index kPanel = 128 * 1024;       // bytes of weights that should stay in the second-level cache
+constexpr Index kTaps = 32;                // of one pointer table
+constexpr Index kPointers = 64 * kTaps;    // of one table, which stays in the first-level cache
+constexpr Index kChunk = 32 * kRows;       // result positions handled at a time, at most
+constexpr Index kFew = 4;             // so few resulting channels are summed over lanes of contracted ones
+
+// The chunk's pointers: where each tap finds each result position's operand pixel, and where results go.
+class Table {
+ public:
+  Table() : pixels_(kPointers + kChunk), results_(kChunk) {}
+
+  const Real* const* pixels(Index position) const { return pixels_.data() + position; }
+  Real* const* results(Index position) const { return results_.data() + position; }
+
+  void place(const Gather& g, const Class& c, Index first, Index count) {
+    const Index n1 = c.axis[1].count, n2 = c.axis[2].count, total = g.groups * g.out;
+    segments_.clear();
+    for (Index p = 0; p < count;) {
+      const Index number = first + p, j2 = number % n2, line = number / n2;
+      const Index j1 = line % n1, j0 = line / n1 % c.axis[0].count, n = line / (n1 * c.axis[0].count);
+      const Index some = std::min(count - p, n2 - j2);
+      segments_.push_back({n, j0 * c.axis[0].step, j1 * c.axis[1].step, j2, p, some});
+      const Index where = ((n * g.result_size[0] + c.axis[0].first + c.axis[0].stride * j0) * g.result_size[1] +
+                           c.axis[1].first + c.axis[1].stride * j1) * g.result_size[2] + c.axis[2].first + c.axis[2].stride * j2;
+      Real* at = g.result + where * total;
+      for (Index k = 0; k < some; ++k, at += c.axis[2].stride * total) results_[p + k] = at;
+      p += some;
+    }
+  }
+
+  void point(const Gather& g, const Class& c, Index first, Index count, Index pitch, const Real* none) {
+    const Index n1 = c.axis[1].tap.size(), n2 = c.axis[2].tap.size(), step = c.axis[2].step;
+    for (Index k = 0; k < count; ++k) {
+      const Index t = first + k;
+      const Index o0 = c.axis[0].offset[t / (n1 * n2)], o1 = c.axis[1].offset[t / n2 % n1];
+      const Index o2 = c.axis[2].offset[t % n2];
+      // Operand positions of the last axis lie inside for low <= j < high.
+      const Index low = o2 >= 0 ? 0 : (-o2 + step - 1) / step;
+      const Index last = g.data_size[2] - 1 - o2, high = last < 0 ? 0 : last / step + 1;
+      for (const Segment& s : segments_) {
+        const Real** row = pixels_.data() + k * pitch + s.position;
+        const Index u0 = s.u0 + o0, u1 = s.u1 + o1;
+        Index begin = s.count, end = s.count;
+        if (u0 >= 0 && u0 < g.data_size[0] && u1 >= 0 && u1 < g.data_size[1]) {
+          begin = std::clamp<Index>(low - s.j2, 0, s.count);
+          end = std::clamp<Index>(high - s.j2, begin, s.count);
+        }
+        for (Index p = 0; p < begin; ++p) row[p] = none;
+        const Index line = ((s.n * g.data_size[0] + u0) * g.data_size[1] + u1) * g.data_size[2];
+        const Real* at = g.data + (line + step * (s.j2 + begin) + o2) * g.pixel;
+        for (Index p = begin; p < end; ++p, at += step * g.pixel) row[p] = at;
+        for (Index p = end; p < s.count; ++p) row[p] = none;
+      }
+    }
+  }
+
+ private:
+  struct Segment {  // consecutive positions of the last axis
+    Index n, u0, u1, j2, position, count;
+  };
+  std::vector<Segment> segments_;
+  std::vector<const Real*> pixels_;  // taps x positions
+  std::vector<Real*> results_;
+};
+
+// What a tile is given: `taps` rows of pointers, and the packed matrices of its block of channels.
+struct Tile {
+  const Real* const* table;
+  Index pitch, taps;
+  const Real* none;
+  Index shift, in;  // first contracted channel, and how many
+  const Real* w;
+  Index tap_stride;
+  const Index* tap_index;
+  Real* const* result;
+  Index result_shift;
+  int valid;
+  bool add;
+
+  template <int P>
+  bool meet(Index t, const Real* (&pixel)[P]) const {
+    bool met = false;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      pixel[p] = table[t * pitch + p];
+      met |= pixel[p] != none;
+      pixel[p] += shift;
+    }
+    return met;
+  }
+};
+
+// Lanes are resulting channels: sum[p] += w[tap][i] * pixel[p][i].
+template <int P, int V>
+void wide_tile(const Tile& a) {
+  Vec sum[P][V];
+  const bool whole = a.valid == V * kLanes;
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Real* at = a.result[p] + a.result_shift + v * kLanes;
+      sum[p][v] = !a.add ? Vec{} : whole ? load(at) : load_part(at, std::clamp(a.valid - v * kLanes, 0, kLanes));
+    }
+  }
+  for (Index t = 0; t < a.taps; ++t) {
+    const Real* pixel[P];
+    if (!a.meet(t, pixel)) continue;
+    const Real* row = a.w + a.tap_index[t] * a.tap_stride;
+    for (Index i = 0; i < a.in; ++i, row += V * kLanes) {
+      Vec weight[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) weight[v] = load(row + v * kLanes);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const Real value = pixel[p][i];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * value;
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      Real* at = a.result[p] + a.result_shift + v * kLanes;
+      if (whole) {
+        store(at, sum[p][v]);
+      } else {
+        store_part(at, sum[p][v], std::clamp(a.valid - v * kLanes, 0, kLanes));
+      }
+    }
+  }
+}
+
+inline Real total_of(Vec v) {  // pairwise
+  Real part[kLanes];
+  store(part, v);
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int k = 0; k < half; ++k) part[k] += part[k + half];
+  }
+  return part[0];
+}
+
+// Lanes are contracted channels, for at most kFew resulting ones: sum[p][o] += w[tap][o] * pixel[p], added up at the
+// end.
+template <int P, int O>
+void few_tile(const Tile& a) {
+  Vec sum[P][O] = {};
+  const Index whole = a.in / kLanes * kLanes;
+  const int rest = static_cast<int>(a.in - whole);
+  const Index row = (a.in + kLanes - 1) / kLanes * kLanes;
+  for (Index t = 0; t < a.taps; ++t) {
+    const Real* pixel[P];
+    if (!a.meet(t, pixel)) continue;
+    const Real* w = a.w + a.tap_index[t] * a.tap_stride;
+    Index i = 0;
+    for (; i < whole; i += kLanes) {
+      Vec weight[O];
+#pragma GCC unroll 4
+      for (int o = 0; o < O; ++o) weight[o] = load(w + o * row + i);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const Vec value = load(pixel[p] + i);
+#pragma GCC unroll 4
+        for (int o = 0; o < O; ++o) sum[p][o] += weight[o] * value;
+      }
+    }
+    if (rest > 0) {
+      for (int p = 0; p < P; ++p) {
+        const Vec value = load_part(pixel[p] + i, rest);
+        for (int o = 0; o < O; ++o) sum[p][o] += load(w + o * row + i) * value;
+      }
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    for (int o = 0; o < O; ++o) {
+      Real total = total_of(sum[p][o]);
+      Real* at = a.result[p] + a.result_shift + o;
+      *at = a.add ? *at + total : total;
+    }
+  }
+}
+
+// Lanes are channels that stand alone: sum[p] += w[tap] * pixel[p], channel by channel.
+template <int P, int V>
+void depthwise_tile(const Tile& a, int count) {
+  Vec sum[P][V];
+  const bool whole = count == V * kLanes;
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Real* at = a.result[p] + a.shift + v * kLanes;
+      sum[p][v] = !a.add ? Vec{} : whole ? load(at) : load_part(at, std::clamp(count - v * kLanes, 0, kLanes));
+    }
+  }
+  for (Index t = 0; t < a.taps; ++t) {
+    const Real* pixel[P];
+    if (!a.meet(t, pixel)) continue;
+    const Real* row = a.w + a.tap_index[t] * a.tap_stride + a.shift;
+    Vec weight[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      weight[v] = whole ? load(row + v * kLanes) : load_part(row + v * kLanes, std::clamp(count - v * kLanes, 0, kLanes));
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const Real* at = pixel[p] + v * kLanes;
+        sum[p][v] += weight[v] * (whole ? load(at) : load_part(at, std::clamp(count - v * kLanes, 0, kLanes)));
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      Real* at = a.result[p] + a.shift + v * kLanes;
+      if (whole) {
+        store(at, sum[p][v]);
+      } else {
+        store_part(at, sum[p][v], std::clamp(count - v * kLanes, 0, kLanes));
+      }
+    }
+  }
+}
+
+using Run = void (*)(const Tile&);
+template <int V, int... P>
+constexpr std::array<Run, sizeof...(P)> wide_tiles(std::integer_sequence<int, P...>) {
+  return {wide_tile<P + 1, V>...};
+}
+constexpr auto kWide2 = wide_tiles<2>(std::make_integer_sequence<int, kRows>{});
+constexpr auto kWide1 = wide_tiles<1>(std::make_integer_sequence<int, 2 * kRows>{});
+constexpr int kFewRows = 4;
+template <int P>
+constexpr std::array<Run, kFew> few_tiles() {
+  return {few_tile<P, 1>, few_tile<P, 2>, few_tile<P, 3>, few_tile<P, 4>};
+}
+constexpr std::array<std::array<Run, kFew>, kFewRows> kFewTiles = {few_tiles<1>(), few_tiles<2>(), few_tiles<3>(),
+                                                                   few_tiles<4>()};
+
+template <int V>
+void depthwise_rows(const Tile& a, Index rows, int count) {
+  switch (rows) {
+    case 1: depthwise_tile<1, V>(a, count); break;
+    case 2: depthwise_tile<2, V>(a, count); break;
+    case 3: depthwise_tile<3, V>(a, count); break;
+    default: depthwise_tile<4, V>(a, count);
+  }
+}
+
+inline void depthwise_tiles(Tile a, Index rows, Index channels) {
+  for (Index c = 0; c < channels;) {
+    a.shift = c;
+    const int vectors = channels - c >= kWide ? 2 : 1;
+    const int count = static_cast<int>(std::min<Index>(vectors * kLanes, channels - c));
+    (vectors == 2 ? depthwise_rows<2> : depthwise_rows<1>)(a, rows, count);
+    c += count;
+  }
+}
+
+struct Block {  // of resulting channels
+  Index group, first;
+  int width, valid;     // padded to whole vectors, and how many are real
+  std::size_t weights;  // where its packed matrices begin
+};
+
+enum class Form { wide, few, depthwise };
+
+// Resulting channels in blocks of two vectors, the rest in one where that is enough; few ones are a block of their own.
+inline std::vector<Block> blocks_of(const Gather& g, Form form, Index& size) {
+  std::vector<Block> blocks;
+  std::size_t weights = 0;
+  for (Index group = 0; group < g.groups; ++group) {
+    if (form == Form::few) {
+      blocks.push_back({group, 0, 0, static_cast<int>(g.out), weights});
+      weights += g.taps * g.out * ((g.in + kLanes - 1) / kLanes * kLanes);
+      continue;
+    }
+    for (Index o = 0; o < g.out;) {
+      const Index left = g.out - o;
+      const int width = left > kLanes ? kWide : kLanes;
+      const int valid = static_cast<int>(std::min<Index>(width, left));
+      blocks.push_back({group, o, width, valid, weights});
+      weights += static_cast<std::size_t>(g.taps) * g.in * width;
+      o += valid;
+    }
+  }
+  size = weights;
+  return blocks;
+}
+
+// `weight(t, i, o)`: a pointer to element (contracted i, resulting o) of tap t, and the strides to the next of each.
+struct Matrix {
+  const Real* at;
+  Index next_in, next_out;
+};
+
+template <class Weight>
+void gather(const Gather& g, const std::vector<Class>& classes, Form form, const Real* plain, const Pool& pool,
+            Weight weight) {
+  Index size = 0;
+  std::vector<Block> blocks;
+  if (form != Form::depthwise) blocks = blocks_of(g, form, size);
+  const Scratch<Real> packed(size);
+  if (form != Form::depthwise) {
+    pool.run(static_cast<Index>(blocks.size()) * g.taps, [&](Index task) {
+      const Block& b = blocks[task / g.taps];
+      const Index t = task % g.taps;
+      const Matrix m = weight(t, b.group, b.first);
+      if (form == Form::few) {
+        const Index row = (g.in + kLanes - 1) / kLanes * kLanes;
+        Real* to = packed.get() + b.weights + t * g.out * row;
+        for (Index o = 0; o < g.out; ++o)
+          for (Index i = 0; i < row; ++i) *to++ = i < g.in ? m.at[o * m.next_out + i * m.next_in] : Real{0};
+        return;
+      }
+      Real* to = packed.get() + b.weights + t * g.in * b.width;
+      for (Index i = 0; i < g.in; ++i, to += b.width) {
+        const Real* from = m.at + i * m.next_in;
+        if (m.next_out == 1) {
+          std::memcpy(to, from, sizeof(Real) * b.valid);
+        } else {
+          for (int o = 0; o < b.valid; ++o) to[o] = from[o * m.next_out];
+        }
+        std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
+      }
+    });
+  }
+  const std::vector<Real> zeros(g.groups * g.in + kWide, Real{0});
+  const Real* none = zeros.data();
+
+  struct Task {
+    const Class* c;
+    Index first, count, block, end;
+  };
+  // Taps at a time, so that their matrices stay in a cache while the chunk's positions pass over them.
+  const Index fit = form == Form::wide ? std::max<Index>(1, kPanel / static_cast<Index>(g.in * kWide * sizeof(Real))) : kTaps;
+  const Index step = std::min({kTaps, fit, std::max<Index>(1, g.taps)});
+  const Index chunk = std::min(kChunk, kPointers / step / (2 * kRows) * (2 * kRows));
+  Index chunks = 0;
+  for (const Class& c : classes) chunks += (g.batch * c.positions() + chunk - 1) / chunk;
+  // Few positions: the channels are shared out as well.
+  const Index parts = std::clamp<Index>((16 * pool.threads + chunks - 1) / std::max<Index>(chunks, 1), 1,
+                                        std::max<Index>(1, blocks.size()));
+  std::vector<Task> tasks;
+  for (const Class& c : classes) {
+    const Index all = g.batch * c.positions();
+    for (Index first = 0; first < all; first += chunk) {
+      for (Index part = 0; part < parts; ++part) {
+        const Index all_blocks = blocks.size();
+        tasks.push_back({&c, first, std::min(chunk, all - first), part * all_blocks / parts,
+                         (part + 1) * all_blocks / parts});
+      }
+    }
+  }
+  const Index row = (g.in + kLanes - 1) / kLanes * kLanes;
+  pool.run(static_cast<Index>(tasks.size()), [&](Index number) {
+    thread_local Table table;
+    const Task& task = tasks[number];
+    const Class& c = *task.c;
+    table.place(g, c, task.first, task.count);
+    const Index taps = c.taps.size();
+    for (Index t = 0; t < std::max<Index>(taps, 1); t += step) {
+      const Index some = std::min(step, taps - t);
+      table.point(g, c, t, some, task.count, none);
+      Tile a{nullptr, task.count, some, none, 0, g.in, plain, g.groups * g.out, c.taps.data() + t, nullptr, 0, 0, t > 0};
+      if (form == Form::depthwise) {
+        for (Index p = 0; p < task.count; p += 4) {
+          a.table = table.pixels(p);
+          a.result = table.results(p);
+          depthwise_tiles(a, std::min<Index>(4, task.count - p), g.groups * g.out);
+        }
+        continue;
+      }
+      for (Index k = task.block; k < task.end; ++k) {
+        const Block& b = blocks[k];
+        const Index most = form == Form::few ? kFewRows : b.width == kWide ? kRows : 2 * kRows;
+        a.shift = b.group * g.in;
+        a.w = packed.get() + b.weights;
+        a.tap_stride = form == Form::few ? g.out * row : g.in * b.width;
+        a.result_shift = b.group * g.out + b.first;
+        a.valid = b.valid;
+        for (Index p = 0; p < task.count; p += most) {
+          const Index rows = std::min(most, task.count - p);
+          a.table = table.pixels(p);
+          a.result = table.results(p);
+          if (form == Form::few) {
+            kFewTiles[rows - 1][g.out - 1](a);
+          } else {
+            (b.width == kWide ? kWide2[rows - 1] : kWide1[rows - 1])(a);
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace jaxconv

@@ -1,0 +1,170 @@
+// The three faces, compiled once for each instruction set (JAXCONV_ISA names it) and number format (JAXCONV_REAL).
+#include "gather.h"
+#include "pairing.h"
+
+namespace jaxconv {
+namespace {
+
+// Below this many contracted channels the taps of the last axis are contracted together, as one run of memory.
+constexpr Index kThin = 32;
+
+// Sums over lanes are paid for by at least this many contracted numbers of a result.
+constexpr Index kLong = 128;
+
+Form form_of(const Problem& p, Index in, Index out, Index taps) {
+  if (p.groups > 1 && p.in == 1 && p.out == 1) return Form::depthwise;
+  const bool few = out <= kFew && 2 * out <= kLanes;
+  return few && in >= kLanes && in * taps >= kLong ? Form::few : Form::wide;
+}
+
+// A copy of `from` (lines x size x pixel) with zeros before and after each line.
+std::unique_ptr<Scratch<Real>> padded(const Real* from, Index lines, Index size, Index low, Index high, Index pixel,
+                                const Pool& pool) {
+  const Index line = (low + size + high) * pixel;
+  auto to = std::make_unique<Scratch<Real>>(lines * line);
+  const Index some = std::max<Index>(1, 65536 / std::max<Index>(line, 1));
+  pool.run((lines + some - 1) / some, [&](Index task) {
+    for (Index k = task * some; k < std::min(lines, (task + 1) * some); ++k) {
+      Real* at = to->get() + k * line;
+      std::memset(at, 0, sizeof(Real) * low * pixel);
+      std::memcpy(at + low * pixel, from + k * size * pixel, sizeof(Real) * size * pixel);
+      std::memset(at + (low + size) * pixel, 0, sizeof(Real) * high * pixel);
+    }
+  });
+  return to;
+}
+
+// Gives every class the taps of its axes, as indices into the kernel's, and merges those of the last axis into one
+// where the contracted channels are few and the operand positions of consecutive taps are consecutive. The order of the
+// last axis's taps in memory is then `order`.
+struct Plan {
+  Gather g;
+  std::vector<Class> classes;
+  std::unique_ptr<Scratch<Real>> copy;
+  std::vector<Index> order;  // of the last axis's taps
+  Index run = 1;             // taps that are contracted together
+};
+
+bool merge(Plan& plan, const Problem& p, std::vector<Axis>& last, const Pool& pool) {
+  Gather& g = plan.g;
+  if (g.groups > 1 || g.in >= kThin || p.dilation[2] != 1) return false;
+  Index low = 0, high = g.data_size[2], count = last[0].tap.size();
+  if (count < 2) return false;
+  for (Axis& axis : last) {
+    if (static_cast<Index>(axis.tap.size()) != count) return false;  // classes of unequal length stay apart
+    if (axis.offset.front() > axis.offset.back()) {
+      std::reverse(axis.offset.begin(), axis.offset.end());
+      std::reverse(axis.tap.begin(), axis.tap.end());
+    }
+    low = std::min(low, axis.offset.front());
+    high = std::max(high, axis.step * (axis.count - 1) + axis.offset.back() + 1);
+  }
+  const Index lines = g.batch * g.data_size[0] * g.data_size[1];
+  plan.copy = padded(g.data, lines, g.data_size[2], -low, high - g.data_size[2], g.pixel, pool);
+  g.data = plan.copy->get();
+  g.data_size[2] = high - low;
+  Index at = 0;
+  for (Axis& axis : last) {
+    plan.order.insert(plan.order.end(), axis.tap.begin(), axis.tap.end());
+    axis.offset = {axis.offset.front() - low};
+    axis.tap = {at++};
+  }
+  plan.run = count;
+  g.in *= count;
+  g.taps = p.kernel[0] * p.kernel[1] * at;
+  return true;
+}
+
+void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, const Real* w, bool transposed,
+         const Pool& pool) {
+  const Index contracted = plan.g.in, total = p.groups * p.out;
+  Index met = 1;  // taps of a class
+  for (const auto& axis : axes) met *= axis[0].tap.size();
+  const Form form = form_of(p, plan.g.in, plan.g.out, met);
+  if (form != Form::depthwise) merge(plan, p, axes[2], pool);
+  const Index last = plan.run > 1 ? static_cast<Index>(axes[2].size()) : p.kernel[2];
+  for (const Axis& a : axes[0])
+    for (const Axis& b : axes[1])
+      for (const Axis& c : axes[2]) {
+        Class one{{a, b, c}, {}};
+        for (Index i : a.tap)
+          for (Index j : b.tap)
+            for (Index k : c.tap) one.taps.push_back((i * p.kernel[1] + j) * last + k);
+        plan.classes.push_back(std::move(one));
+      }
+  // Element (i, o) of packed tap t; a merged tap's contracted channels are those of its taps one after the other.
+  std::vector<Real> ordered;
+  const Real* from = w;
+  if (plan.run > 1) {  // the kernel is small then: bring the taps into the order they are contracted in
+    const Index matrix = p.in * total;
+    const Index row = plan.order.size();
+    ordered.resize(p.kernel[0] * p.kernel[1] * row * matrix);
+    for (Index t = 0; t < p.kernel[0] * p.kernel[1] * row; ++t) {
+      const Real* a = w + (t / row * p.kernel[2] + plan.order[t % row]) * matrix;
+      Real* b = ordered.data() + t * matrix;
+      if (!transposed) {
+        std::memcpy(b, a, sizeof(Real) * matrix);
+      } else {  // (out, in): contracted channels first here too
+        for (Index i = 0; i < p.in; ++i)
+          for (Index o = 0; o < total; ++o) b[o * p.in + i] = a[i * total + o];
+      }
+    }
+    from = ordered.data();
+  }
+  const Index width = transposed && plan.run > 1 ? p.in : total;
+  gather(plan.g, plan.classes, form, w, pool, [&](Index t, Index group, Index first) -> Matrix {
+    if (plan.run > 1) return {from + t * plan.run * contracted * width + first, width, 1};
+    const Real* tap = from + t * p.in * total;
+    if (transposed) return {tap + first * total + group * p.out, 1, total};
+    return {tap + group * p.out + first, total, 1};
+  });
+}
+
+void apply(const Problem& p, const Real* x, const Real* w, Real* y, const Pool& pool) {
+  std::array<std::vector<Axis>, 3> axes;
+  for (int a = 0; a < 3; ++a) {
+    Axis axis{p.output[a], 0, 1, p.stride[a], {}, {}};
+    for (Index t = 0; t < p.kernel[a]; ++t) {
+      axis.tap.push_back(t);
+      axis.offset.push_back(p.dilation[a] * t - p.low[a]);
+    }
+    axes[a].push_back(axis);
+  }
+  Plan plan;
+  plan.g = {x, y, p.batch, p.input, p.output, p.groups * p.in, p.groups, p.in, p.out, p.taps()};
+  run(plan, p, axes, w, false, pool);
+}
+
+void adjoint(const Problem& p, const Real* y, const Real* w, Real* x, const Pool& pool) {
+  std::array<std::vector<Axis>, 3> axes;  // one for each residue of the input's positions modulo the stride
+  for (int a = 0; a < 3; ++a) {
+    const Index s = p.stride[a];
+    for (Index r = 0; r < std::min(s, p.input[a]); ++r) {
+      Axis axis{(p.input[a] - r + s - 1) / s, r, s, 1, {}, {}};
+      for (Index t = 0; t < p.kernel[a]; ++t) {
+        const Index distance = r + p.low[a] - p.dilation[a] * t;  // s times the operand position of j = 0
+        if (distance % s != 0) continue;
+        axis.tap.push_back(t);
+        axis.offset.push_back(distance / s);
+      }
+      axes[a].push_back(axis);
+    }
+  }
+  Plan plan;
+  plan.g = {y, x, p.batch, p.output, p.input, p.groups * p.out, p.groups, p.out, p.in, p.taps()};
+  run(plan, p, axes, w, true, pool);
+}
+
+}  // namespace
+
+#define JAXCONV_JOIN2(a, b) a##b
+#define JAXCONV_JOIN(a, b) JAXCONV_JOIN2(a, b)
+template <class T>
+const Kernels<T>& JAXCONV_JOIN(kernels_, JAXCONV_ISA)();
+template <>
+const Kernels<Real>& JAXCONV_JOIN(kernels_, JAXCONV_ISA)<Real>() {
+  static const Kernels<Real> kernels{apply, adjoint, pairing};
+  return kernels;
+}
+
+}  // namespace jaxconv

@@ -1,0 +1,331 @@
+// The kernel face: w[t] is the product of x's pixels, shifted to tap t, with y's pixels, summed over all positions.
+//
+// One side's channels lie along the lanes, the other side's are broadcast. Positions are taken a few at a time and both
+// sides are packed for them, so that the products run over consecutive memory whatever the channels' stride. Where x has
+// few channels the taps of the last axis are taken together: x then gives a run of span * in numbers for each position.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "scratch.h"
+#include "vector.h"
+
+namespace jaxconv {
+namespace {
+
+constexpr Index kPositions = 96;  // packed at a time
+constexpr Index kSlab = 240;      // broadcast channels of a task, at most
+
+inline Index up(Index value, Index unit) { return (value + unit - 1) / unit * unit; }
+
+// sum[r][lane] += rows[r] * lanes[lane] over `count` packed positions.
+template <int R, int V>
+void outer(const Real* rows, Index row_step, const Real* lanes, Index count, Real* to, Index to_step) {
+  Vec sum[R][V] = {};
+  for (Index k = 0; k < count; ++k, rows += row_step, lanes += V * kLanes) {
+    Vec value[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) value[v] = load(lanes + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] += value[v] * rows[r];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Real* at = to + r * to_step + v * kLanes;
+      store(at, load(at) + sum[r][v]);
+    }
+  }
+}
+
+using Outer = void (*)(const Real*, Index, const Real*, Index, Real*, Index);
+template <int V, int... R>
+constexpr std::array<Outer, sizeof...(R)> outers(std::integer_sequence<int, R...>) {
+  return {outer<R + 1, V>...};
+}
+constexpr auto kOuter4 = outers<4>(std::make_integer_sequence<int, kRows / 2>{});
+constexpr auto kOuter2 = outers<2>(std::make_integer_sequence<int, kRows>{});
+constexpr auto kOuter1 = outers<1>(std::make_integer_sequence<int, 2 * kRows>{});
+
+// Positions of an axis that tap t meets: low <= q < high, where x is read at stride*q + shift.
+struct Reach {
+  Index shift, low, high;
+};
+inline Reach reach(const Problem& p, int axis, Index t) {
+  const Index shift = p.dilation[axis] * t - p.low[axis], s = p.stride[axis], last = p.input[axis] - 1 - shift;
+  const Index low = shift >= 0 ? 0 : (-shift + s - 1) / s;
+  return {shift, low, last < 0 ? 0 : std::min(p.output[axis], last / s + 1)};
+}
+
+// Copies `count` channels, and zeros behind them up to `width`.
+inline void copy(Real* to, const Real* from, Index count, Index width) {
+  Index c = 0;
+  for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
+  for (; c < count; ++c) to[c] = from[c];
+  for (; c < width; ++c) to[c] = Real{0};
+}
+
+// Cuts lanes into blocks of vectors that share an accumulator tile: visit(first lane, vectors).
+template <class Visit>
+void lane_blocks(Index wide, bool few_rows, Visit visit) {
+  for (Index lane = 0; lane < wide;) {
+    const Index left = wide - lane;
+    const int vectors = few_rows && left >= 4 * kLanes ? 4 : left >= 2 * kLanes ? 2 : 1;
+    visit(lane, vectors);
+    lane += vectors * kLanes;
+  }
+}
+
+// One side of the product: consecutive channels of the pixels of consecutive positions.
+struct Side {
+  const Real* data;  // pixel of the first position
+  Index step;         // from one position to the next
+  // x with taps together: numbers before `begin` and from `end` on (counted from `data`) do not exist.
+  Index begin, end;
+  bool cut;
+};
+
+// Writes channels [first, first + count) of `positions` positions to `to`, `to_step` apart, zeros up to `width`.
+inline void pack_side(const Side& side, Index positions, Index first, Index count, Index width, Real* to,
+                      Index to_step) {
+  const Real* from = side.data + first;
+  if (!side.cut && count == kWide && width == kWide) {
+    for (Index k = 0; k < positions; ++k, to += to_step, from += side.step) {
+      store(to, load(from));
+      store(to + kLanes, load(from + kLanes));
+    }
+    return;
+  }
+  for (Index k = 0; k < positions; ++k, to += to_step, from += side.step) {
+    const Index at = k * side.step + first;
+    if (!side.cut || (at >= side.begin && at + count <= side.end)) {
+      copy(to, from, count, width);
+    } else {
+      for (Index c = 0; c < width; ++c) {
+        const Index where = at + c;
+        to[c] = c < count && where >= side.begin && where < side.end ? side.data[where] : Real{0};
+      }
+    }
+  }
+}
+
+// Adds up the splits' results and frees the others.
+inline void add_splits(Real* sums, Index size, Index splits, const Pool& pool) {
+  if (splits == 1) return;
+  const Index some = 4096;
+  pool.run((size + some - 1) / some, [&](Index task) {
+    for (Index s = 1; s < splits; ++s)
+      for (Index k = task * some; k < std::min(size, (task + 1) * some); ++k) sums[k] += sums[s * size + k];
+  });
+}
+
+inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+  const Index x_pixel = p.groups * p.in, y_pixel = p.groups * p.out;
+  const bool together = p.kernel[2] > 1 && p.in < 32;
+  const bool staged = together && (p.groups > 1 || p.dilation[2] > 1);  // the taps' pixels are not one run of memory
+  const Index span = together ? p.kernel[2] : 1, wide_in = span * p.in;
+  const Index last_taps = p.kernel[2] / span, taps = p.kernel[0] * p.kernel[1] * last_taps;
+  const bool swap = up(wide_in, kLanes) * p.out < up(p.out, kLanes) * wide_in;  // lanes along x
+  const Index lanes = swap ? wide_in : p.out, rows = swap ? p.out : wide_in, wide = up(lanes, kLanes);
+
+  const Index slabs = (rows + kSlab - 1) / kSlab, items = p.groups * taps * slabs;
+  const Index slab_rows = (rows + slabs - 1) / slabs;
+  const Index lines = p.batch * p.output[0] * p.output[1];
+  const Index most_splits = std::max<Index>(1, std::min(lines, lines * p.output[2] / (8 * kPositions)));
+  const Index splits = std::clamp<Index>((8 * pool.threads + items - 1) / items, 1, pool.threads == 1 ? 1 : most_splits);
+  const Index size = p.groups * taps * rows * wide;
+  const Scratch<Real> sums(size * splits);
+
+  pool.run(items * splits, [&](Index task) {
+    const Index split = task / items, item = task % items;
+    const Index first_row = item % slabs * slab_rows, tap = item / slabs % taps, group = item / slabs / taps;
+    const Index slab = std::min(slab_rows, rows - first_row);
+    if (slab <= 0) return;
+    const bool few_rows = slab <= kRows / 2;
+    Real* to = sums.get() + split * size + ((group * taps + tap) * rows + first_row) * wide;
+    std::memset(to, 0, sizeof(Real) * slab * wide);
+    const Reach r0 = reach(p, 0, tap / (p.kernel[1] * last_taps)), r1 = reach(p, 1, tap / last_taps % p.kernel[1]);
+    const Reach r2 = together ? Reach{-p.low[2], 0, p.output[2]} : reach(p, 2, tap % last_taps);
+    if (r2.low >= r2.high) return;
+    thread_local std::vector<Real> row_pack, lane_pack, stage;
+    if (staged) stage.resize(kPositions * wide_in);
+    // An odd number of cache lines from one position to the next, so that they do not compete for the same sets.
+    const Index row_step = slab <= 16 ? up(slab, kLanes) : up(slab, 32) + 16;
+    row_pack.resize(kPositions * row_step);
+    lane_pack.resize(kPositions * wide);
+
+    Index held = 0;
+    auto flush = [&] {
+      if (held == 0) return;
+      lane_blocks(wide, few_rows, [&](Index lane, int vectors) {
+        const Index block = vectors == 4 ? kRows / 2 : vectors == 2 ? kRows : 2 * kRows;
+        for (Index r = 0; r < slab; r += block) {
+          const Index some = std::min(block, slab - r);
+          const Outer run = vectors == 4 ? kOuter4[some - 1] : vectors == 2 ? kOuter2[some - 1] : kOuter1[some - 1];
+          run(row_pack.data() + r, row_step, lane_pack.data() + lane * kPositions, held, to + r * wide + lane, wide);
+        }
+      });
+      held = 0;
+    };
+    for (Index line = split * lines / splits; line < (split + 1) * lines / splits; ++line) {
+      const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
+      if (q0 < r0.low || q0 >= r0.high || q1 < r1.low || q1 >= r1.high) continue;
+      const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
+      const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel + group * p.in;
+      const Real* y_line = y + ((n * p.output[0] + q0) * p.output[1] + q1) * p.output[2] * y_pixel + group * p.out;
+      for (Index q = r2.low; q < r2.high;) {
+        const Index some = std::min(kPositions - held, r2.high - q), u = p.stride[2] * q + r2.shift;
+        Side from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
+        if (staged) {
+          for (Index k = 0; k < some; ++k) {
+            for (Index t = 0; t < span; ++t) {
+              const Index at = u + k * p.stride[2] + t * p.dilation[2];
+              Real* to = stage.data() + k * wide_in + t * p.in;
+              if (at >= 0 && at < p.input[2]) {
+                copy(to, x_line + at * x_pixel, p.in, p.in);
+              } else {
+                std::memset(to, 0, sizeof(Real) * p.in);
+              }
+            }
+          }
+          from_x = {stage.data(), wide_in, 0, 0, false};
+        }
+        const Side from_y{y_line + q * y_pixel, y_pixel, 0, 0, false};
+        const Side &row_side = swap ? from_y : from_x, &lane_side = swap ? from_x : from_y;
+        pack_side(row_side, some, first_row, slab, slab, row_pack.data() + held * row_step, row_step);
+        lane_blocks(wide, few_rows, [&](Index lane, int vectors) {
+          const Index width = vectors * kLanes;
+          pack_side(lane_side, some, lane, std::min(width, lanes - lane), width,
+                    lane_pack.data() + lane * kPositions + held * width, width);
+        });
+        held += some;
+        q += some;
+        if (held == kPositions) flush();
+      }
+    }
+    flush();
+  });
+  add_splits(sums.get(), size, splits, pool);
+
+  // To where the kernel keeps it: (tap, in, group x out).
+  pool.run(taps * p.groups, [&](Index task) {
+    const Index tap = task % taps, group = task / taps;
+    const Real* from = sums.get() + (group * taps + tap) * rows * wide;
+    Real* to = w + tap * wide_in * y_pixel + group * p.out;
+    for (Index i = 0; i < wide_in; ++i, to += y_pixel) {
+      if (swap) {
+        for (Index o = 0; o < p.out; ++o) to[o] = from[o * wide + i];
+      } else {
+        std::memcpy(to, from + i * wide, sizeof(Real) * p.out);
+      }
+    }
+  });
+}
+
+// sum[t][lane] += x[lane] shifted by tap t * y[lane], for T taps at once.
+template <int T, int V, bool whole>
+void multiply(const Real* x, Index x_step, Index tap_step, const Real* y, Index y_step, Index count, Real* to,
+              Index to_step, int valid) {
+  Vec sum[T][V] = {};
+  for (Index k = 0; k < count; ++k, x += x_step, y += y_step) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const int part = std::clamp(valid - v * kLanes, 0, kLanes);
+      const Vec b = whole ? load(y + v * kLanes) : load_part(y + v * kLanes, part);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const Real* at = x + t * tap_step + v * kLanes;
+        sum[t][v] += b * (whole ? load(at) : load_part(at, part));
+      }
+    }
+  }
+  for (int t = 0; t < T; ++t) {
+    for (int v = 0; v < V; ++v) {
+      Real* at = to + t * to_step + v * kLanes;
+      if (whole) {
+        store(at, load(at) + sum[t][v]);
+      } else {
+        const int part = std::clamp(valid - v * kLanes, 0, kLanes);
+        store_part(at, load_part(at, part) + sum[t][v], part);
+      }
+    }
+  }
+}
+
+inline void depthwise_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+  const Index channels = p.groups, size = p.taps() * channels;
+  const Index lines = p.batch * p.output[0] * p.output[1], k2 = p.kernel[2], s2 = p.stride[2];
+  const Index splits = std::clamp<Index>(pool.threads == 1 ? 1 : 2 * pool.threads, 1, std::max<Index>(1, lines / 8));
+  const Scratch<Real> sums(size * splits);
+  std::vector<Reach> last;
+  for (Index t = 0; t < k2; ++t) last.push_back(reach(p, 2, t));
+
+  pool.run(splits, [&](Index split) {
+    Real* to = sums.get() + split * size;
+    std::memset(to, 0, sizeof(Real) * size);
+    for (Index line = split * lines / splits; line < (split + 1) * lines / splits; ++line) {
+      const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
+      const Real* y_line = y + line * p.output[2] * channels;
+      for (Index t0 = 0; t0 < p.kernel[0]; ++t0) {
+        const Reach r0 = reach(p, 0, t0);
+        if (q0 < r0.low || q0 >= r0.high) continue;
+        for (Index t1 = 0; t1 < p.kernel[1]; ++t1) {
+          const Reach r1 = reach(p, 1, t1);
+          if (q1 < r1.low || q1 >= r1.high) continue;
+          const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
+          const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * channels;
+          Real* tap = to + (t0 * p.kernel[1] + t1) * k2 * channels;
+          for (Index c = 0; c < channels;) {
+            const int vectors = channels - c >= kWide ? 2 : 1;
+            const int valid = static_cast<int>(std::min<Index>(vectors * kLanes, channels - c));
+            auto part = [&](auto taps, Index t, Index low, Index high) {
+              if (low >= high) return;
+              constexpr int T = decltype(taps)::value;
+              const auto run = vectors == 2 ? multiply<T, 2, true>
+                               : valid == kLanes ? multiply<T, 1, true> : multiply<T, 1, false>;
+              run(x_line + (s2 * low + last[t].shift) * channels + c, s2 * channels,
+                                                 p.dilation[2] * channels, y_line + low * channels + c, channels,
+                                                 high - low, tap + t * channels + c, channels, valid);
+            };
+            constexpr int kMost = 5;
+            for (Index t = 0; t < k2; t += kMost) {
+              const Index some = std::min<Index>(kMost, k2 - t);
+              Index low = 0, high = p.output[2];  // where all of these taps meet x
+              for (Index k = t; k < t + some; ++k) {
+                low = std::max(low, last[k].low);
+                high = std::min(high, last[k].high);
+              }
+              if (low >= high) low = high = 0;
+              switch (some) {
+                case 1: part(std::integral_constant<int, 1>{}, t, low, high); break;
+                case 2: part(std::integral_constant<int, 2>{}, t, low, high); break;
+                case 3: part(std::integral_constant<int, 3>{}, t, low, high); break;
+                case 4: part(std::integral_constant<int, 4>{}, t, low, high); break;
+                default: part(std::integral_constant<int, 5>{}, t, low, high);
+              }
+              for (Index k = t; k < t + some; ++k) {
+                part(std::integral_constant<int, 1>{}, k, last[k].low, std::min(low, last[k].high));
+                part(std::integral_constant<int, 1>{}, k, std::max(high, last[k].low), last[k].high);
+              }
+            }
+            c += valid;
+          }
+        }
+      }
+    }
+  });
+  add_splits(sums.get(), size, splits, pool);
+  std::memcpy(w, sums.get(), sizeof(Real) * size);
+}
+
+inline void pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+  (p.groups > 1 && p.in == 1 && p.out == 1 ? depthwise_pairing : dense_pairing)(p, x, y, w, pool);
+}
+
+}  // namespace
+}  // namespace jaxconv

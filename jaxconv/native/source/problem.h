@@ -1,0 +1,36 @@
+// One face of a convolution as the kernels see it: channels last, up to three spatial axes.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <functional>
+
+namespace jaxconv {
+
+using Index = std::int64_t;
+
+// Geometry of the forward convolution; s*q + d*t - lo = u on each axis. Unused axes have size 1.
+struct Problem {
+  Index batch = 0;
+  std::array<Index, 3> input{}, kernel{}, output{}, stride{}, dilation{}, low{};
+  Index groups = 1;
+  Index in = 0, out = 0;  // channels of a group
+  Index taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+};
+
+// Runs task(0), ..., task(count - 1), in any order and on any threads, and returns when all have ended.
+using ParallelFor = std::function<void(Index count, const std::function<void(Index)>& task)>;
+
+struct Pool {
+  Index threads = 1;
+  ParallelFor run;
+};
+
+// The kernels compiled for one instruction set and number format.
+template <class Real>
+struct Kernels {
+  void (*apply)(const Problem&, const Real* x, const Real* w, Real* y, const Pool&);
+  void (*adjoint)(const Problem&, const Real* y, const Real* w, Real* x, const Pool&);
+  void (*kernel)(const Problem&, const Real* x, const Real* y, Real* w, const Pool&);
+};
+
+}  // namespace jaxconv

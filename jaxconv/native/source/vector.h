@@ -1,0 +1,60 @@
+// Vectors of the instruction set this file is compiled for, by the compiler's vector extension.
+#pragma once
+#include <cstring>
+
+#include "problem.h"
+
+#if defined(__AVX512F__)
+#define JAXCONV_VECTOR 64
+#define JAXCONV_ROWS 12
+#elif defined(__AVX__)
+#define JAXCONV_VECTOR 32
+#define JAXCONV_ROWS 6
+#else
+#define JAXCONV_VECTOR 16
+#define JAXCONV_ROWS 6
+#endif
+
+namespace jaxconv {
+namespace {
+
+using Real = JAXCONV_REAL;
+
+constexpr int kLanes = JAXCONV_VECTOR / sizeof(Real);  // numbers of a vector
+constexpr int kRows = JAXCONV_ROWS;  // rows of the main accumulator tile: kRows x 2 vectors stay in registers
+constexpr int kWide = 2 * kLanes;
+
+typedef Real Vec __attribute__((vector_size(JAXCONV_VECTOR)));
+// The same vector where it may lie at any address.
+typedef Real Loose __attribute__((vector_size(JAXCONV_VECTOR), aligned(sizeof(Real)), may_alias));
+
+inline Vec load(const Real* p) { return *reinterpret_cast<const Loose*>(p); }
+inline void store(Real* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
+
+// The first `count` numbers, in pieces of sizes that the compiler knows: a call of memcpy costs more than they do.
+inline void copy_part(Real* to, const Real* from, int count) {
+#pragma GCC unroll 4
+  for (int piece = kLanes / 2; piece > 0; piece /= 2) {
+    if (count & piece) {
+      std::memcpy(to, from, sizeof(Real) * piece);
+      to += piece;
+      from += piece;
+    }
+  }
+}
+inline Vec load_part(const Real* p, int count) {
+  if (count == kLanes) return load(p);
+  Vec v{};
+  copy_part(reinterpret_cast<Real*>(&v), p, count);
+  return v;
+}
+inline void store_part(Real* p, Vec v, int count) {
+  if (count == kLanes) {
+    store(p, v);
+  } else {
+    copy_part(p, reinterpret_cast<const Real*>(&v), count);
+  }
+}
+
+}  // namespace
+}  // namespace jaxconv

@@ -1,0 +1,170 @@
+"""The compiled CPU kernels: built where a compiler is, called only where they may be, exact, safe in threads."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_core_faces import error
+
+import jaxconv as jc
+from jaxconv import lowering, native, trilinear
+from jaxconv.benchmark import random_layers
+from jaxconv.geometry import ConvGeometry
+from jaxconv.lowering import Call
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "jaxconv" / "native" / "source"
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+built = pytest.mark.skipif(not native.available(), reason=f"compiled kernels: {native.status()}")
+compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
+
+
+def text(f, *args):
+    return jax.jit(f).lower(*args).as_text()
+
+
+def process(program, **environment):
+    """The standard output of a Python program in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@built
+def test_the_choice_calls_them_on_one_cpu_device():
+    x, w = jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
+    assert "jaxconv_apply_float32" in text(functools.partial(jc.conv, method="native"), x, w)
+
+    def gradients(x, w):
+        return jax.vjp(lambda x, w: jc.conv_transpose(x, w, stride=2, method="native"), x, w)[1](
+            jnp.ones((1, 33, 33, 8))
+        )
+
+    program = text(gradients, x, w)
+    assert "jaxconv_apply_float32" in program and "jaxconv_kernel_float32" in program
+
+
+@built
+def test_an_exported_program_calls_none():
+    """A custom call would need jaxconv, and this machine's processor, where the program is read back."""
+    x, w = jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
+    exported = jax.export.export(jax.jit(functools.partial(jc.conv, method="native")), platforms=["cpu"])(x, w)
+    assert "custom_call" not in exported.mlir_module()
+    again = jax.export.deserialize(exported.serialize())
+    assert error(again.call(x, w), np.asarray(jc.conv(x, w))) <= 1e-6
+
+
+@built
+def test_sharded_arrays_are_left_to_the_partitioner():
+    """XLA cannot split a custom call; inside shard_map each device calls one for its own share."""
+    said = process(
+        """
+import jax, jax.numpy as jnp, numpy as np, jaxconv as jc
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((4,), ("b",), axis_types=(AxisType.Auto,))
+x = np.random.default_rng(0).standard_normal((8, 9, 9, 8)).astype(np.float32)
+w = np.random.default_rng(1).standard_normal((3, 3, 8, 8)).astype(np.float32)
+want = np.asarray(jc.conv(x, w))
+f = jax.jit(lambda x, w: jc.conv(x, w, method="native"))
+split = jax.device_put(x, NamedSharding(mesh, P("b")))
+shares = jax.shard_map(f, mesh=mesh, in_specs=(P("b"), P()), out_specs=P("b"))
+for g, data in ((f, split), (jax.jit(shares), x)):
+    print("custom_call @jaxconv" in g.lower(data, w).as_text(), np.abs(np.asarray(g(data, w)) - want).max() < 1e-4)
+""",
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        JAX_PLATFORMS="cpu",
+    )
+    assert said.split() == ["False", "True", "True", "True"]
+
+
+def test_switched_off_the_operations_of_xla_serve():
+    said = process(
+        """
+import jax, jax.numpy as jnp, jaxconv as jc
+from jaxconv import native
+print(native.status())
+x, w = jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
+print("custom_call" in jax.jit(jc.conv).lower(x, w).as_text())
+try:
+    jc.conv(x, w, method="native")
+except ValueError as refusal:
+    print(refusal)
+""",
+        JAXCONV_NATIVE="0",
+        JAX_PLATFORMS="cpu",
+    ).splitlines()
+    assert said[:2] == ["switched off by JAXCONV_NATIVE=0", "False"]
+    assert "switched off by JAXCONV_NATIVE=0" in said[2]
+
+
+@built
+@pytest.mark.parametrize("layer", random_layers(12, seed=21), ids=lambda layer: layer.name)
+def test_faces_of_real_sizes_agree_with_the_reference_lowering(layer):
+    """Sizes at which chunks, splits and threads matter; the geometries of test_core_faces.py are tiny."""
+    rng = np.random.default_rng(0)
+    arrays = {k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in layer.shapes.items()}
+    for face, (a, b) in {"apply": ("x", "w"), "adjoint": ("y", "w"), "kernel": ("x", "y")}.items():
+        got, want = (
+            jax.jit(functools.partial(getattr(trilinear, face), geometry=layer.geometry, method=m))(
+                arrays[a], arrays[b]
+            )
+            for m in ("native", "window")
+        )
+        assert error(got, np.asarray(want)) <= 2e-5, face
+
+
+@built
+def test_runs_are_deterministic_and_threads_do_not_disturb_each_other():
+    g = ConvGeometry.resolve(input_size=(40, 40), kernel_size=(3, 3), padding=1)
+    rng = np.random.default_rng(3)
+    xs = [jnp.asarray(rng.standard_normal((2, 40, 40, 24)), jnp.float32) for _ in range(8)]
+    y = jnp.asarray(rng.standard_normal((2, 40, 40, 40)), jnp.float32)
+    f = jax.jit(functools.partial(trilinear.kernel, geometry=g, method="native"))
+    want = [np.asarray(f(x, y)) for x in xs]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for got, expected in zip(pool.map(lambda x: np.asarray(f(x, y)), xs), want, strict=True):
+                np.testing.assert_array_equal(got, expected)
+
+
+@built
+def test_empty_and_unsupported_calls_are_left_to_xla():
+    g = ConvGeometry.resolve(input_size=(4, 4), kernel_size=(3, 3))
+    full = Call("apply", g, 2, 3, 5, np.dtype("float32"), np.dtype("float32"), None, "cpu", True)
+    assert lowering.native.serves_call(full)
+    for change in ({"batch": 0}, {"native": False}, {"dtype": np.dtype("int32"), "out_dtype": np.dtype("int32")}):
+        assert not lowering.native.serves_call(dataclasses.replace(full, **change)), change
+    empty = jc.conv(jnp.ones((0, 4, 4, 3)), jnp.ones((3, 3, 3, 5)), method="native")
+    assert empty.shape == (0, 2, 2, 5)
+
+
+@pytest.mark.slow
+@compiles
+@pytest.mark.parametrize("number", ["float", "double"])
+@pytest.mark.parametrize("isa", ["portable", *(["avx2"] if X86 else [])])
+def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
+    """Every instruction set this machine runs, address and undefined-behaviour sanitizers, against the definition."""
+    program = tmp_path / "fuzz"
+    options = ["-mavx2", "-mfma"] if isa == "avx2" else []
+    subprocess.run(
+        ["g++", "-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *options]
+        + [f"-DJAXCONV_ISA={isa}", f"-DJAXCONV_NAME=kernels_{isa}", f"-DJAXCONV_REAL={number}", f"-I{SOURCE}"]
+        + [str(SOURCE / "kernels.cc"), str(SOURCE / "scratch.cc"), str(ROOT / "tests" / "native" / "fuzz.cc")]
+        + ["-o", str(program), "-pthread"],
+        check=True,
+    )
+    done = subprocess.run([program, "1", "1500"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    print(done.stdout)
