@@ -89,6 +89,20 @@ for g, data in ((f, split), (jax.jit(shares), x)):
     assert said.split() == ["False", "True", "True", "True"]
 
 
+@built
+def test_a_library_for_a_newer_jaxlib_is_left_alone(monkeypatch):
+    """Registering it would cost jax its CPU backend."""
+    monkeypatch.setattr(native, "_interface", lambda: 0)
+    native.status.cache_clear()
+    try:
+        assert native.status().startswith("built for a newer jaxlib than this one (interface ")
+        assert not native.available()
+    finally:
+        monkeypatch.undo()
+        native.status.cache_clear()
+    assert native.available()
+
+
 def test_switched_off_the_operations_of_xla_serve():
     said = process(
         """

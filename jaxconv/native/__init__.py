@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -41,6 +42,10 @@ def status() -> str:
         library = ctypes.CDLL(str(path))
         if not library.jaxconv_supported():
             return "this processor has no AVX2"
+        built, here = library.jaxconv_interface(), _interface()
+        # jax registers targets late and would lose its CPU backend over one that it refuses: ask before.
+        if built // 1000 != here // 1000 or built > here:
+            return f"built for a newer jaxlib than this one (interface {built}, not {here}): reinstall jaxconv"
         for face in FACES:
             for dtype in DTYPES:
                 handler = getattr(library, f"{target(face, dtype)}")
@@ -48,6 +53,16 @@ def status() -> str:
     except Exception as error:  # built for another processor, or against an interface this jaxlib does not speak
         return f"built, but not loaded: {error}"
     return "ready"
+
+
+def _interface() -> int:
+    """The foreign function interface of this jaxlib, as its headers say: 1000 * major + minor."""
+    header = (Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_text()
+    major, minor = (
+        int(re.search(rf"#define XLA_FFI_API_{part} (\d+)", header)[1])  # type: ignore[index]
+        for part in ("MAJOR", "MINOR")
+    )
+    return 1000 * major + minor
 
 
 def available() -> bool:

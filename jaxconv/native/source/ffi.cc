@@ -126,6 +126,9 @@ extern "C" {
 // Whether this processor runs the kernels that were compiled.
 int jaxconv_supported() { return jaxconv::supported(); }
 
+// The interface this library was compiled against, as 1000 * major + minor.
+int jaxconv_interface() { return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR; }
+
 JAXCONV_HANDLER(apply, float32, float, F32);
 JAXCONV_HANDLER(adjoint, float32, float, F32);
 JAXCONV_HANDLER(kernel, float32, float, F32);
