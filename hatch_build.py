@@ -4,6 +4,7 @@ Without one the package is complete but slower on CPUs: `jaxconv.native.status` 
 skips the build, ``JAXCONV_BUILD_NATIVE=1`` makes its failure an error.
 """
 
+import hashlib
 import os
 import platform
 import shutil
@@ -32,12 +33,23 @@ def compiler() -> str | None:
 
 
 def build(source: Path, target: Path) -> None:
-    """Compile every source for every instruction set and number format, and link them; `target` appears whole."""
+    """Compile every source for every instruction set and number format, and link them; `target` appears whole.
+
+    What was built from the same sources, headers and compiler is left as it is.
+    """
     import jaxlib
 
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("no C++ compiler found (CXX, c++, g++, clang++)")
+    stamp = target.with_suffix(".stamp")
+    version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
+    inputs = [*sorted(source.iterdir()), Path(__file__)]
+    parts = [version, platform.machine(), jaxlib.__version__, *(path.read_text() for path in inputs)]
+    made_of = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    if target.exists() and stamp.exists() and stamp.read_text() == made_of:
+        return
+    stamp.unlink(missing_ok=True)
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     flags = [*FLAGS, *(["-DJAXCONV_X86"] if x86 else [])]
     headers = Path(jaxlib.__file__).parent / "include"
@@ -67,6 +79,7 @@ def build(source: Path, target: Path) -> None:
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         run("-shared", *objects, "-o", str(beside))
         os.replace(beside, target)
+    stamp.write_text(made_of)
 
 
 class NativeBuildHook(BuildHookInterface):

@@ -6,6 +6,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 copy=$WORK/tests/jaxconv # the copy and environment that step `tests` leaves for others
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=off PIP_QUIET=2 NO_MKDOCS_2_WARNING=1
 
+# Where there is a compiler the CPU kernels have to build, not only may.
+if type -p c++ g++ clang++ >/dev/null; then export JAXCONV_BUILD_NATIVE=1; fi
+
 find_python() { # the first named interpreter that starts and can make environments, as an absolute path
   local name found
   for name in "$@"; do
@@ -100,6 +103,8 @@ case ${1:?name a step} in
     "$newest" -m venv .venv
     .venv/bin/python -m pip install -e ".[test]"
     .venv/bin/python -m pytest
+    echo "+ without the compiled kernels"
+    JAXCONV_NATIVE=0 .venv/bin/python -m pytest tests/test_core_*.py tests/test_lowering_choice.py tests/test_native.py
     ;;
   *)
     echo "there is no step $1" >&2
