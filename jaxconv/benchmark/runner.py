@@ -23,9 +23,9 @@ from jaxconv.benchmark.memory import resident_bytes
 
 # A sample shorter than this is mostly the clock's and the scheduler's; calls are repeated until it is reached.
 SAMPLE = 4e-3
-# Seconds of rest before each sample: PyTorch's threads keep spinning for about a millisecond after a call, on the cores
+# Seconds of rest before each sample: PyTorch's threads keep spinning for 4 to 8 ms after a call, on the cores
 # that the next contender needs.
-REST = 5e-3
+REST = 12e-3
 # The tasks that are one face each, in the order of `Layer.faces`.
 SINGLE = ("forward", "data gradient", "kernel gradient")
 
