@@ -167,11 +167,15 @@ def test_empty_and_unsupported_calls_are_left_to_xla():
 @pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("number", ["float", "double"])
-@pytest.mark.parametrize("isa", ["portable", *(["avx2"] if X86 else [])])
+@pytest.mark.parametrize("isa", ["portable", "avx512", *(["avx2"] if X86 else [])])
 def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
     """Every instruction set this machine runs, address and undefined-behaviour sanitizers, against the definition."""
     program = tmp_path / "fuzz"
-    options = ["-mavx2", "-mfma"] if isa == "avx2" else []
+    options = {
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": ["-DJAXCONV_VECTOR=64", "-DJAXCONV_ROWS=12", "-Wno-psabi"],  # its sizes, on any processor
+        "portable": [],
+    }[isa]
     subprocess.run(
         ["g++", "-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *options]
         + [f"-DJAXCONV_ISA={isa}", f"-DJAXCONV_NAME=kernels_{isa}", f"-DJAXCONV_REAL={number}", f"-I{SOURCE}"]

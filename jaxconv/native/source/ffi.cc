@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "problem.h"
 #include "xla/ffi/api/ffi.h"
@@ -101,7 +103,11 @@ ffi::Error run(ffi::ThreadPool threads, ffi::Buffer<type> a, ffi::Buffer<type> b
   const Problem p = problem_of(sizes);
   const Kernels<Real>& kernels = best_kernels<Real>();
   const auto call = face == Face::apply ? kernels.apply : face == Face::adjoint ? kernels.adjoint : kernels.kernel;
-  call(p, a.typed_data(), b.typed_data(), result->typed_data(), pool_of(threads));
+  try {
+    call(p, a.typed_data(), b.typed_data(), result->typed_data(), pool_of(threads));
+  } catch (const std::exception& error) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("jaxconv: ") + error.what());
+  }
   return ffi::Error::Success();
 }
 

@@ -4,7 +4,9 @@
 
 #include "problem.h"
 
-#if defined(__AVX512F__)
+#if defined(JAXCONV_VECTOR)
+// A test asks for the sizes of a processor that it does not have; the compiler splits the vectors.
+#elif defined(__AVX512F__)
 #define JAXCONV_VECTOR 64
 #define JAXCONV_ROWS 12
 #elif defined(__AVX__)
