@@ -181,23 +181,26 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
       for (Index q = r2.low; q < r2.high;) {
         const Index some = std::min(kPositions - held, r2.high - q), u = p.stride[2] * q + r2.shift;
         Side from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
+        // Straight into the rows' panel where they are all of a task's rows.
+        const bool direct = staged && !swap && slab == rows;
         if (staged) {
-          for (Index k = 0; k < some; ++k) {
-            for (Index t = 0; t < span; ++t) {
-              const Index at = u + k * p.stride[2] + t * p.dilation[2];
-              Real* to = stage.data() + k * wide_in + t * p.in;
-              if (at >= 0 && at < p.input[2]) {
-                copy(to, x_line + at * x_pixel, p.in, p.in);
-              } else {
-                std::memset(to, 0, sizeof(Real) * p.in);
-              }
-            }
+          Real* to = direct ? row_pack.data() + held * row_step : stage.data();
+          const Index to_step = direct ? row_step : wide_in;
+          for (Index t = 0; t < span; ++t, to += p.in) {
+            // Positions k of this piece whose pixel u + s*k + d*t exists.
+            const Index first = u + t * p.dilation[2], s = p.stride[2], last = p.input[2] - 1 - first;
+            const Index low = std::clamp<Index>(first >= 0 ? 0 : (-first + s - 1) / s, 0, some);
+            const Index high = std::clamp<Index>(last < 0 ? 0 : last / s + 1, low, some);
+            for (Index k = 0; k < low; ++k) std::memset(to + k * to_step, 0, sizeof(Real) * p.in);
+            const Side pixels{x_line + (first + s * low) * x_pixel, s * x_pixel, 0, 0, false};
+            pack_side(pixels, high - low, 0, p.in, p.in, to + low * to_step, to_step);
+            for (Index k = high; k < some; ++k) std::memset(to + k * to_step, 0, sizeof(Real) * p.in);
           }
           from_x = {stage.data(), wide_in, 0, 0, false};
         }
         const Side from_y{y_line + q * y_pixel, y_pixel, 0, 0, false};
         const Side &row_side = swap ? from_y : from_x, &lane_side = swap ? from_x : from_y;
-        pack_side(row_side, some, first_row, slab, slab, row_pack.data() + held * row_step, row_step);
+        if (!direct) pack_side(row_side, some, first_row, slab, slab, row_pack.data() + held * row_step, row_step);
         lane_blocks(wide, few_rows, [&](Index lane, int vectors) {
           const Index width = vectors * kLanes;
           pack_side(lane_side, some, lane, std::min(width, lanes - lane), width,
