@@ -91,6 +91,24 @@ def test_other_names_are_matched_by_structure_and_order():
         load_tensors(small(), strange, ordered=False)
 
 
+class Backwards(nnx.Module):
+    """Two layers that only the order of definition tells apart, and it is not the alphabet's."""
+
+    def __init__(self, rngs):
+        self.second_by_name = nn.Conv(2, 2, (1,), rngs=rngs)
+        self.first_by_name = nn.Conv(2, 2, (1,), rngs=rngs)
+
+
+def test_structure_follows_the_order_of_definition():
+    make = lambda: Backwards(nnx.Rngs(0))  # noqa: E731
+    tensors = {f"{layer}.{n}": np.full((2, 2, 1) if n == "weight" else 2, i, np.float32)
+               for i, layer in enumerate("xy") for n in ("weight", "bias")}  # fmt: skip
+    for model in (nnx.eval_shape(make), make()):
+        assert [layer.path for layer in walk(model)] == ["second_by_name", "first_by_name"]
+        load_tensors(model, tensors)
+        assert not value(model, "second_by_name.kernel").any() and value(model, "first_by_name.kernel").all()
+
+
 def test_renaming_and_wrappers():
     model, tensors = small(), checkpoint()
     renamed = {

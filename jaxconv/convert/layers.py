@@ -102,8 +102,11 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(node, dict):
         yield from ((str(name), child) for name, child in node.items())
     else:
-        # `vars` keeps the order of definition, where nnx.state sorts by name.
-        yield from ((name, child) for name, child in vars(node).items() if not name.startswith("_pytree__"))
+        # nnx.state sorts by name, and so does nnx.eval_shape with a module's `vars`; flax's own list of the attributes
+        # keeps the order of definition.
+        order = {name: place for place, name in enumerate(vars(node).get("_pytree__nodes", ()))}
+        named = [(name, child) for name, child in vars(node).items() if not name.startswith("_pytree__")]
+        yield from sorted(named, key=lambda item: order.get(item[0], len(order)))
 
 
 def layer_of(node: Any, path: tuple[str, ...], variables: dict[str, Any], convention: str) -> Layer:
