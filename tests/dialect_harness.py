@@ -2,11 +2,14 @@
 
 A case is a name, the arrays, and the other arguments. The peer and the dialect both get it; either both refuse, or both
 give the same values (1e-9 of the largest, in float64) and the same gradients (1e-7) for a random cotangent.
-JAXCONV_PARITY_CASES=200 runs the tests by the hundred, too, with that many sets for each name.
+JAXCONV_PARITY_CASES=200 runs the tests by the hundred, too, with that many sets for each name, and
+JAXCONV_PARITY_RECORDS=FOLDER leaves the counts there (benchmarks/dialect_parity.py makes its table of them).
 """
 
 import dataclasses
+import json
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +19,8 @@ import numpy as np
 import pytest
 
 VALUE, GRADIENT = 1e-9, 1e-7
-
+# Each case compiles a program that runs once: what LLVM would gain by optimising it costs more than it brings.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 CASES = os.environ.get("JAXCONV_PARITY_CASES")
 # The hundreds take longer than the rest of the tests together.
@@ -72,6 +76,10 @@ class Tally:
     def finish(self):
         """Print the table and fail with the first failing calls."""
         print("\n" + self.table())
+        if folder := os.environ.get("JAXCONV_PARITY_RECORDS"):
+            record = {"title": self.title, "rows": self.rows, "worst": self.worst, "failures": self.failures}
+            one = sorted(self.rows)[:1] if len(self.rows) == 1 else []
+            (pathlib.Path(folder) / f"{' '.join([self.title, *one])}.json").write_text(json.dumps(record, indent=1))
         shown = "\n".join(self.failures[:12])
         assert not self.failures, f"{len(self.failures)} failures, first ones:\n{shown}"
         assert self.rows, "no case was run"
@@ -133,8 +141,32 @@ def run_case(
         return ours(*merged, *case.args, **case.kwargs)
 
     used = [i for i, a in enumerate(arrays) if a is not None]
+    live = [arrays[i] for i in used]
+    ct, wanted = None, None
+    if peer_grad is not None and case.grad and np.size(first(want)):
+        ct = np.asarray((rng or np.random.default_rng(0)).standard_normal(np.shape(first(want))))
+        wanted = peer_grad(case, ct)  # None where the peer has no gradient
+    positions = [used.index(i) for i in case.grad]
+
+    def both(cotangent, *live):
+        """Outputs, and where the peer has one the gradient."""
+        if wanted is None:
+            return call(*live), ()
+
+        def forward(*moving):
+            merged = list(live)
+            for p, a in zip(positions, moving, strict=True):
+                merged[p] = a
+            outputs = call(*merged)
+            return first(outputs), outputs
+
+        out, vjp, outputs = jax.vjp(forward, *(live[p] for p in positions), has_aux=True)
+        if out.shape != cotangent.shape:
+            return outputs, ()  # the values say so below
+        return outputs, vjp(cotangent.astype(out.dtype))
+
     try:
-        got = jax.jit(call)(*(arrays[i] for i in used))
+        got, grads = jax.jit(both, compiler_options=QUICK)(None if ct is None else jnp.asarray(ct), *live)
     except Exception as e:  # noqa: BLE001 - any error here is a finding
         return tally.fail(case, f"raised {type(e).__name__}: {str(e)[:300]}")
     got_all, want_all = ([v] if not isinstance(v, (tuple, list)) else v for v in (got, want))
@@ -149,26 +181,9 @@ def run_case(
         tally.worst["value"] = max(tally.worst["value"], e if np.isfinite(e) else 0)
         if not e <= value:
             return tally.fail(case, f"values differ by {e:.2e} (shapes {np.shape(g)} and {np.shape(w)})")
-    if peer_grad is None or not case.grad or not np.size(first(want)):
-        return None
-    ct = np.asarray((rng or np.random.default_rng(0)).standard_normal(np.shape(first(want))))
-    wanted = peer_grad(case, ct)
-    if wanted is None:  # the peer has no gradient here
+    if wanted is None:
         return None
     row["gradients"] += 1
-    positions = [used.index(i) for i in case.grad]
-
-    def pulled(cotangent, *live):
-        def forward(*moving):
-            merged = list(live)
-            for p, a in zip(positions, moving, strict=True):
-                merged[p] = a
-            return first(call(*merged))
-
-        out, vjp = jax.vjp(forward, *(live[p] for p in positions))
-        return vjp(cotangent.astype(out.dtype))
-
-    grads = jax.jit(pulled)(jnp.asarray(ct), *(arrays[i] for i in used))
     for i, g, w in zip(case.grad, grads, wanted, strict=True):
         e = error(g, w)
         tally.worst["gradient"] = max(tally.worst["gradient"], e if np.isfinite(e) else 0)

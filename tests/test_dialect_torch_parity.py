@@ -162,6 +162,10 @@ def resize_case(name):
             kwargs = {"mode": mode} | ({"align_corners": d.pick(None, True, False)} if mode in ranks else {})
         else:
             kwargs = {}
+        if kwargs.get("antialias", False) and rank == 2:
+            wide = size if isinstance(size, int) else size[1] if size else x.shape[3] * np.ravel(scale)[-1]
+            if int(wide) == 1:  # PyTorch's pass over the rows steps wrongly where they are one column wide
+                continue
         # With a scale PyTorch's backward is not that of its forward: on three axes nearest reads other positions, and
         # antialiasing works on axes of unchanged size, which the forward passes over.
         nearest = kwargs.get("mode", "nearest").startswith("nearest")
@@ -211,6 +215,9 @@ def pad_case(name):
         ends = zip(sizes, numbers[::2], numbers[1::2])
         if mode == "circular" and any(min(lo, hi) < 0 and max(lo, hi) > n + min(lo, hi) for n, lo, hi in ends):
             continue  # PyTorch refuses this, or copies memory onto itself without seeing it
+        ends = list(zip(sizes, numbers[::2], numbers[1::2]))
+        if mode in ("reflect", "replicate") and any(n + lo + hi == 0 for n, lo, hi in ends):
+            continue  # PyTorch leaves nothing of an axis if it leaves something of another
         yield Case(name, (x,), (numbers,), kwargs, (0,))
 
 
@@ -229,11 +236,11 @@ def test_every_name_has_a_generator():
     assert set(GENERATORS) == set(dialect.__all__)
 
 
-def sweep(count):
+def sweep(count, names=tuple(GENERATORS)):
     tally = Tally("jaxconv.dialects.torch")
-    for name, generator in GENERATORS.items():
+    for name in names:
         rng = np.random.default_rng(SEED)
-        for case in itertools.islice(generator(name), count):
+        for case in itertools.islice(GENERATORS[name](name), count):
             run_case(tally, case, getattr(dialect, name), peer, peer_grad, rng=rng)
         jax.clear_caches()
     tally.finish()
@@ -245,8 +252,9 @@ def test_random_argument_sets(x64):
 
 @by_the_hundred
 @pytest.mark.slow
-def test_random_argument_sets_by_the_hundred(x64):
-    sweep(cases_per_name(200))
+@pytest.mark.parametrize("name", GENERATORS)
+def test_random_argument_sets_by_the_hundred(name, x64):
+    sweep(cases_per_name(200), [name])
 
 
 # ---------------------------------------------------------------------- PyTorch's own samples and refusals

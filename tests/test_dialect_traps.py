@@ -177,6 +177,20 @@ def test_nearest_of_jax_image_is_pytorchs_nearest_exact():
     assert not np.array_equal(torch.interpolate(x[None, None], 2)[0, 0], jax.image.resize(x, (2,), "nearest"))
 
 
+def test_a_scale_that_keeps_the_size_is_passed_over_where_pytorch_does():
+    row = jnp.arange(3.0)
+    plane = jnp.broadcast_to(row[:, None], (3, 3))[None, None]
+    for mode in ("nearest", "bilinear"):
+        np.testing.assert_array_equal(torch.interpolate(plane, scale_factor=1.3, mode=mode), plane)
+    np.testing.assert_array_equal(torch.interpolate(row[None, None], scale_factor=1.3, mode="linear").ravel(), row)
+    # Not in one dimension, by the nearest center, or in large outputs.
+    assert torch.interpolate(row[None, None], scale_factor=1.3).ravel().tolist() == [0, 0, 1]
+    long = jnp.broadcast_to(jnp.arange(150.0)[:, None], (150, 2))[None, None]
+    assert torch.interpolate(long, scale_factor=(1.004, 1))[0, 0, -1, 0] == 148
+    exact = torch.interpolate(plane, scale_factor=1.3, mode="nearest-exact")
+    assert exact[0, 0, :, 0].tolist() == [0, 1, 1]
+
+
 def test_align_corners_with_one_output_reads_the_first_element():
     x = jnp.arange(1.0, 5.0).reshape(1, 1, 4)
     assert torch.interpolate(x, 1, mode="linear", align_corners=True).item() == 1
@@ -216,6 +230,10 @@ def test_convolution_types(dtype):
     for y in (torch.conv1d(x, w), torch.conv_transpose1d(x, w, stride=2), onnx.Conv(x, w)):
         assert y.dtype == dtype
     assert torch.conv1d(x, w).ravel()[0] == 6
+
+
+def test_circular_pads_beside_an_axis_cropped_to_nothing():
+    assert torch.pad(jnp.ones((1, 2, 3, 4)), (1, 2, -2, -1), "circular").shape == (1, 2, 0, 7)
 
 
 def test_a_batch_of_none_and_an_input_without_channels():

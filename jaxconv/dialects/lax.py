@@ -81,18 +81,7 @@ def conv_transpose(
         return _without_space(
             x, w, strides, padding, dimension_numbers, transpose_kernel, precision, preferred_element_type
         )
-    if dimension_numbers is None:
-        if rank not in _LAYOUTS:
-            raise ValueError(
-                f"{rank} spatial axes have no default layout, give dimension_numbers (lhs of shape {x.shape})"
-            )
-        dimension_numbers = _LAYOUTS[rank]
-    try:
-        numbers = lax.conv_dimension_numbers(x.shape, w.shape, dimension_numbers)
-    except TypeError as e:
-        raise ValueError(
-            f"dimension_numbers={dimension_numbers!r} does not fit shapes {x.shape} and {w.shape}: {e}"
-        ) from None
+    numbers = _numbers(x, w, dimension_numbers)
     x = jnp.transpose(x, (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1]))
     w = jnp.transpose(w, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
     kernel = forward_kernel(w, as_index(feature_group_count, "feature_group_count"), bool(transpose_kernel))
@@ -114,6 +103,18 @@ def conv_transpose(
     )
     order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
     return jnp.transpose(y, [order.index(axis) for axis in range(y.ndim)])
+
+
+def _numbers(x: Array, w: Array, dimension_numbers: Any) -> lax.ConvDimensionNumbers:
+    """The layout as axes, lax's own defaults where none is given."""
+    rank = x.ndim - 2
+    if dimension_numbers is None and rank not in _LAYOUTS:
+        raise ValueError(f"{rank} spatial axes have no default layout, give dimension_numbers (lhs of shape {x.shape})")
+    layout = _LAYOUTS[rank] if dimension_numbers is None else dimension_numbers
+    try:
+        return lax.conv_dimension_numbers(x.shape, w.shape, layout)
+    except TypeError as e:
+        raise ValueError(f"dimension_numbers={layout!r} does not fit shapes {x.shape} and {w.shape}: {e}") from None
 
 
 def dilated_pads(

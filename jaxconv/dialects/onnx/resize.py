@@ -79,30 +79,20 @@ def Resize(
 
     Source: the ONNX operator Resize, version 19.
     """
-    number = at.since(
-        "Resize",
-        opset,
-        10,
-        {
-            "antialias": (antialias, 0, 18),
-            "axes": (axes, None, 18),
-            "keep_aspect_ratio_policy": (keep_aspect_ratio_policy, "stretch", 18),
-            "mode": (mode if mode == "cubic" else None, None, 11),
-            "sizes": (sizes if sizes is None else "given", None, 11),
-        },
-    )
+    number = at.since("Resize", opset, 10, {
+        "antialias": (antialias, 0, 18), "axes": (axes, None, 18),
+        "keep_aspect_ratio_policy": (keep_aspect_ratio_policy, "stretch", 18),
+        "mode": (mode if mode == "cubic" else None, None, 11), "sizes": (sizes if sizes is None else "given", None, 11),
+    })  # fmt: skip
     if number == 10:
-        if roi is not None and scales is not None:
-            raise ValueError("Resize of operator set 10 takes X and scales, got three inputs")
-        first: Any = roi if scales is None else scales
-        return Upsample(X, first, mode=mode, opset=9)
+        return _of_operator_set_10(X, roi, scales, mode)
     _check_names(mode, nearest_mode, coordinate_transformation_mode, keep_aspect_ratio_policy, number)
+    if antialias and mode == "nearest":
+        raise ValueError("Resize: antialias=1 has no meaning for mode='nearest'")
     x = array(X, "X")
     which = _axes(axes, x.ndim)
     inputs = [x.shape[a] for a in which]
     factors, outputs = _targets(inputs, _given(scales, "scales"), _given(sizes, "sizes"), keep_aspect_ratio_policy)
-    if antialias and mode == "nearest":
-        raise ValueError("Resize: antialias=1 has no meaning for mode='nearest'")
     regions = _regions(roi, len(which), coordinate_transformation_mode)
     rule = _Rule(
         mode, nearest_mode, coordinate_transformation_mode, cubic_coeff_a, flag(exclude_outside, "exclude_outside"),
@@ -114,7 +104,7 @@ def Resize(
         if m == n and math.isclose(factor, 1.0) and region in (None, (0.0, 1.0)):
             continue
         coordinates = rule.coordinates(n, m, factor, region)
-        if coordinate_transformation_mode == "tf_crop_and_resize":
+        if region is not None:
             outside[axis] = (coordinates < 0) | (coordinates > n - 1)
         maps[axis] = rule.axis_map(n, coordinates, factor)
     return _extrapolate(_apply(x, maps, mode), outside, extrapolation_value)
@@ -127,8 +117,7 @@ def Upsample(
 
     Args:
         X: any array; all axes count.
-        scales: output over input size, one per axis, at least 1; sizes round down. (Resize of operator set 10 comes
-            here, too, with any positive scales.)
+        scales: output over input size, one per axis, at least 1; sizes round down.
         mode: "nearest" (sample ``floor(o/scale)``) or "linear".
         opset: operator set 7 to 9; None is 9, the last that has it.
 
@@ -136,7 +125,7 @@ def Upsample(
         The resized array, of X's type.
 
     Raises:
-        ValueError: another mode, scales that do not fit.
+        ValueError: another mode, scales that do not fit or shrink an axis.
         TypeError: traced scales.
 
     Example:
@@ -149,6 +138,22 @@ def Upsample(
     at.since("Upsample", opset, 7, {}, last=9)
     if mode not in ("nearest", "linear"):
         raise ValueError(f"Upsample: mode={mode!r} is not 'nearest' or 'linear'")
+    if any(s < 1 for s in _given(scales, "scales") or ()):
+        raise ValueError(f"Upsample: scales={scales!r} must be at least 1 on every axis")
+    return _downwards(X, scales, mode)
+
+
+def _of_operator_set_10(X: Any, second: Any, third: Any, mode: str) -> Array:
+    """The first Resize: X and scales, as Upsample but also to smaller sizes."""
+    if second is not None and third is not None:
+        raise ValueError("Resize of operator set 10 takes X and scales, got three inputs")
+    if mode not in ("nearest", "linear"):
+        raise ValueError(f"Resize: mode={mode!r} is not 'nearest' or 'linear' in operator set 10")
+    return _downwards(X, second if third is None else third, mode)
+
+
+def _downwards(X: Any, scales: Any, mode: str) -> Array:
+    """Coordinates o/scale, rounded down: what all of the older operators did."""
     return Resize(X, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 

@@ -176,7 +176,7 @@ def depthwise_conv2d(
         strides: 4 ints in the order of `data_format`.
         padding: "SAME", "VALID", or (lo, hi) for every axis.
         data_format: "NHWC" (default) or "NCHW".
-        dilations: 2 ints, or None.
+        dilations: 2 ints, or None; above 1 they need strides of 1.
         name: not used.
 
     Returns:
@@ -200,7 +200,9 @@ def depthwise_conv2d(
     x = array(input, "input")
     if x.ndim == 4 and x.shape[layout.channel_axis] != w.shape[2]:
         raise ValueError(f"depthwise_conv2d: input of shape {x.shape} and filter of shape {w.shape} differ in channels")
-    steps = layout.steps(strides, "strides", lengths=(4,)), layout.steps(dilations, "dilations", lengths=(1, 2, 4))
+    steps = layout.steps(strides, "strides", lengths=(4,)), layout.steps(dilations, "dilations", lengths=(2,))
+    if max(steps[0]) > 1 and max(steps[1]) > 1:
+        raise ValueError(f"depthwise_conv2d takes strides={strides} or dilations={dilations} above 1, not both")
     w = w.reshape(*w.shape[:2], 1, w.shape[2] * w.shape[3])
     return _conv("depthwise_conv2d", layout, x, w, *steps, layout.padding(padding, explicit=True))
 

@@ -12,12 +12,10 @@ from jaxconv.dialects.torch.pool import (
     max_pool1d,
     max_pool2d,
     max_pool3d,
-    max_unpool1d,
-    max_unpool2d,
-    max_unpool3d,
 )
 from jaxconv.dialects.torch.rearrange import fold, pad, pixel_shuffle, pixel_unshuffle, unfold
 from jaxconv.dialects.torch.resize import interpolate, upsample, upsample_bilinear, upsample_nearest
+from jaxconv.dialects.torch.unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
     "avg_pool1d",

@@ -259,8 +259,9 @@ def _pad_by_mode(x: Array, rank: int, pairs: Sequence[tuple[int, int]], mode: st
             x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - rank) + [(min(lo, 0), min(hi, 0), 0) for lo, hi in pairs]
         )
         sizes, pairs = x.shape[-rank:], [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]
-        if 0 in sizes:
-            return x
+        if 0 in sizes:  # nothing wraps
+            wide = (n + lo + hi for n, (lo, hi) in zip(sizes, pairs, strict=True))
+            return jnp.zeros((*x.shape[:-rank], *wide), x.dtype)
     g = ConvGeometry.resolve(input_size=sizes, kernel_size=(1,) * rank, padding=tuple(pairs), padding_mode=mode)
     return padding_modes.pad(x, g, x.ndim - rank)
 

@@ -36,7 +36,9 @@ def interpolate(
     Output o of n -> m samples lies at ``(o + 1/2) * r - 1/2`` on the input's grid, ``r = n/m``, or ``1/scale_factor``
     where a scale was given and `recompute_scale_factor` is not set, or with `align_corners` at ``o * (n-1)/(m-1)``.
     "nearest" takes sample ``floor(o * r)``, "nearest-exact" ``floor((o + 1/2) * r)``, both in the arithmetic of
-    PyTorch's CPU kernels (double for float64, single otherwise).
+    PyTorch's CPU kernels (double for float64, single otherwise). As there, a scale is passed over on an axis of
+    unchanged size by the linear modes, and on one of unchanged or doubled size by "nearest" on two axes whose output
+    sizes add up to 128 at most.
 
     Args:
         input: (batch, channels, *spatial) with one to three spatial axes.
@@ -71,6 +73,7 @@ def interpolate(
             f"channels and sizes must be at least 1, got an input of shape {x.shape} and an output of spatial size "
             f"{outputs}"
         )
+    scales = tuple(None if _by_size(n, m, mode, outputs) else s for n, m, s in zip(sizes, outputs, scales, strict=True))
     single = x.dtype != jnp.float64
     maps = [
         axis_map(n, m, mode, s, bool(align_corners), antialias, single)
@@ -160,6 +163,15 @@ def axis_map(
     return _filters.filter_map(n, centres, kernel, reach, widen=max(ratio, 1.0))
 
 
+def _by_size(n: int, m: int, mode: str, outputs: Sequence[int]) -> bool:
+    """Whether PyTorch's CPU kernels place the samples of an axis n -> m by its sizes although a scale was given: the
+    linear modes copy an axis that keeps its size; "nearest" on two axes repeats exactly where an axis keeps or doubles
+    its size, but only in the kernel for small outputs."""
+    if mode == "nearest":
+        return len(outputs) == 2 and sum(outputs) <= 128 and m in (n, 2 * n)
+    return mode in ("linear", "bilinear", "trilinear") and m == n
+
+
 def _nearest_positions(n: int, m: int, mode: str, scale: float | None, single: bool) -> np.ndarray:
     """floor(o * r), rounded on the way as PyTorch's CPU kernels round: r in the data's precision, the product in single
     before floor."""
@@ -230,6 +242,8 @@ def _output_size(
     factors = tuple(scale_factor) if isinstance(scale_factor, Sequence) else (scale_factor,) * rank
     if len(factors) != rank:
         raise ValueError(f"scale_factor={scale_factor!r} has {len(factors)} entries for spatial sizes {tuple(sizes)}")
+    if any(isinstance(f, (str, bytes)) for f in factors):
+        raise TypeError(f"scale_factor={scale_factor!r} must be a number or one per spatial axis")
     numbers = tuple(float(f) for f in factors)
     if not all(np.isfinite(numbers)):
         raise ValueError(f"scale_factor={scale_factor!r} must be finite")
