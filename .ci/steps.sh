@@ -90,6 +90,18 @@ case ${1:?name a step} in
     .venv/bin/python -m pytest -m "parity and not gpu"
     .venv/bin/python -m pytest tests/test_readme.py # the blocks that import PyTorch, skipped without it
     ;;
+  tensorflow) # in an environment of its own, and only where there is a package for this platform and Python
+    copy_tree tensorflow
+    cd "$WORK/tensorflow/jaxconv"
+    "$(oldest_python)" -m venv .venv
+    if ! .venv/bin/python -m pip install -e ".[tensorflow]"; then
+      echo "skipped: TensorFlow cannot be installed here"
+      exit 0
+    fi
+    .venv/bin/python -m pip install -e ".[test]"
+    .venv/bin/python -m pytest -m "parity and slow" tests/test_dialect_tensorflow_parity.py
+    .venv/bin/python -m pytest tests/test_readme.py -k from-tensorflow # the block that imports TensorFlow
+    ;;
   train) # the main job, in an environment of its own: the extra that the README names has to be enough
     run_readme_command train train
     ;;
