@@ -94,11 +94,11 @@ case ${1:?name a step} in
     copy_tree tensorflow
     cd "$WORK/tensorflow/jaxconv"
     "$(oldest_python)" -m venv .venv
+    .venv/bin/python -m pip install -e ".[test]"
     if ! .venv/bin/python -m pip install -e ".[tensorflow]"; then
       echo "skipped: TensorFlow cannot be installed here"
       exit 0
     fi
-    .venv/bin/python -m pip install -e ".[test]"
     .venv/bin/python -m pytest -m "parity and slow" tests/test_dialect_tensorflow_parity.py
     .venv/bin/python -m pytest tests/test_readme.py -k from-tensorflow # the block that imports TensorFlow
     ;;

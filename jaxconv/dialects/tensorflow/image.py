@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import axis_maps
 from jaxconv.dialects import _filters
-from jaxconv.dialects._common import array, ints, static
+from jaxconv.dialects._common import array, boolean, ints, static
 
 _FILTERS: dict[str, tuple[_filters.Kernel, float]] = {
     "bilinear": (_filters.triangle, 1),
@@ -55,7 +55,7 @@ def image_resize(
 
     Raises:
         ValueError: a shape, size or method that does not fit.
-        TypeError: sizes that are not integers, traced sizes, complex images.
+        TypeError: sizes that are not integers, traced sizes, complex images, an `antialias` that is no bool.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,6 +78,7 @@ def image_resize(
         raise ValueError(
             f"size={size!r} must be at least 1 on both axes (images of shape {x.shape} would get size {outputs})"
         )
+    antialias = boolean(antialias, "antialias")
     maps = [_axis_map(n, m, method, antialias) for n, m in zip(inputs, outputs, strict=True)]
     if method != "nearest":
         if jnp.issubdtype(x.dtype, jnp.complexfloating):

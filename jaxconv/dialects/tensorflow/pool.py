@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import pooling
-from jaxconv.dialects._common import array
+from jaxconv.dialects._common import array, boolean
 from jaxconv.dialects.tensorflow._layout import Layout
 
 Steps = int | Sequence[int]
@@ -45,8 +45,8 @@ def max_pool_with_argmax(
         Two arrays (batch, H', W', C): the maxima and their indices.
 
     Raises:
-        ValueError: sizes, names and numbers of entries that do not fit.
-        TypeError: numbers that are not integers, complex data.
+        ValueError: sizes, names and numbers of entries that do not fit, an empty input.
+        TypeError: numbers that are not integers, complex data, an `include_batch_in_index` that is no bool.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,6 +61,8 @@ def max_pool_with_argmax(
         raise ValueError(f"data_format={data_format!r} is not 'NHWC'")
     if x.ndim != 4:
         raise ValueError(f"max_pool_with_argmax takes (batch, H, W, channels), got shape {x.shape}")
+    if 0 in x.shape:
+        raise ValueError(f"max_pool_with_argmax takes no empty input, got shape {x.shape}")
     layout = Layout(2, True)
     window, stride = layout.steps(ksize, "ksize"), layout.steps(strides, "strides")
     dtype = jnp.dtype(output_dtype)
@@ -71,6 +73,6 @@ def max_pool_with_argmax(
     _, height, width, channels = x.shape
     flat = flat.astype(jax.dtypes.canonicalize_dtype(dtype))
     index = flat * channels + jnp.arange(channels, dtype=flat.dtype)
-    if include_batch_in_index:
+    if boolean(include_batch_in_index, "include_batch_in_index"):
         index = index + jnp.arange(x.shape[0], dtype=flat.dtype)[:, None, None, None] * (height * width * channels)
     return y, index
