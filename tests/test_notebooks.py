@@ -55,7 +55,10 @@ def test_notebook_is_stored_without_outputs(path):
     assert "%pip install" in sources[0] and "find_spec" in sources[0]
 
 
-@pytest.mark.parametrize("name", NEEDS)
+# The last two train and measure for a minute: they run with the sweeps.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n[:2] in ("03", "04") else n for n in NEEDS]
+)
 def test_notebook_runs(name, tmp_path, monkeypatch, capsys):
     for module in ("matplotlib", *NEEDS[name]):
         pytest.importorskip(module)
