@@ -74,8 +74,9 @@ RATES: dict[str, float] = {
 
 # The compiled kernels do what the geometry says, so their estimate is sure; one for operations of XLA is not (what it
 # fuses, copies and maps is its own affair), and must promise this much less to be believed. On the record the geometric
-# mean of chosen over fastest is 1.11 without, and smallest, 1.08, from 0.6 down.
-CAUTION = {"native": 0.55}
+# mean of chosen over fastest is 1.11 without, and 1.08 anywhere from 0.6 to 0.3; the lowest of these, because a custom
+# call compiles faster and needs less memory beside the result.
+CAUTION = {"native": 0.3}
 
 Amounts = defaultdict[str, float]
 
