@@ -30,15 +30,15 @@ HEAD = """# Agreement with the peers
 
 What `jaxconv.dialects` computes, against the living peer, on random argument sets. A case counts as refused where both
 refuse it; everywhere else values agree to 1e-9 of the largest in float64 and gradients, for a random cotangent, to 1e-7
-(`image_resize`, which TensorFlow computes in single precision, to 3e-6 and 1e-5). A failure is anything else. Gradients
-are compared where the peer has one; of ONNX's reference evaluator, which has none, by central differences on every
-tenth case.
+(`image_resize`, which TensorFlow computes in single precision, to 3e-6 and 1e-5; cubic `Resize`, whose coefficients
+ONNX's reference rounds to single precision, to 1e-5). A failure is anything else. Gradients are compared where the peer
+has one; of ONNX's reference evaluator, which has none, by central differences on every tenth case.
 
 The seeds are fixed: the command draws the same sets again. What is not drawn, because the peer departs from its own
 documentation there, is named beside the generators in `tests/test_dialect_*_parity.py`.
 
 ```bash
-python benchmarks/dialect_parity.py --cases {cases}
+python benchmarks/dialect_parity.py --cases {cases}  # again with --only tensorflow in an environment that has it
 ```
 """
 
