@@ -90,7 +90,8 @@ def test_published_weights_give_pytorchs_logits(run_folder, camvid, shared_data,
     """Five images: within 1e-3 wherever both chose the same maxima, and given the same choice everywhere.
 
     Where two values of a pooling window differ by less than the rounding of float32, the two may choose different ones,
-    and then max-unpooling puts a value one pixel further. Counted here: a handful in half a million.
+    and then max-unpooling puts a value one pixel further. How many there are depends on the processor: a handful in
+    half a million. Each is shown to be such a tie, in the values before the pooling.
     """
     from PIL import Image
 
@@ -103,8 +104,10 @@ def test_published_weights_give_pytorchs_logits(run_folder, camvid, shared_data,
     @jax.jit
     def encode(state, x):
         m = nnx.merge(graph, state)
-        x, first = m.downsample1_0(m.initial_block(x))
-        return first, m.downsample2_0(m._run(m.first, x))[1]
+        before_first = m.initial_block(x)
+        x, first = m.downsample1_0(before_first)
+        before_second = m._run(m.first, x)
+        return (before_first, first), (before_second, m.downsample2_0(before_second)[1])
 
     @jax.jit
     def with_indices(state, x, first, second):
@@ -114,20 +117,25 @@ def test_published_weights_give_pytorchs_logits(run_folder, camvid, shared_data,
         x = m._run(m.fourth, m.upsample4_0(m._run(m.third, m._run(m.second, x)), second))
         return m.transposed_conv(m._run(m.fifth, m.upsample5_0(x, first)), output_size=(360, 480))
 
-    whole, unchanged = forward(model), 0
+    whole = forward(model)
     for path in sorted((camvid / "val").glob("*.png"))[::20][:5]:
         x = run.preprocessing.normalise(np.asarray(Image.open(path)))[None]
         theirs, indices = torch_forward(peer, x), torch_indices(peer, x)
         given = np.asarray(with_indices(state, x, *indices))
         assert np.abs(given - theirs).max() < 1e-3, path.name
-        flips = sum(int((np.asarray(a) != b).sum()) for a, b in zip(encode(state, x), indices, strict=True))
-        assert flips <= 8, (path.name, flips)
-        mine = whole(x)
-        assert (mine.argmax(-1) != theirs.argmax(-1)).mean() < 1e-4, path.name
+        flips = 0
+        for (before, mine), chosen in zip(encode(state, x), indices, strict=True):
+            at = np.argwhere(np.asarray(mine) != chosen)
+            flips += len(at)
+            values = np.asarray(before).reshape(1, -1, before.shape[-1])
+            best = values[0, np.asarray(mine)[tuple(at.T)], at[:, -1]]
+            other = values[0, chosen[tuple(at.T)], at[:, -1]]
+            assert np.all(np.abs(best - other) <= 1e-5 * np.abs(values).max()), (path.name, best, other)
+        assert flips <= 24, (path.name, flips)
+        logits = whole(x)
+        assert (logits.argmax(-1) != theirs.argmax(-1)).mean() < 1e-4, path.name
         if flips == 0:
-            unchanged += 1
-            assert np.abs(mine - theirs).max() < 1e-3, path.name
-    assert unchanged >= 3
+            assert np.abs(logits - theirs).max() < 1e-3, path.name
 
 
 def torch_indices(peer, x):
