@@ -131,6 +131,39 @@ def test_the_page_is_whole_and_needs_nothing_else(explained):
     assert text.count("<h1>") == 1 and text.count("<h2") == text.count("<section")
 
 
+def test_one_gradient_serves_both_that_measure_it(monkeypatch):
+    from jaxconv.explain import collect
+
+    made = []
+
+    class Counted(collect.Pullback):
+        def __init__(self, *args):
+            made.append(self)
+            super().__init__(*args)
+
+    monkeypatch.setattr(collect, "Pullback", Counted)
+    image = jax.ShapeDtypeStruct((1, 24, 16, 1), jnp.float32)
+    found = explain(Target("dilated", dilated, (image,)), draws=2, tile=32)
+    assert len(made) == 1 and found.failed == {}
+    alone = jc.analysis.effective_receptive_field(dilated, image, draws=2)
+    np.testing.assert_array_equal(found.effective.energy, alone.energy)
+    assert (found.effective.box, found.effective.index) == (alone.box, alone.index)
+    board = jc.analysis.checkerboard(dilated, image, draws=collect.FLAT_IMAGES)
+    assert (found.board.score, found.board.gradient_score) == (board.score, board.gradient_score)
+    assert found.board.counts == board.counts
+
+
+def test_integers_have_no_gradient_and_the_rest_is_explained():
+    def labels(x):
+        return jnp.argmax(dilated(x.astype(jnp.float32)), axis=-1)
+
+    image = jax.ShapeDtypeStruct((1, 24, 16, 1), jnp.uint8)
+    found = explain(Target("labels", labels, (image,)), draws=1, tile=32)
+    assert "no gradient of an output of int32 to an image of uint8" in found.failed["effective receptive field"]
+    assert found.field.size == (15, 15) and len(rows(found)) == 5
+    Reader(page(found))
+
+
 def test_the_table_holds_the_numbers_of_the_analysis(explained):
     found, text = explained
     gridding = jc.analysis.gridding(dilated, found.target.args[0])

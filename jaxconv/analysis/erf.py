@@ -2,16 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .field import receptive_field
-from .gradient import numbers_for
-from .trace import as_function, spatial_axes_of
+from .field import ReceptiveField, receptive_field
+from .gradient import GradientField, Pullback, numbers_for
+from .trace import spatial_axes_of
 
 
 @dataclass(frozen=True)
@@ -84,29 +81,36 @@ def effective_receptive_field(
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    pure = as_function(fn)
     axes = spatial_axes_of(args[0], spatial_axes)
     theory = receptive_field(fn, *args, spatial_axes=axes, output=output)
+    return measured(theory, Pullback(fn, args, output), axes, index, draws, seed)
+
+
+def measured(
+    theory: ReceptiveField | GradientField,
+    pullback: Pullback,
+    axes: tuple[int, ...],
+    index: int | Sequence[int] | None = None,
+    draws: int = 20,
+    seed: int = 0,
+) -> EffectiveField:
+    """`effective_receptive_field` with the theoretical field and the gradient that somebody has already."""
+    image, result = pullback.args[0], pullback.result
+    if not pullback.differentiable:
+        raise ValueError(f"there is no gradient of an output of {result.dtype} to an image of {image.dtype}")
     at = theory.central_index if index is None else (index,) if isinstance(index, int) else tuple(index)
     box = theory.box(at)
     at = tuple(i % n for i, n in zip(at, theory.output_size, strict=True))
-    out_axes = theory.result_axes
-
-    @partial(jax.jit)
-    def energy(key: jax.Array, x: jax.Array, rest: list[Any]) -> jax.Array:
-        y, pull = jax.vjp(lambda z: jax.tree.leaves(pure(z, *rest))[output or 0], x)
-        where: list[Any] = [slice(None)] * y.ndim
-        for axis, i in zip(out_axes, at, strict=True):
-            where[axis] = i
-        hot = jnp.zeros_like(y).at[tuple(where)].set(1)
-        (gradient,) = pull(hot * jax.random.rademacher(key, y.shape, y.dtype))
-        others = tuple(a for a in range(x.ndim) if a not in axes)
-        return (gradient**2).sum(axis=others)
-
-    total = np.zeros([args[0].shape[a] for a in sorted(axes)])
+    where: list[Any] = [slice(None)] * len(result.shape)
+    for axis, i in zip(theory.result_axes, at, strict=True):
+        where[axis] = i
+    others = tuple(a for a in range(len(image.shape)) if a not in axes)
+    total = np.zeros([image.shape[a] for a in sorted(axes)])
     for draw in range(draws):
-        x, *rest = numbers_for(args, seed + draw)
-        total += np.asarray(energy(jax.random.key(seed + draw), x, rest), np.float64)
+        x, *rest = numbers_for(pullback.args, seed + draw)
+        hot = np.zeros(result.shape, np.int8)
+        hot[tuple(where)] = np.random.default_rng((seed + draw, 1)).choice((-1, 1), hot[tuple(where)].shape)
+        total += (np.abs(pullback(x, rest, hot)).astype(np.float64) ** 2).sum(axis=others)
     order = sorted(axes)
     total = total.transpose([order.index(a) for a in axes])
     if not np.isfinite(total).all() or total.sum() <= 0:

@@ -8,20 +8,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .trace import as_function, spatial_axes_of
+from .trace import as_function, spatial_axes_of, with_state
 
 
 def numbers_for(args: Sequence[Any], seed: int) -> list[Any]:
     """Arrays for arguments of which only the shape is known; the first argument is always drawn."""
-    keys = iter(jax.random.split(jax.random.key(seed), 1 + len(jax.tree.leaves(args))))
+    rng = np.random.default_rng(seed)  # by NumPy: jax.random would compile a program for every shape
 
     def draw(leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return jax.random.normal(next(keys), leaf.shape, leaf.dtype)
+            return rng.standard_normal(leaf.shape).astype(leaf.dtype)
         return jnp.zeros(leaf.shape, leaf.dtype)
 
+    image = draw(args[0])
     rest = [jax.tree.map(lambda x: draw(x) if isinstance(x, jax.ShapeDtypeStruct) else x, a) for a in args[1:]]
-    return [draw(args[0]), *rest]
+    return [image, *rest]
+
+
+class Pullback:
+    """The gradient of one output with respect to the image, compiled once for all that is measured with it.
+
+    Attributes:
+        args: the function's arguments, an NNX module's state behind them (so that weights are no constants of the
+            program, which XLA would fold for long).
+        result: shape and dtype of the output.
+    """
+
+    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], output: int | None):
+        pure, self.args = with_state(fn, args)
+        run = jax.jit(lambda *given: jax.tree.leaves(pure(*given))[output or 0])
+        self.result: jax.ShapeDtypeStruct = run.eval_shape(*self.args)
+        self.differentiable = all(jnp.issubdtype(x.dtype, jnp.inexact) for x in (self.args[0], self.result))
+
+        @jax.jit
+        def pull(image: Any, rest: Any, cotangent: Any) -> Any:
+            return jax.vjp(lambda x: run(x, *rest), image)[1](cotangent)[0]
+
+        self._pull: Any = pull
+
+    def compile(self) -> None:
+        """Compile before the first call: another thread can do this while Python is busy elsewhere."""
+        if self.differentiable:
+            self._pull = self._pull.lower(self.args[0], self.args[1:], self.result).compile()
+
+    def __call__(self, image: Any, rest: Sequence[Any], cotangent: np.ndarray) -> np.ndarray:
+        """The gradient at an image, `rest` being the arguments behind it, for a cotangent that may be broadcast."""
+        whole = np.broadcast_to(cotangent, self.result.shape).astype(self.result.dtype)
+        return np.asarray(self._pull(image, tuple(rest), whole))
 
 
 class GradientField:

@@ -120,11 +120,12 @@ def gridding(
 
     Source: gridding is described by Wang et al. (2018), section 3.2, and Yu et al., "Dilated residual networks" (2017).
     """
-    traced = trace(fn, args, spatial_axes, output)
-    return _gridding(ReceptiveField(traced), traced)
+    return layerwise(ReceptiveField(trace(fn, args, spatial_axes, output)))
 
 
-def _gridding(field: ReceptiveField, traced: Traced) -> Gridding:
+def layerwise(field: ReceptiveField) -> Gridding:
+    """`gridding` of a field that somebody has already."""
+    traced = field.traced
     seen: dict[int, LayerGridding] = {}
     rows = []
     for number, node in enumerate(traced.layers()):

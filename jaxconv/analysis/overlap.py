@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .gradient import Pullback
 from .interpret import NotUnderstood
 from .probe import (
     Record,
@@ -22,7 +23,7 @@ from .probe import (
     taps_per_phase,
 )
 from .sweep import pull_back, push_totals
-from .trace import Traced, as_function, spatial_axes_of, trace
+from .trace import Traced, spatial_axes_of, trace
 
 
 @dataclass(frozen=True)
@@ -140,18 +141,36 @@ def checkerboard(
 
     Source: Odena et al., "Deconvolution and checkerboard artifacts", Distill 2016; ICNR: Aitken et al. 2017.
     """
-    fn = as_function(fn)
     axes = spatial_axes_of(args[0], spatial_axes)
+    traced: Traced | str
+    try:
+        traced = trace(fn, args, axes, output)
+    except NotUnderstood as problem:
+        traced = str(problem)
+    return predicted(fn, args, axes, output, traced, Pullback(fn, args, output), draws, seed, fixes)
+
+
+def predicted(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    axes: tuple[int, ...],
+    output: int | None,
+    traced: Traced | str,
+    pullback: Pullback | None,
+    draws: int = 8,
+    seed: int = 0,
+    fixes: bool = True,
+) -> Checkerboard:
+    """`checkerboard` with the graph (or why there is none) and the gradient that somebody has already."""
     records = probe(fn, args, axes, output, draws, seed)
     coarsest = [min((r.size[i] for r in records if r.size[i] > 1), default=1) for i in range(len(axes))]
     steps = [phases_between(args[0].shape[a], n) for a, n in zip(axes, coarsest, strict=True)]
     notes: list[str] = []
     counts = gradient = None
-    try:
-        traced = trace(fn, args, axes, output)
+    if isinstance(traced, Traced):
         counts, gradient = _counted(traced, records[-1].period, steps)
-    except NotUnderstood as problem:
-        notes.append(f"paths are not counted: {problem}")
+    else:
+        notes.append(f"paths are not counted: {traced}")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args[1:])):
         notes.append("weights given as shapes were drawn at random")
     layers, before = [], 0.0
@@ -161,7 +180,7 @@ def checkerboard(
         if layer is not None:
             layers.append(layer)
     last = records[-1]
-    back = gradient_phases(fn, args, axes, output, steps, draws, seed)
+    back = None if pullback is None else gradient_phases(pullback, axes, steps, draws, seed)
     return Checkerboard(
         score=last.unevenness,
         counts=counts,
@@ -279,7 +298,8 @@ def _factor(record: Record) -> int:
 
 def _layer_board(fn: Callable[..., Any], channels: int, rank: int, seed: int) -> Checkerboard:
     shape = (1, *(12,) * rank, channels)
-    return checkerboard(fn, jax.ShapeDtypeStruct(shape, jnp.float32), draws=2, seed=seed, fixes=False)
+    args, axes = (jax.ShapeDtypeStruct(shape, jnp.float32),), tuple(range(1, rank + 1))
+    return predicted(fn, args, axes, None, trace(fn, args, axes, None), None, 2, seed, False)
 
 
 def _spec(rank: int) -> tuple[str, str, str]:

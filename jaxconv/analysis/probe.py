@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from .gradient import numbers_for
+from .gradient import Pullback, numbers_for
 from .interpret import Reader
 from .links import Affine, transposed
+from .trace import with_state
 
 _CALLS = (
     "jit",
@@ -59,13 +60,14 @@ def phase_unevenness(phases: np.ndarray) -> float:
 
 def fold(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
     """The mean of every phase over the middle of an array: batch axes first, the phases, then what is left."""
-    array = np.moveaxis(np.asarray(array, np.float64), axes, range(len(axes)))
+    array = np.moveaxis(np.asarray(array), axes, range(len(axes)))
+    cells = [max(int(n * keep) // p, 1) for n, p in zip(array.shape, period, strict=False)]
+    starts = [(n - c * p) // 2 // p * p for n, c, p in zip(array.shape, cells, period, strict=False)]
+    middle = tuple(slice(s, s + c * p) for s, c, p in zip(starts, cells, period, strict=True))
+    array = array[middle].astype(np.float64)  # cut first: most of it is not needed in double precision
     for i, p in enumerate(period):
-        n = array.shape[i]
-        cells = max(int(n * keep) // p, 1)
-        start = (n - cells * p) // 2 // p * p
-        array = np.moveaxis(array, i, 0)[start : start + cells * p]
-        array = np.moveaxis(array.reshape(cells, p, *array.shape[1:]).mean(axis=0), 0, i)
+        array = np.moveaxis(array, i, 0)
+        array = np.moveaxis(array.reshape(cells[i], p, *array.shape[1:]).mean(axis=0), 0, i)
     return array
 
 
@@ -85,6 +87,7 @@ def probe(
     fn: Callable[..., Any], args: Sequence[Any], axes: Sequence[int], output: int | None, draws: int, seed: int
 ) -> list[Record]:
     """The records of every layer and of the output (last), on flat images."""
+    fn, args = with_state(fn, args)
     closed = jax.make_jaxpr(fn)(*args)
     _, *rest = numbers_for(args, seed)
     sites: list[tuple[str, str, Any]] = []
@@ -128,31 +131,17 @@ def phases_between(fine: int, coarse: int) -> int:
 
 
 def gradient_phases(
-    fn: Callable[..., Any],
-    args: Sequence[Any],
-    axes: Sequence[int],
-    output: int | None,
-    period: Sequence[int],
-    draws: int,
-    seed: int,
+    pullback: Pullback, axes: Sequence[int], period: Sequence[int], draws: int, seed: int
 ) -> np.ndarray | None:
     """The mean gradient at every phase of the input, for cotangents that are the same everywhere; None for integers."""
-    if not jnp.issubdtype(args[0].dtype, jnp.floating):
+    image, shape = pullback.args[0], pullback.result
+    if len(shape.shape) != len(image.shape) or not pullback.differentiable:
         return None
-    _, *rest = numbers_for(args, seed)
-
-    @jax.jit
-    def run(image: Any, cotangent: Any, rest: Any) -> Any:
-        y, pull = jax.vjp(lambda x: jax.tree.leaves(fn(x, *rest))[output or 0], image)
-        return pull(jnp.broadcast_to(cotangent, y.shape).astype(y.dtype))[0]
-
-    shape = jax.tree.leaves(jax.eval_shape(fn, *args))[output or 0]
-    if len(shape.shape) != len(args[0].shape) or not jnp.issubdtype(shape.dtype, jnp.floating):
-        return None
+    _, *rest = numbers_for(pullback.args, seed)
     flat = jax.ShapeDtypeStruct(tuple(1 if a in axes else n for a, n in enumerate(shape.shape)), shape.dtype)
-    images = flat_images(args[0], axes, draws, seed)
+    images = flat_images(image, axes, draws, seed)
     cotangents = flat_images(flat, (), draws, seed + 1)
-    folded = [fold(run(x, c, rest), axes, period) for x, c in zip(images, cotangents, strict=True)]
+    folded = [fold(pullback(x, rest, c), axes, period) for x, c in zip(images, cotangents, strict=True)]
     phases = np.stack(folded)
     return phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
 

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any
 
 import jax
@@ -10,13 +12,16 @@ import numpy as np
 
 from jaxconv import analysis
 from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Gridding, ReceptiveField
-from jaxconv.analysis.holes import LayerGridding
-from jaxconv.analysis.overlap import LayerOverlap
+from jaxconv.analysis.erf import measured
+from jaxconv.analysis.gradient import Pullback
+from jaxconv.analysis.holes import LayerGridding, layerwise
+from jaxconv.analysis.overlap import LayerOverlap, predicted
 from jaxconv.analysis.tiling import alignments
-from jaxconv.analysis.trace import spatial_axes_of
+from jaxconv.analysis.trace import Traced, spatial_axes_of
 from jaxconv.explain.target import Target
 
 TILE = 512
+FLAT_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def explain(
     *,
     spatial_axes: Sequence[int] | None = None,
     output: int | None = None,
-    draws: int = 12,
+    draws: int = 8,
     tile: int = TILE,
     report: Callable[[str], None] = lambda step: None,
 ) -> Explanation:
@@ -128,17 +133,31 @@ def explain(
 
     field = step("receptive field", lambda: analysis.receptive_field(target.fn, *target.args, **options), needed=True)
     whole = Explanation(target, field, failed=failed, seconds=seconds)
-    if field.method == "jaxpr":
-        whole.gridding = step("gridding", lambda: analysis.gridding(target.fn, *target.args, **options))
+    axes = spatial_axes_of(target.args[0], spatial_axes)
+    # One gradient for both that measure it. Compiling it takes longest: it begins while Python reads the graph.
+    pullback = Pullback(target.fn, target.args, output)
+    compiled = Thread(target=lambda: _quietly(pullback.compile), daemon=True)
+    compiled.start()
+    traced: Traced | str
+    if isinstance(field, ReceptiveField):
+        traced = field.traced
+        whole.gridding = step("gridding", lambda: layerwise(field))
     else:
-        failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
-    whole.board = step("checkerboard", lambda: analysis.checkerboard(target.fn, *target.args, **options))
-    whole.effective = step(
-        "effective receptive field",
-        lambda: analysis.effective_receptive_field(target.fn, *target.args, draws=draws, **options),
-    )
+        traced = failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
     whole.tiling = step("tiling", lambda: advise(target, field, tile, spatial_axes))
+    step("compiling the gradient", compiled.join)
+    whole.board = step(
+        "checkerboard",
+        lambda: predicted(target.fn, target.args, axes, output, traced, pullback, draws=FLAT_IMAGES),
+    )
+    whole.effective = step("effective receptive field", lambda: measured(field, pullback, axes, draws=draws))
     return whole
+
+
+def _quietly(run: Callable[[], Any]) -> None:
+    """What fails ahead of time fails again where it is needed, and is said there."""
+    with suppress(Exception):
+        run()
 
 
 def _first_line(error: Exception) -> str:

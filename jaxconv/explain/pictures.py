@@ -37,6 +37,10 @@ def embed(figure: Any, alt: str, caption: str = "") -> Picture:
     import matplotlib
 
     wide, high = figure.get_size_inches()
+    engine = figure.get_layout_engine()
+    if engine is not None:  # places everything once and not before each drawing: it takes as long as the drawing
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     svg = io.BytesIO()
     # The same figure gives the same bytes: no date, and the same names for its parts.
     with matplotlib.rc_context({"svg.hashsalt": "jaxconv"}):

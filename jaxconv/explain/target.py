@@ -129,16 +129,14 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
     shape, picture, more = _image(shape, image, (1, SIDE, SIDE, 3), 3, spatial_axes)
 
     def build() -> Any:
-        return kind(**chosen, rngs=nnx.Rngs(0))
-
-    def on_image(x: Any) -> Any:
-        model = build()
-        model.eval()
-        return model(x)
+        # This generator is a tenth of JAX's own to compile, which happens for the shape of every kernel.
+        return kind(**chosen, rngs=nnx.Rngs(jax.random.key(0, impl="unsafe_rbg")))
 
     # Shapes first: a wrong one is known before any weight is drawn.
-    _try(Target(name, on_image, (jax.ShapeDtypeStruct(tuple(shape), np.float32),)))
-    return _of_module(name, build(), shape, picture, [*remarks, *more])
+    _of_module(name, nnx.eval_shape(build), shape, picture, [])
+    model = build()
+    model.eval()
+    return Target(name, model, (jax.ShapeDtypeStruct(tuple(shape), np.float32),), picture, (*remarks, *more))
 
 
 def _of_module(name: str, model: Any, shape: Any, picture: Any, remarks: Sequence[str]) -> Target:
@@ -222,10 +220,11 @@ def _module(place: str) -> Any:
 
 def _try(target: Target) -> None:
     """The function must take its arguments: the error is its own, in one sentence."""
-    from jaxconv.analysis.trace import as_function
+    from jaxconv.analysis.trace import with_state
 
     try:
-        jax.eval_shape(as_function(target.fn), *target.args)
+        pure, args = with_state(target.fn, target.args)
+        jax.eval_shape(pure, *args)
     except Exception as error:
         shapes = ", ".join(str(tuple(a.shape)) for a in jax.tree.leaves(target.args) if hasattr(a, "shape"))
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
