@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("tyro")
 
 from jaxconv import benchmark
-from jaxconv.benchmark import backends, contenders, enet, networks, random_layers, report, resizing, scaling
+from jaxconv.benchmark import backends, contenders, enet, networks, random_layers, report, resizing, runner, scaling
 from jaxconv.benchmark.cases import Layer
 from jaxconv.benchmark.memory import resident_bytes
 from jaxconv.benchmark.runner import Row, Summary, speed
@@ -228,6 +228,21 @@ def test_cliffs_are_jumps_beyond_the_work_and_losses_to_lax():
     )
     (loss,) = scaling.cliffs([point(8, 2e-3, 1e-3, 10)])
     assert loss == "convolution, forward: size 8 takes 2.000 ms, lax 1.000 ms (m8)"
+
+
+def test_a_slow_first_call_does_not_shorten_the_samples(monkeypatch):
+    """Under a clock that only calls move: 20 ms the first time, 0.1 ms from then on."""
+    clock, calls = [0.0], []
+
+    def call():
+        clock[0] += 1e-4 if calls else 2e-2
+        calls.append(clock[0])
+
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+    best = runner.time_in_turn({"one": call}, 5)["one"]
+    assert best == pytest.approx(1e-4) and len(calls) >= 5 * runner.SAMPLE / 1e-4
+    assert runner.time_in_turn({"slow": lambda: clock.__setitem__(0, clock[0] + 1)}, 2, 0.5)["slow"] == 1
 
 
 def test_resize_contenders_compute_the_same(quick):

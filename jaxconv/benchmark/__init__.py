@@ -201,6 +201,7 @@ def bench_resize(*, repeats: int = 7, most: int | None = None, out: pathlib.Path
     Returns:
         The record that is written to `out`.
     """
+    resizing.keep_freed_memory()
     rows = resizing.measure(resizing.CASES[:most], repeats)
     print(resizing.table(rows))
     record = {**runner.machine(), "dtype": "float32", "repeats": repeats, "resize": rows}

@@ -23,6 +23,8 @@ from jaxconv.benchmark.memory import resident_bytes
 
 # A sample shorter than this is mostly the clock's and the scheduler's; calls are repeated until it is reached.
 SAMPLE = 4e-3
+# A call of so many seconds is not called twice to see whether its first time was a slow one.
+SLOW = 0.25
 # Seconds of rest before each sample: PyTorch's threads keep spinning for 4 to 8 ms after a call, on the cores
 # that the next contender needs.
 REST = 12e-3
@@ -84,13 +86,25 @@ def _sample(call: Callable[[], Any], count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
+def _calibrated(call: Callable[[], Any]) -> tuple[int, float]:
+    """How many calls fill a sample, and the seconds of one.
+
+    Found by trying: a first call may take ten times as long as the next, and a sample of as few calls as that suggests
+    would be mostly the wait that it begins with.
+    """
+    took, count = _sample(call, 1), 1
+    if took > SLOW:
+        return count, took
+    while (took := _sample(call, count)) * count < SAMPLE:
+        count = max(count + 1, min(8 * count, math.ceil(SAMPLE / max(took, 1e-6))))
+    return count, took
+
+
 def time_in_turn(calls: dict[str, Callable[[], Any]], repeats: int, budget: float = 4.0) -> dict[str, float]:
     """Best seconds of each call over interleaved repeats; one that has used its budget (seconds) drops out."""
     counts, best, spent = {}, {}, dict.fromkeys(calls, 0.0)
     for name, call in calls.items():
-        once = _sample(call, 1)
-        counts[name] = max(1, math.ceil(SAMPLE / max(once, 1e-6)))
-        best[name] = once
+        counts[name], best[name] = _calibrated(call)
     for _ in range(repeats):
         for name, call in calls.items():
             if spent[name] > budget:
