@@ -1,25 +1,13 @@
-"""Linear maps along one axis, static and sparse, and how they are applied.
+"""Linear maps along one axis, static and sparse: at most T weighted reads for every output.
 
-A map is at most T weighted reads for every output. Applied, it is T gathers in one fused loop; its transpose is a map
-of the same kind, and reverse mode applies that one, so that no scatter is left there. A product with the dense matrix
-is many times slower on CPU, and so is a gather whose transpose is a scatter.
+The transpose is a map of the same kind. How they are applied is in `jaxconv.axis_reads`.
 """
 
-from collections.abc import Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.typing import ArrayLike
 
-from jaxconv._compat import partition_of
-
-_MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
-_LARGEST_DENSE = 1 << 22  # entries
-# On CPUs one tap costs as much as four columns of a matrix product, where there are more than 4 taps.
-_SMALL_DENSE = (4, 4)
+_LARGEST_FACTOR = 16  # of maps that are shifts; the factor bounds the size of the program
 
 
 class AxisMap:
@@ -75,6 +63,28 @@ class AxisMap:
         if rest or not self.is_selection:
             return 0
         return times if (self.taps[:, 0] == np.arange(self.output_size) // times).all() else 0
+
+    @cached_property
+    def shifts(self) -> tuple[int, np.ndarray] | None:
+        """(first, w) where out[p * r + i] = sum over k of w[k, p, i] * x[p + first + k]; x is zero beyond its ends.
+
+        None for maps that do not enlarge by a whole factor r, or where another x[p + first + k] is in use at another p.
+        """
+        factor, rest = divmod(self.output_size, self.input_size)
+        if rest or not 1 < factor <= _LARGEST_FACTOR:
+            return None
+        p = np.arange(self.input_size)
+        row, slot = np.nonzero(self.weights)
+        shift = self.taps[row, slot] - row // factor
+        first, last = shift.min(initial=0), shift.max(initial=0)
+        if last - first > self.taps.shape[1]:
+            return None
+        w = np.zeros((last - first + 1, self.input_size, factor))
+        w[shift - first, row // factor, row % factor] = self.weights[row, slot]
+        at = p + np.arange(first, last + 1)[:, None]
+        inside = ((at >= 0) & (at < self.input_size))[:, :, None]
+        used = (w != 0).any(axis=1, keepdims=True)
+        return (int(first), w) if ((w != 0) == (inside & used)).all() else None
 
     @cached_property
     def transpose(self) -> "AxisMap":
@@ -207,112 +217,3 @@ def resize_map(
         return interpolation_map(n, coordinates, method, cubic_coeff=a)
     a = -0.5 if cubic_coeff is None else cubic_coeff
     return interpolation_map(n, coordinates, method, cubic_coeff=a, widen=max(ratio, 1.0), outside="renormalise")
-
-
-# ------------------------------------------------------------------------------------------------------------ applying
-def apply_axis_maps(x: ArrayLike, maps: Sequence[AxisMap | None]) -> Array:
-    """Apply one linear map to each spatial axis of x, (*batch, *spatial, channels); None leaves an axis alone.
-
-    float16 and bfloat16 accumulate in float32; maps that only copy take any type.
-    """
-    x, rank = jnp.asarray(x), len(maps)
-    if x.ndim < rank + 1:
-        raise ValueError(f"{rank} maps need {rank} spatial axes and channels, got shape {x.shape}")
-    for a, m in enumerate(maps):
-        if m is not None and x.shape[a - rank - 1] != m.input_size:
-            raise ValueError(f"axis {a} has size {x.shape[a - rank - 1]}, its map is for size {m.input_size}")
-    if not jnp.issubdtype(x.dtype, jnp.inexact) and not all(m is None or m.is_selection for m in maps):
-        raise TypeError(f"interpolation needs floating-point data, got {x.dtype}; maps that only copy take any type")
-    return _resize(x, tuple(maps))
-
-
-def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
-    dtype, rank = x.dtype, len(maps)
-    if dtype in (jnp.float16, jnp.bfloat16) and not all(m is None or m.is_selection for m in maps):
-        x = x.astype(jnp.float32)
-    todo = [(x.ndim - rank - 1 + a, m) for a, m in enumerate(maps) if m is not None]
-    # Shrinking axes first, so that the arrays in between stay small.
-    for axis, m in sorted(todo, key=lambda item: item[1].output_size / item[1].input_size):
-        x = apply_axis_map(x, axis, m)
-    return x.astype(dtype)
-
-
-_resize_impl.__name__ = _resize_impl.__qualname__ = "resize"
-_resize = jax.jit(_resize_impl, static_argnums=1)
-
-
-def apply_axis_map(x: Array, axis: int, m: AxisMap) -> Array:
-    """Apply a map to one axis, counted from the front, inside other jitted functions."""
-    return x if m.is_identity else _read_taps(x, axis, m)
-
-
-def _repeat(x: Array, axis: int, times: int) -> Array:
-    shape = x.shape[: axis + 1] + (times,) + x.shape[axis + 1 :]
-    y = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
-    return y.reshape(x.shape[:axis] + (x.shape[axis] * times,) + x.shape[axis + 1 :])
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
-    return _repeat(x, axis, m.repeats) if m.repeats else _reads(x, axis, m)
-
-
-def _reads(x: Array, axis: int, m: AxisMap) -> Array:
-    if m.is_selection:
-        return _read(x, axis, m.taps[:, 0])
-    count = m.taps.shape[1]
-    if _SMALL_DENSE[0] < count and m.input_size <= _SMALL_DENSE[1] * count and partition_of(jax.typeof(x)) is None:
-        return _product(x, axis, m)
-    if count > 2:
-        # Several readers of one element: without this the axis before would be computed anew for each of them.
-        x = lax.optimization_barrier(x)
-    if count > _MOST_UNROLLED:
-        return _wide_reads(x, axis, m)
-    reads = (_read(x, axis, taps) * _along(weights, x, axis, x.ndim) for taps, weights in zip(m.taps.T, m.weights.T))
-    return sum(reads, jnp.zeros((), x.dtype))
-
-
-def _read(x: Array, axis: int, positions: np.ndarray) -> Array:
-    """x at these positions of the axis: a strided slice where they are evenly spaced, which is read faster."""
-    steps = set(np.diff(positions).tolist())
-    if len(steps) == 1 and (step := steps.pop()) > 0:
-        return lax.slice_in_dim(x, int(positions[0]), int(positions[-1]) + 1, step, axis)
-    return x.at[(*(slice(None),) * axis, positions)].get(mode="promise_in_bounds")
-
-
-def _product(x: Array, axis: int, m: AxisMap) -> Array:
-    """The product with the dense matrix, in place: one for every position of the axes before."""
-    lead, tail = x.shape[:axis], x.shape[axis + 1 :]
-    rows = x.reshape(int(np.prod(lead)), m.input_size, int(np.prod(tail)))
-    matrix = jnp.asarray(m.dense(), x.dtype)
-    if len(rows) == 1:
-        y = lax.dot_general(matrix, rows[0], (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
-    else:
-        matrix = jnp.broadcast_to(matrix, (len(rows), *matrix.shape))
-        y = lax.dot_general(matrix, rows, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
-    return y.reshape(*lead, m.output_size, *tail)
-
-
-def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:
-    """Maps with many taps: the dense product, or one gather and a sum where that matrix would be large."""
-    if m.input_size * m.output_size <= _LARGEST_DENSE:
-        matrix = jnp.asarray(m.dense(), x.dtype)
-        y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
-        return jnp.moveaxis(y, -1, axis)
-    y = x.at[(*(slice(None),) * axis, m.taps)].get(mode="promise_in_bounds")
-    return jnp.sum(y * _along(m.weights, x, axis, y.ndim), axis=axis + 1)
-
-
-@_read_taps.defjvp
-def _read_taps_jvp(axis, m, primals, tangents):
-    y = _read_taps(primals[0], axis, m)
-    # The tangent as the transpose (a scatter) of reading the transposed map: reverse mode transposes it back into that
-    # reading. `y` only lends its type, with shardings and varying axes.
-    _, transpose = jax.vjp(lambda z: _reads(z, axis, m.transpose), y)
-    return y, transpose(tangents[0])[0]
-
-
-def _along(weights: np.ndarray, x: Array, axis: int, ndim: int) -> Array:
-    """Weights (out,) or (out, T) placed along the axis for broadcasting."""
-    shape = (1,) * axis + weights.shape + (1,) * (ndim - axis - weights.ndim)
-    return jnp.asarray(weights, x.dtype).reshape(shape)

@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv.axis_maps import AxisMap, apply_axis_map
+from jaxconv.axis_maps import AxisMap
+from jaxconv.axis_reads import apply_axis_map
 from jaxconv.unpooling import unpool
 from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
 

@@ -15,7 +15,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import per_axis
-from jaxconv.axis_maps import apply_axis_maps, resize_map
+from jaxconv.axis_maps import resize_map
+from jaxconv.axis_reads import apply_axis_maps
 from jaxconv.windows import AxisWindow, Ints, Padding, add_axis_taps, axis_taps, resolve_windows, spatial_rank
 
 _METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxconv as jc
-from jaxconv import axis_maps
+from jaxconv import axis_maps, axis_reads
 from jaxconv.axis_maps import resize_map
 
 
@@ -206,8 +206,8 @@ def test_refusals_name_the_value(call, words):
 def test_maps_with_many_taps(n, m, method, x64, monkeypatch):
     rng = np.random.default_rng(6)
     x, g, A = rng.standard_normal((2, n, 2)), rng.standard_normal((2, m, 2)), matrix(n, m, method)
-    for largest in (axis_maps._LARGEST_DENSE, 0):
-        monkeypatch.setattr(axis_maps, "_LARGEST_DENSE", largest)
+    for largest in (axis_reads._LARGEST_DENSE, 0):
+        monkeypatch.setattr(axis_reads, "_LARGEST_DENSE", largest)
         jax.clear_caches()
         y, pull = jax.vjp(lambda x: jc.resize(x, m, method=method), x)
         np.testing.assert_allclose(y, np.einsum("pi,bic->bpc", A, x), atol=1e-12)
@@ -220,13 +220,13 @@ def test_axis_maps_are_what_their_taps_say_and_refuse_others(x64):
     np.testing.assert_array_equal(m.transpose.dense(), m.dense().T)
     assert m == axis_maps.AxisMap(3, np.array([[0], [2]]), np.array([[0.75], [2.0]])) and m != m.transpose
     x = np.arange(6.0).reshape(1, 3, 2)
-    np.testing.assert_array_equal(axis_maps.apply_axis_maps(x, [m]), [[[0, 0.75], [8, 10]]])
-    np.testing.assert_array_equal(axis_maps.apply_axis_maps(x, [None]), x)
+    np.testing.assert_array_equal(axis_reads.apply_axis_maps(x, [m]), [[[0, 0.75], [8, 10]]])
+    np.testing.assert_array_equal(axis_reads.apply_axis_maps(x, [None]), x)
     for taps in ([[3]], [[-1]]):
         with pytest.raises(ValueError, match="0 .. 2"):
             axis_maps.AxisMap(3, np.array(taps), np.ones((1, 1)))
     with pytest.raises(ValueError, match="size 2"):
-        axis_maps.apply_axis_maps(x[:, :2], [m])
+        axis_reads.apply_axis_maps(x[:, :2], [m])
 
 
 def test_gradient_of_repeated_samples_adds_strided_slices():
@@ -246,3 +246,40 @@ def test_many_taps_of_short_axes_are_one_product(batch):
     assert "dot_general" in str(jax.make_jaxpr(f)(x))
     A, B = (resize_map(n, m, "cubic", antialias=True).dense() for n, m in ((20, 9), (11, 4)))
     np.testing.assert_allclose(f(x), np.einsum("oh,pw,...hwc->...opc", A, B, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method, factor, antialias, shape", [
+    ("cubic", 2, False, (2, 7, 5, 3)), ("cubic", 3, False, (1, 1, 5, 20)), ("cubic", 4, True, (6, 5, 1)),
+    ("linear", 4, False, (2, 3, 6, 5, 2)), ("linear", 16, False, (1, 3, 4, 1)),
+])  # fmt: skip
+def test_enlarging_by_a_whole_factor_reads_shifted_copies(method, factor, antialias, shape):
+    """The same matrices as by gathers, and what an output does not read does not reach it: not even infinity."""
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    size = tuple(n * factor for n in shape[-3:-1])
+    f = jax.jit(lambda x: jc.resize(x, size, method=method, antialias=antialias))
+    assert "gather" not in str(jax.make_jaxpr(lambda x: jc.resize(x, (shape[-3], size[1]), method=method))(x))
+    A, B = (resize_map(n, m, method, antialias=antialias).dense() for n, m in zip(shape[-3:-1], size))
+    np.testing.assert_allclose(f(x), np.einsum("oh,pw,...hwc->...opc", A, B, x), rtol=1e-5, atol=1e-5)
+    x[..., shape[-3] // 2, shape[-2] // 2, 0] = np.nan
+    reached = np.outer(A[:, shape[-3] // 2] != 0, B[:, shape[-2] // 2] != 0)
+    np.testing.assert_array_equal(np.isnan(f(x)[..., 0]), np.broadcast_to(reached, (*shape[:-3], *size)))
+
+
+def test_maps_that_are_shifts():
+    for method, factor, antialias in itertools.product(("linear", "cubic"), (2, 3, 5, 16), (False, True)):
+        for n in (1, 2, 3, 4, 9):
+            m = resize_map(n, n * factor, method, antialias=antialias)
+            if m.shifts is None:
+                assert n < 4, "only where an axis is shorter than the kernel"
+                continue
+            first, w = m.shifts
+            matrix = np.zeros((n, factor, n))
+            for k, p, i in np.ndindex(w.shape):
+                if 0 <= p + first + k < n:
+                    matrix[p, i, p + first + k] += w[k, p, i]
+                else:
+                    assert w[k, p, i] == 0
+            np.testing.assert_array_equal(matrix.reshape(n * factor, n), m.dense())
+    for other in (resize_map(4, 6), resize_map(6, 3), resize_map(4, 80)):
+        assert other.shifts is None
+    assert axis_maps.selection_map(3, np.array([2, 1, 0, 2, 1, 0])).shifts is None

@@ -19,7 +19,7 @@ ROWS = (
     {"_checks", "_compat", "_jaxprs", "native"},
     {"geometry"},
     {"axis_maps", "padding", "unpooling", "windows"},
-    {"lowering", "matrix"},
+    {"axis_reads", "lowering", "matrix"},
     {"trilinear"},
     {"ops"},
     {"_accelerate", "accelerate", "initializers", "pooling", "recipe", "resample"},

@@ -1,7 +1,7 @@
 """Interpolation kernels that only the dialects know, as axis maps of the core.
 
 Every resampling of every framework is one small linear map an axis; the core applies it
-([`apply_axis_maps`][jaxconv.axis_maps.apply_axis_maps]). Here are the rows of these maps for filters and source
+([`apply_axis_maps`][jaxconv.axis_reads.apply_axis_maps]). Here are the rows of these maps for filters and source
 coordinates of any kind.
 """
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import axis_maps
+from jaxconv import axis_maps, axis_reads
 from jaxconv.dialects._common import array, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 
@@ -208,7 +208,7 @@ def _apply(x: Array, maps: list[axis_maps.AxisMap | None], mode: str) -> Array:
     if all(m is None for m in maps):
         return x
     exact = mode == "nearest" or jnp.issubdtype(x.dtype, jnp.inexact)
-    y = axis_maps.apply_axis_maps((x if exact else x.astype(jnp.float32))[..., None], maps)[..., 0]
+    y = axis_reads.apply_axis_maps((x if exact else x.astype(jnp.float32))[..., None], maps)[..., 0]
     if exact:
         return y
     if x.dtype == jnp.bool_:

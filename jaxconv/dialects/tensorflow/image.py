@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import axis_maps
+from jaxconv import axis_maps, axis_reads
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, ints, static
 
@@ -84,7 +84,7 @@ def image_resize(
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
             raise TypeError(f"method={method!r} is not defined for {x.dtype}")
         x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-    return axis_maps.apply_axis_maps(x, maps)
+    return axis_reads.apply_axis_maps(x, maps)
 
 
 @lru_cache(maxsize=1024)

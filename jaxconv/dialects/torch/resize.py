@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import axis_maps
+from jaxconv import axis_maps, axis_reads
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
 
@@ -187,11 +187,11 @@ def _nearest_positions(n: int, m: int, mode: str, scale: float | None, single: b
 
 def _apply(x: Array, maps: list[axis_maps.AxisMap], mode: str) -> Array:
     if mode.startswith("nearest") or jnp.issubdtype(x.dtype, jnp.floating):
-        return axis_maps.apply_axis_maps(x, maps)
+        return axis_reads.apply_axis_maps(x, maps)
     # uint8 images: the width first, rounded and clipped to bytes, then the height, as PyTorch's integer kernels do it.
     for axis in reversed(range(len(maps))):
         one = [m if a == axis else None for a, m in enumerate(maps)]
-        y = axis_maps.apply_axis_maps(x.astype(jnp.float32), one)
+        y = axis_reads.apply_axis_maps(x.astype(jnp.float32), one)
         x = jnp.clip(jnp.floor(y + 0.5), 0, 255).astype(x.dtype)
     return x
 

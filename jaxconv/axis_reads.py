@@ -1,0 +1,165 @@
+"""How the linear maps of `jaxconv.axis_maps` are applied to arrays.
+
+A map of T reads an output is T gathers in one fused loop, or less where the reads are evenly spaced. Reverse mode
+applies the transposed map in the same way, so that no scatter is left there. A product with the dense matrix is many
+times slower on CPU, and so is a gather whose transpose is a scatter.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxconv._compat import partition_of
+from jaxconv.axis_maps import AxisMap
+
+_MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
+_LARGEST_DENSE = 1 << 22  # entries
+# On CPUs one tap costs as much as four columns of a matrix product, where there are more than 4 taps.
+_SMALL_DENSE = (4, 4)
+# Maps of two taps gain by shifts from this factor on, with this few elements behind the axis: a loop over them is then
+# mostly overhead.
+_SHORT_TAIL = (4, 16)
+
+
+def apply_axis_maps(x: ArrayLike, maps: Sequence[AxisMap | None]) -> Array:
+    """Apply one linear map to each spatial axis of x, (*batch, *spatial, channels); None leaves an axis alone.
+
+    float16 and bfloat16 accumulate in float32; maps that only copy take any type.
+    """
+    x, rank = jnp.asarray(x), len(maps)
+    if x.ndim < rank + 1:
+        raise ValueError(f"{rank} maps need {rank} spatial axes and channels, got shape {x.shape}")
+    for a, m in enumerate(maps):
+        if m is not None and x.shape[a - rank - 1] != m.input_size:
+            raise ValueError(f"axis {a} has size {x.shape[a - rank - 1]}, its map is for size {m.input_size}")
+    if not jnp.issubdtype(x.dtype, jnp.inexact) and not all(m is None or m.is_selection for m in maps):
+        raise TypeError(f"interpolation needs floating-point data, got {x.dtype}; maps that only copy take any type")
+    return _resize(x, tuple(maps))
+
+
+def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
+    dtype, rank = x.dtype, len(maps)
+    if dtype in (jnp.float16, jnp.bfloat16) and not all(m is None or m.is_selection for m in maps):
+        x = x.astype(jnp.float32)
+    todo = [(x.ndim - rank - 1 + a, m) for a, m in enumerate(maps) if m is not None]
+    # Shrinking axes first, so that the arrays in between stay small.
+    for axis, m in sorted(todo, key=lambda item: item[1].output_size / item[1].input_size):
+        x = apply_axis_map(x, axis, m)
+    return x.astype(dtype)
+
+
+_resize_impl.__name__ = _resize_impl.__qualname__ = "resize"
+_resize = jax.jit(_resize_impl, static_argnums=1)
+
+
+def apply_axis_map(x: Array, axis: int, m: AxisMap) -> Array:
+    """Apply a map to one axis, counted from the front, inside other jitted functions."""
+    return x if m.is_identity else _read_taps(x, axis, m)
+
+
+def _repeat(x: Array, axis: int, times: int) -> Array:
+    shape = x.shape[: axis + 1] + (times,) + x.shape[axis + 1 :]
+    y = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
+    return y.reshape(x.shape[:axis] + (x.shape[axis] * times,) + x.shape[axis + 1 :])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
+    return _repeat(x, axis, m.repeats) if m.repeats else _reads(x, axis, m)
+
+
+def _reads(x: Array, axis: int, m: AxisMap) -> Array:
+    if m.is_selection:
+        return _read(x, axis, m.taps[:, 0])
+    count = m.taps.shape[1]
+    if _SMALL_DENSE[0] < count and m.input_size <= _SMALL_DENSE[1] * count and partition_of(jax.typeof(x)) is None:
+        return _product(x, axis, m)
+    if _reads_by_shifts(x, axis, m):
+        return _shifted_reads(x, axis, m)
+    if count > 2:
+        # Several readers of one element: without this the axis before would be computed anew for each of them.
+        x = lax.optimization_barrier(x)
+    if count > _MOST_UNROLLED:
+        return _wide_reads(x, axis, m)
+    reads = (_read(x, axis, taps) * _along(weights, x, axis, x.ndim) for taps, weights in zip(m.taps.T, m.weights.T))
+    return sum(reads, jnp.zeros((), x.dtype))
+
+
+def _read(x: Array, axis: int, positions: np.ndarray) -> Array:
+    """x at these positions of the axis: a strided slice where they are evenly spaced, which is read faster."""
+    steps = set(np.diff(positions).tolist())
+    if len(steps) == 1 and (step := steps.pop()) > 0:
+        return lax.slice_in_dim(x, int(positions[0]), int(positions[-1]) + 1, step, axis)
+    return x.at[(*(slice(None),) * axis, positions)].get(mode="promise_in_bounds")
+
+
+def _reads_by_shifts(x: Array, axis: int, m: AxisMap) -> bool:
+    if m.shifts is None or partition_of(jax.typeof(x)) is not None:
+        return False
+    factor, tail = m.output_size // m.input_size, int(np.prod(x.shape[axis + 1 :]))
+    return m.taps.shape[1] > 2 or (factor >= _SHORT_TAIL[0] and tail <= _SHORT_TAIL[1])
+
+
+def _shifted_reads(x: Array, axis: int, m: AxisMap) -> Array:
+    """The r outputs of every input as sums of shifted copies of x: one table of weights for each shift, no gather."""
+    assert m.shifts is not None
+    (first, weights), n = m.shifts, m.input_size
+    last = first + len(weights) - 1
+    lead, tail = x.shape[:axis], x.shape[axis + 1 :]
+    x = x.reshape(*lead, n, int(np.prod(tail)))  # one long loop behind the axis
+    low, high = max(-first, 0), max(last, 0)
+    # Padded once and kept: several readers.
+    x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * axis + [(low, high, 0), (0, 0, 0)]))
+    y = jnp.zeros((), x.dtype)
+    for k, w in enumerate(weights):
+        copy = lax.slice_in_dim(x, low + first + k, low + first + k + n, axis=axis)
+        part = jnp.expand_dims(copy, axis + 1) * _along(w, x, axis, x.ndim + 1)
+        # Outputs that do not read this copy take nothing of it: zero times infinity is not nothing.
+        reader = lax.broadcasted_iota(jnp.int32, part.shape, axis + 1)
+        for i in np.flatnonzero((w == 0).all(axis=0)):
+            part = jnp.where(reader == i, jnp.zeros((), x.dtype), part)
+        y = y + part
+    return y.reshape(*lead, m.output_size, *tail)
+
+
+def _product(x: Array, axis: int, m: AxisMap) -> Array:
+    """The product with the dense matrix, in place: one for every position of the axes before."""
+    lead, tail = x.shape[:axis], x.shape[axis + 1 :]
+    rows = x.reshape(int(np.prod(lead)), m.input_size, int(np.prod(tail)))
+    matrix = jnp.asarray(m.dense(), x.dtype)
+    if len(rows) == 1:
+        y = lax.dot_general(matrix, rows[0], (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+    else:
+        matrix = jnp.broadcast_to(matrix, (len(rows), *matrix.shape))
+        y = lax.dot_general(matrix, rows, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
+    return y.reshape(*lead, m.output_size, *tail)
+
+
+def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:
+    """Maps with many taps: the dense product, or one gather and a sum where that matrix would be large."""
+    if m.input_size * m.output_size <= _LARGEST_DENSE:
+        matrix = jnp.asarray(m.dense(), x.dtype)
+        y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+        return jnp.moveaxis(y, -1, axis)
+    y = x.at[(*(slice(None),) * axis, m.taps)].get(mode="promise_in_bounds")
+    return jnp.sum(y * _along(m.weights, x, axis, y.ndim), axis=axis + 1)
+
+
+@_read_taps.defjvp
+def _read_taps_jvp(axis, m, primals, tangents):
+    y = _read_taps(primals[0], axis, m)
+    # The tangent as the transpose (a scatter) of reading the transposed map: reverse mode transposes it back into that
+    # reading. `y` only lends its type, with shardings and varying axes.
+    _, transpose = jax.vjp(lambda z: _reads(z, axis, m.transpose), y)
+    return y, transpose(tangents[0])[0]
+
+
+def _along(weights: np.ndarray, x: Array, axis: int, ndim: int) -> Array:
+    """Weights (out,) or (out, T) placed along the axis for broadcasting."""
+    shape = (1,) * axis + weights.shape + (1,) * (ndim - axis - weights.ndim)
+    return jnp.asarray(weights, x.dtype).reshape(shape)
