@@ -35,14 +35,14 @@ def cpu_seconds(f, *args, repeats: int, budget: float) -> float:
     return best
 
 
-def measure(layer, repeats, budget):
+def measure(layer, methods, repeats, budget):
     """One row a face: seconds by method."""
     rng = np.random.default_rng(0)
     arrays = {k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in layer.shapes.items()}
     g, channels = layer.geometry, layer.conv_channels
     for face, (a, b) in OPERANDS.items():
         found = {}
-        for method in lowering.METHODS:
+        for method in methods:
             if not lowering.serves(method, face, g, *channels):
                 continue
             f = jax.jit(functools.partial(getattr(trilinear, face), geometry=g, method=method))
@@ -57,12 +57,20 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--random", type=int, default=40, help="how many random layers beside the real ones")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", help="measure these only, and keep the others of an existing record")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--budget", type=float, default=0.3, help="CPU seconds a method may take in all")
     args = parser.parse_args()
+    earlier = {}
+    if args.methods:
+        with open(args.out) as file:
+            record = json.load(file)
+        args.random, args.seed = record["random"], record["seed"]
+        earlier = {(row["layer"], row["face"]): row["seconds"] for row in record["rows"]}
     rows = []
     for layer in (*REAL, *random_layers(args.random, args.seed)):
-        for row in measure(layer, args.repeats, args.budget):
+        for row in measure(layer, args.methods or lowering.METHODS, args.repeats, args.budget):
+            row["seconds"] = earlier.get((row["layer"], row["face"]), {}) | row["seconds"]
             rows.append(row)
             ranked = sorted(row["seconds"].items(), key=lambda item: item[1])
             print(row["layer"], row["face"], " ".join(f"{m}={1e3 * t:.2f}" for m, t in ranked), flush=True)

@@ -18,7 +18,7 @@ from test_core_faces import error
 
 import jaxconv as jc
 from jaxconv import lowering, native, trilinear
-from jaxconv.benchmark import random_layers
+from jaxconv.benchmark.cases import Layer, random_layers
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import Call
 
@@ -123,8 +123,21 @@ except ValueError as refusal:
     assert "switched off by JAXCONV_NATIVE=0" in said[2]
 
 
+def narrow_groups():
+    """Groups of one to four channels a side, fewer lanes than a vector and more, strides and dilations."""
+    for groups, i, o, stride, dilation in [
+        (2, 1, 1, 1, 1),
+        (3, 1, 1, 2, 1),
+        (5, 3, 1, 1, 2),
+        (6, 1, 4, 1, 1),
+        (12, 2, 3, 2, 1),
+    ]:
+        name = f"{groups} groups of {i}->{o}, s{stride} r{dilation}"
+        yield Layer(name, 2, (19, 37), groups * i, groups * o, (3, 5), stride, dilation, 2, groups)
+
+
 @built
-@pytest.mark.parametrize("layer", random_layers(12, seed=21), ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", (*random_layers(12, seed=21), *narrow_groups()), ids=lambda layer: layer.name)
 def test_faces_of_real_sizes_agree_with_the_reference_lowering(layer):
     """Sizes at which chunks, splits and threads matter; the geometries of test_core_faces.py are tiny."""
     rng = np.random.default_rng(0)

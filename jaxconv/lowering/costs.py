@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 
+from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import blocks, residues, taps
 from jaxconv.lowering.call import Call
 
@@ -28,48 +29,49 @@ NATIVE_THIN = 32
 RESIDENT = 16e6
 
 RATES: dict[str, float] = {
-    "3-D dilated window": 3.1e-10,
-    "3-D window": 1.74e-10,
-    "bytes": 3.52e-11,
-    "depthwise": 7.46e-11,
-    "depthwise kernel": 6.5e-10,
-    "depthwise native kernel": 4.08e-09,
-    "depthwise native window": 6.28e-09,
-    "faulting bytes": 1.48e-09,
-    "grouped native kernel": 3.11e-09,
-    "grouped native narrow": 9.83e-11,
+    "3-D dilated window": 3.02e-10,
+    "3-D window": 1.78e-10,
+    "bytes": 3.57e-11,
+    "depthwise": 5.32e-11,
+    "depthwise kernel": 6.44e-10,
+    "depthwise native kernel": 4.04e-09,
+    "depthwise native window": 6.22e-09,
+    "faulting bytes": 1.38e-09,
+    "grouped native kernel": 3.09e-09,
+    "grouped native narrow": 9.67e-11,
     "grouped native window": 2.32e-16,
-    "grouped pairing": 1.08e-10,
-    "grouped pairing narrow": 6.77e-11,
-    "grouped product": 6.77e-11,
-    "grouped product narrow": 2.47e-11,
-    "grouped stuffed": 3.74e-11,
-    "native call": 2.78e-05,
-    "native depthwise": 9.37e-11,
-    "native depthwise kernel": 1.02e-10,
-    "native packed": 1.55e-09,
-    "native pairing": 2.38e-11,
-    "native pairing packed": 7.09e-11,
-    "native pairing steps": 1.2e-08,
-    "native pointers": 2.31e-09,
-    "native product": 2.26e-11,
-    "native steps": 9.74e-10,
-    "ops": 4.99e-06,
-    "pairing": 3.63e-11,
-    "pairing narrow": 3.29e-11,
-    "product": 2.28e-11,
-    "product narrow": 5.22e-12,
-    "shuffled bytes": 6.66e-11,
-    "strided depthwise": 7.58e-11,
-    "strided depthwise kernel": 7.94e-10,
-    "window adjoint": 2.38e-11,
-    "window adjoint narrow": 5.1e-12,
-    "window apply": 2.7e-11,
-    "window apply narrow": 4.64e-12,
-    "window kernel": 4.92e-11,
-    "window kernel narrow": 7.2e-12,
-    "window kernel strided": 2.8e-11,
-    "window stuffed": 1.41e-12,
+    "grouped pairing": 9.96e-11,
+    "grouped pairing narrow": 5.98e-11,
+    "grouped product": 6.9e-11,
+    "grouped product narrow": 2.23e-11,
+    "grouped stuffed": 3.98e-11,
+    "native call": 4.25e-05,
+    "native depthwise": 7.92e-11,
+    "native depthwise kernel": 8.63e-11,
+    "native packed": 1.7e-09,
+    "native pairing": 2.28e-11,
+    "native pairing packed": 1.28e-10,
+    "native pairing steps": 3.38e-09,
+    "native pointers": 1.65e-09,
+    "native product": 2.17e-11,
+    "native spread": 4.85e-10,
+    "native steps": 1.14e-09,
+    "ops": 4.75e-06,
+    "pairing": 3.66e-11,
+    "pairing narrow": 3.22e-11,
+    "product": 2.26e-11,
+    "product narrow": 5.37e-12,
+    "shuffled bytes": 8.36e-11,
+    "strided depthwise": 7.25e-11,
+    "strided depthwise kernel": 8.05e-10,
+    "window adjoint": 2.39e-11,
+    "window adjoint narrow": 5.14e-12,
+    "window apply": 2.71e-11,
+    "window apply narrow": 4.66e-12,
+    "window kernel": 4.93e-11,
+    "window kernel narrow": 7.3e-12,
+    "window kernel strided": 2.86e-11,
+    "window stuffed": 1.39e-12,
 }
 
 # The compiled kernels do what the geometry says, so their estimate is sure; one for operations of XLA is not (what it
@@ -253,17 +255,26 @@ def _native(call: Call, choose) -> Amounts:
     g, vector = call.geometry, NATIVE_VECTOR
     met = float(sum(math.prod(size) for *_, size in taps.boxes(g))) * call.batch
     out = _amounts({"native call": 1.0})
-    if call.depthwise and call.channels_in == call.channels_out:
-        kind = "native depthwise kernel" if call.face == "kernel" else "native depthwise"
-        out[kind] = met * _up(call.channels_in, vector)
-        out["native pointers"] = 0.0 if call.face == "kernel" else met
-        return out
     i, o = call.channels_in // g.groups, call.channels_out // g.groups
+    uses, (xs, ys) = math.prod(g.output_size) * math.prod(g.kernel_size), map(math.prod, (g.input_size, g.output_size))
+    if call.face == "kernel" and _native_narrow_pairing(g, i, o, uses // max(1, min(xs, ys))):
+        out["native depthwise kernel"] = met * min(i * max(g.groups * o, vector), o * max(g.groups * i, vector))
+        out["native spread"] = 0.0 if i * o == 1 else _input(call) * o / ELEMENT
+        return out
+    contracted, resulting = (o, i) if call.face == "adjoint" else (i, o)
+    operand = ys if call.face == "adjoint" else xs
+    if _native_narrow(g, contracted, resulting, uses // max(1, operand)):
+        lanes = max(g.groups * resulting, vector)
+        out["native depthwise"] = met * contracted * lanes
+        out["native spread"] = (
+            float(call.batch * operand * contracted * lanes) if i * o > 1 or g.groups < vector else 0.0
+        )
+        return out
     together = i < NATIVE_THIN and g.kernel_size[-1] > 1  # the last axis's taps as one run of memory
     if call.face == "kernel":
         span = g.kernel_size[-1] if together else 1
-        lanes = min(_up(span * i, vector) * o, _up(o, vector) * span * i) / span
-        out["native pairing"] = met * lanes * g.groups
+        busy = min(_up(span * i, vector) * o, _up(o, vector) * span * i) / span
+        out["native pairing"] = met * busy * g.groups
         out["native pairing packed"] = met * (i + o / span) * g.groups
         out["native pairing steps"] = met / span * g.groups
         return out
@@ -277,6 +288,18 @@ def _native(call: Call, choose) -> Amounts:
     out["native pointers"] = runs
     out["native steps"] = runs * g.groups * -(-o // (2 * vector))
     return out
+
+
+def _native_narrow(g: ConvGeometry, contracted: int, resulting: int, uses: int) -> bool:
+    """As `narrow` in native/source/planes.h: channels of few are taken lane by lane."""
+    return g.groups > 1 and resulting < NATIVE_VECTOR and contracted * resulting <= 2 + 2 * uses
+
+
+def _native_narrow_pairing(g: ConvGeometry, i: int, o: int, uses: int) -> bool:
+    """As `narrow_pairing` in native/source/planes.h."""
+    if g.groups == 1 or min(i, o) >= NATIVE_VECTOR:
+        return False
+    return o == 1 or (i * o <= 8 + 3 * uses and (o == 2 or max(i, o) <= 2 * NATIVE_VECTOR))
 
 
 def _up(value: int, unit: int) -> int:

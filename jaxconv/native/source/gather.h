@@ -187,7 +187,8 @@ inline Real total_of(Vec v) {  // pairwise
 // end.
 template <int P, int O>
 void few_tile(const Tile& a) {
-  Vec sum[P][O] = {};
+  Vec sum[P][O];
+  clear(sum);
   const Index whole = a.in / kLanes * kLanes;
   const int rest = static_cast<int>(a.in - whole);
   const Index row = (a.in + kLanes - 1) / kLanes * kLanes;
@@ -223,51 +224,6 @@ void few_tile(const Tile& a) {
   }
 }
 
-// Lanes are channels that stand alone: sum[p] += w[tap] * pixel[p], channel by channel.
-template <int P, int V>
-void depthwise_tile(const Tile& a, int count) {
-  Vec sum[P][V];
-  const bool whole = count == V * kLanes;
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const Real* at = a.result[p] + a.shift + v * kLanes;
-      sum[p][v] = !a.add ? Vec{} : whole ? load(at) : load_part(at, std::clamp(count - v * kLanes, 0, kLanes));
-    }
-  }
-  for (Index t = 0; t < a.taps; ++t) {
-    const Real* pixel[P];
-    if (!a.meet(t, pixel)) continue;
-    const Real* row = a.w + a.tap_index[t] * a.tap_stride + a.shift;
-    Vec weight[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      weight[v] = whole ? load(row + v * kLanes) : load_part(row + v * kLanes, std::clamp(count - v * kLanes, 0, kLanes));
-    }
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        const Real* at = pixel[p] + v * kLanes;
-        sum[p][v] += weight[v] * (whole ? load(at) : load_part(at, std::clamp(count - v * kLanes, 0, kLanes)));
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      Real* at = a.result[p] + a.shift + v * kLanes;
-      if (whole) {
-        store(at, sum[p][v]);
-      } else {
-        store_part(at, sum[p][v], std::clamp(count - v * kLanes, 0, kLanes));
-      }
-    }
-  }
-}
-
 using Run = void (*)(const Tile&);
 template <int V, int... P>
 constexpr std::array<Run, sizeof...(P)> wide_tiles(std::integer_sequence<int, P...>) {
@@ -283,33 +239,13 @@ constexpr std::array<Run, kFew> few_tiles() {
 constexpr std::array<std::array<Run, kFew>, kFewRows> kFewTiles = {few_tiles<1>(), few_tiles<2>(), few_tiles<3>(),
                                                                    few_tiles<4>()};
 
-template <int V>
-void depthwise_rows(const Tile& a, Index rows, int count) {
-  switch (rows) {
-    case 1: depthwise_tile<1, V>(a, count); break;
-    case 2: depthwise_tile<2, V>(a, count); break;
-    case 3: depthwise_tile<3, V>(a, count); break;
-    default: depthwise_tile<4, V>(a, count);
-  }
-}
-
-inline void depthwise_tiles(Tile a, Index rows, Index channels) {
-  for (Index c = 0; c < channels;) {
-    a.shift = c;
-    const int vectors = channels - c >= kWide ? 2 : 1;
-    const int count = static_cast<int>(std::min<Index>(vectors * kLanes, channels - c));
-    (vectors == 2 ? depthwise_rows<2> : depthwise_rows<1>)(a, rows, count);
-    c += count;
-  }
-}
-
 struct Block {  // of resulting channels
   Index group, first;
   int width, valid;     // padded to whole vectors, and how many are real
   std::size_t weights;  // where its packed matrices begin
 };
 
-enum class Form { wide, few, depthwise };
+enum class Form { wide, few, narrow };
 
 // Resulting channels in blocks of two vectors, the rest in one where that is enough; few ones are a block of their own.
 inline std::vector<Block> blocks_of(const Gather& g, Form form, Index& size) {
@@ -341,36 +277,32 @@ struct Matrix {
 };
 
 template <class Weight>
-void gather(const Gather& g, const std::vector<Class>& classes, Form form, const Real* plain, const Pool& pool,
-            Weight weight) {
+void gather(const Gather& g, const std::vector<Class>& classes, Form form, const Pool& pool, Weight weight) {
   Index size = 0;
-  std::vector<Block> blocks;
-  if (form != Form::depthwise) blocks = blocks_of(g, form, size);
+  const std::vector<Block> blocks = blocks_of(g, form, size);
   const Scratch<Real> packed(size);
-  if (form != Form::depthwise) {
-    pool.run(static_cast<Index>(blocks.size()) * g.taps, [&](Index task) {
-      const Block& b = blocks[task / g.taps];
-      const Index t = task % g.taps;
-      const Matrix m = weight(t, b.group, b.first);
-      if (form == Form::few) {
-        const Index row = (g.in + kLanes - 1) / kLanes * kLanes;
-        Real* to = packed.get() + b.weights + t * g.out * row;
-        for (Index o = 0; o < g.out; ++o)
-          for (Index i = 0; i < row; ++i) *to++ = i < g.in ? m.at[o * m.next_out + i * m.next_in] : Real{0};
-        return;
+  pool.run(static_cast<Index>(blocks.size()) * g.taps, [&](Index task) {
+    const Block& b = blocks[task / g.taps];
+    const Index t = task % g.taps;
+    const Matrix m = weight(t, b.group, b.first);
+    if (form == Form::few) {
+      const Index row = (g.in + kLanes - 1) / kLanes * kLanes;
+      Real* to = packed.get() + b.weights + t * g.out * row;
+      for (Index o = 0; o < g.out; ++o)
+        for (Index i = 0; i < row; ++i) *to++ = i < g.in ? m.at[o * m.next_out + i * m.next_in] : Real{0};
+      return;
+    }
+    Real* to = packed.get() + b.weights + t * g.in * b.width;
+    for (Index i = 0; i < g.in; ++i, to += b.width) {
+      const Real* from = m.at + i * m.next_in;
+      if (m.next_out == 1) {
+        std::memcpy(to, from, sizeof(Real) * b.valid);
+      } else {
+        for (int o = 0; o < b.valid; ++o) to[o] = from[o * m.next_out];
       }
-      Real* to = packed.get() + b.weights + t * g.in * b.width;
-      for (Index i = 0; i < g.in; ++i, to += b.width) {
-        const Real* from = m.at + i * m.next_in;
-        if (m.next_out == 1) {
-          std::memcpy(to, from, sizeof(Real) * b.valid);
-        } else {
-          for (int o = 0; o < b.valid; ++o) to[o] = from[o * m.next_out];
-        }
-        std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
-      }
-    });
-  }
+      std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
+    }
+  });
   const std::vector<Real> zeros(g.groups * g.in + kWide, Real{0});
   const Real* none = zeros.data();
 
@@ -408,15 +340,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
     for (Index t = 0; t < std::max<Index>(taps, 1); t += step) {
       const Index some = std::min(step, taps - t);
       table.point(g, c, t, some, task.count, none);
-      Tile a{nullptr, task.count, some, none, 0, g.in, plain, g.groups * g.out, c.taps.data() + t, nullptr, 0, 0, t > 0};
-      if (form == Form::depthwise) {
-        for (Index p = 0; p < task.count; p += 4) {
-          a.table = table.pixels(p);
-          a.result = table.results(p);
-          depthwise_tiles(a, std::min<Index>(4, task.count - p), g.groups * g.out);
-        }
-        continue;
-      }
+      Tile a{nullptr, task.count, some, none, 0, g.in, nullptr, 0, c.taps.data() + t, nullptr, 0, 0, t > 0};
       for (Index k = task.block; k < task.end; ++k) {
         const Block& b = blocks[k];
         const Index most = form == Form::few ? kFewRows : b.width == kWide ? kRows : 2 * kRows;

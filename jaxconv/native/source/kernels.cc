@@ -1,5 +1,6 @@
 // The three faces, compiled once for each instruction set (JAXCONV_ISA names it) and number format (JAXCONV_REAL).
-#include "gather.h"
+#include "depthwise.h"
+#include "depthwise_pairing.h"
 #include "pairing.h"
 
 namespace jaxconv {
@@ -11,8 +12,9 @@ constexpr Index kThin = 32;
 // Sums over lanes are paid for by at least this many contracted numbers of a result.
 constexpr Index kLong = 128;
 
-Form form_of(const Problem& p, Index in, Index out, Index taps) {
-  if (p.groups > 1 && p.in == 1 && p.out == 1) return Form::depthwise;
+// `taps` meet a result position; a number of the operand is used `uses` times.
+Form form_of(const Problem& p, Index in, Index out, Index taps, Index uses) {
+  if (narrow(p.groups, in, out, uses)) return Form::narrow;
   const bool few = out <= kFew && 2 * out <= kLanes;
   return few && in >= kLanes && in * taps >= kLong ? Form::few : Form::wide;
 }
@@ -75,13 +77,42 @@ bool merge(Plan& plan, const Problem& p, std::vector<Axis>& last, const Pool& po
   return true;
 }
 
+// Every contracted channel becomes a plane of lanes; depthwise kernels and operands are that already.
+void gather_narrow(const Plan& plan, const Problem& p, const Real* w, bool transposed, const Pool& pool) {
+  const Gather& g = plan.g;
+  const Index lanes = g.groups * g.out, width = plane_width(g.groups, g.out), total = p.groups * p.out;
+  const bool planes = g.in > 1 || g.out > 1;
+  std::unique_ptr<Scratch<Real>> data, weights;
+  Planes to{g.data, w, g.in, width, lanes};
+  if (planes || width > lanes) {
+    data = spread(g.data, g.batch * g.data_size[0] * g.data_size[1] * g.data_size[2], g.groups, g.in, g.out, pool);
+    to.data = data->get();
+  }
+  if ((transposed && planes) || width > lanes) {
+    weights = std::make_unique<Scratch<Real>>(p.taps() * g.in * width);
+    to.w = weights->get();
+    Real* at = weights->get();
+    for (Index t = 0; t < p.taps(); ++t)
+      for (Index i = 0; i < g.in; ++i)
+        for (Index lane = 0; lane < width; ++lane) {
+          const Index group = lane / g.out, o = lane % g.out;
+          const Index column = transposed ? group * p.out + i : lane;
+          *at++ = lane < lanes ? w[(t * p.in + (transposed ? o : i)) * total + column] : Real{0};
+        }
+  }
+  gather_planes(g, plan.classes, to, p.kernel, pool);
+}
+
 void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, const Real* w, bool transposed,
          const Pool& pool) {
-  const Index contracted = plan.g.in, total = p.groups * p.out;
+  const Gather& g = plan.g;
+  const Index contracted = g.in, total = p.groups * p.out;
+  auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   Index met = 1;  // taps of a class
   for (const auto& axis : axes) met *= axis[0].tap.size();
-  const Form form = form_of(p, plan.g.in, plan.g.out, met);
-  if (form != Form::depthwise) merge(plan, p, axes[2], pool);
+  const Index uses = volume(p.output) * p.taps() / std::max<Index>(1, volume(g.data_size));
+  const Form form = form_of(p, g.in, g.out, met, uses);
+  if (form != Form::narrow) merge(plan, p, axes[2], pool);
   const Index last = plan.run > 1 ? static_cast<Index>(axes[2].size()) : p.kernel[2];
   for (const Axis& a : axes[0])
     for (const Axis& b : axes[1])
@@ -92,6 +123,10 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
             for (Index k : c.tap) one.taps.push_back((i * p.kernel[1] + j) * last + k);
         plan.classes.push_back(std::move(one));
       }
+  if (form == Form::narrow) {
+    gather_narrow(plan, p, w, transposed, pool);
+    return;
+  }
   // Element (i, o) of packed tap t; a merged tap's contracted channels are those of its taps one after the other.
   std::vector<Real> ordered;
   const Real* from = w;
@@ -112,7 +147,7 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
     from = ordered.data();
   }
   const Index width = transposed && plan.run > 1 ? p.in : total;
-  gather(plan.g, plan.classes, form, w, pool, [&](Index t, Index group, Index first) -> Matrix {
+  gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) -> Matrix {
     if (plan.run > 1) return {from + t * plan.run * contracted * width + first, width, 1};
     const Real* tap = from + t * p.in * total;
     if (transposed) return {tap + first * total + group * p.out, 1, total};
@@ -153,6 +188,13 @@ void adjoint(const Problem& p, const Real* y, const Real* w, Real* x, const Pool
   Plan plan;
   plan.g = {y, x, p.batch, p.output, p.input, p.groups * p.out, p.groups, p.out, p.in, p.taps()};
   run(plan, p, axes, w, true, pool);
+}
+
+void pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+  auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
+  const Index positions = std::max<Index>(1, std::min(volume(p.input), volume(p.output)));
+  const bool lone = narrow_pairing(p.groups, p.in, p.out, volume(p.output) * p.taps() / positions);
+  (lone ? depthwise_pairing : dense_pairing)(p, x, y, w, pool);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "scratch.h"
+#include "sums.h"
 #include "vector.h"
 
 namespace jaxconv {
@@ -17,12 +17,11 @@ namespace {
 constexpr Index kPositions = 96;  // packed at a time
 constexpr Index kSlab = 240;      // broadcast channels of a task, at most
 
-inline Index up(Index value, Index unit) { return (value + unit - 1) / unit * unit; }
-
 // sum[r][lane] += rows[r] * lanes[lane] over `count` packed positions.
 template <int R, int V>
 void outer(const Real* rows, Index row_step, const Real* lanes, Index count, Real* to, Index to_step) {
-  Vec sum[R][V] = {};
+  Vec sum[R][V];
+  clear(sum);
   for (Index k = 0; k < count; ++k, rows += row_step, lanes += V * kLanes) {
     Vec value[V];
 #pragma GCC unroll 8
@@ -51,16 +50,6 @@ constexpr std::array<Outer, sizeof...(R)> outers(std::integer_sequence<int, R...
 constexpr auto kOuter4 = outers<4>(std::make_integer_sequence<int, kRows / 2>{});
 constexpr auto kOuter2 = outers<2>(std::make_integer_sequence<int, kRows>{});
 constexpr auto kOuter1 = outers<1>(std::make_integer_sequence<int, 2 * kRows>{});
-
-// Positions of an axis that tap t meets: low <= q < high, where x is read at stride*q + shift.
-struct Reach {
-  Index shift, low, high;
-};
-inline Reach reach(const Problem& p, int axis, Index t) {
-  const Index shift = p.dilation[axis] * t - p.low[axis], s = p.stride[axis], last = p.input[axis] - 1 - shift;
-  const Index low = shift >= 0 ? 0 : (-shift + s - 1) / s;
-  return {shift, low, last < 0 ? 0 : std::min(p.output[axis], last / s + 1)};
-}
 
 // Copies `count` channels, and zeros behind them up to `width`.
 inline void copy(Real* to, const Real* from, Index count, Index width) {
@@ -114,19 +103,9 @@ inline void pack_side(const Side& side, Index positions, Index first, Index coun
   }
 }
 
-// Adds up the splits' results and frees the others.
-inline void add_splits(Real* sums, Index size, Index splits, const Pool& pool) {
-  if (splits == 1) return;
-  const Index some = 4096;
-  pool.run((size + some - 1) / some, [&](Index task) {
-    for (Index s = 1; s < splits; ++s)
-      for (Index k = task * some; k < std::min(size, (task + 1) * some); ++k) sums[k] += sums[s * size + k];
-  });
-}
-
 inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
   const Index x_pixel = p.groups * p.in, y_pixel = p.groups * p.out;
-  const bool together = p.kernel[2] > 1 && p.in < 32;
+  const bool together = p.kernel[2] > 1 && (p.in <= 32 || p.in * p.kernel[2] <= kSlab);
   const bool staged = together && (p.groups > 1 || p.dilation[2] > 1);  // the taps' pixels are not one run of memory
   const Index span = together ? p.kernel[2] : 1, wide_in = span * p.in;
   const Index last_taps = p.kernel[2] / span, taps = p.kernel[0] * p.kernel[1] * last_taps;
@@ -136,7 +115,7 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
   const Index slabs = (rows + kSlab - 1) / kSlab, items = p.groups * taps * slabs;
   const Index slab_rows = (rows + slabs - 1) / slabs;
   const Index lines = p.batch * p.output[0] * p.output[1];
-  const Index most_splits = std::max<Index>(1, std::min(lines, lines * p.output[2] / (8 * kPositions)));
+  const Index positions = lines * p.output[2], most_splits = std::max<Index>(1, positions / (4 * kPositions));
   const Index splits = std::clamp<Index>((8 * pool.threads + items - 1) / items, 1, pool.threads == 1 ? 1 : most_splits);
   const Index size = p.groups * taps * rows * wide;
   const Scratch<Real> sums(size * splits);
@@ -172,14 +151,18 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
       });
       held = 0;
     };
-    for (Index line = split * lines / splits; line < (split + 1) * lines / splits; ++line) {
+    // A split begins and ends anywhere in a line: signals have few lines.
+    const Index begin = split * positions / splits, end = (split + 1) * positions / splits;
+    for (Index line = begin / p.output[2]; line * p.output[2] < end; ++line) {
       const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
       if (q0 < r0.low || q0 >= r0.high || q1 < r1.low || q1 >= r1.high) continue;
+      const Index q_low = std::max(r2.low, begin - line * p.output[2]);
+      const Index q_high = std::min(r2.high, end - line * p.output[2]);
       const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
       const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel + group * p.in;
       const Real* y_line = y + ((n * p.output[0] + q0) * p.output[1] + q1) * p.output[2] * y_pixel + group * p.out;
-      for (Index q = r2.low; q < r2.high;) {
-        const Index some = std::min(kPositions - held, r2.high - q), u = p.stride[2] * q + r2.shift;
+      for (Index q = q_low; q < q_high;) {
+        const Index some = std::min(kPositions - held, q_high - q), u = p.stride[2] * q + r2.shift;
         Side from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
         // Straight into the rows' panel where they are all of a task's rows.
         const bool direct = staged && !swap && slab == rows;
@@ -228,106 +211,6 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
       }
     }
   });
-}
-
-// sum[t][lane] += x[lane] shifted by tap t * y[lane], for T taps at once.
-template <int T, int V, bool whole>
-void multiply(const Real* x, Index x_step, Index tap_step, const Real* y, Index y_step, Index count, Real* to,
-              Index to_step, int valid) {
-  Vec sum[T][V] = {};
-  for (Index k = 0; k < count; ++k, x += x_step, y += y_step) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const int part = std::clamp(valid - v * kLanes, 0, kLanes);
-      const Vec b = whole ? load(y + v * kLanes) : load_part(y + v * kLanes, part);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const Real* at = x + t * tap_step + v * kLanes;
-        sum[t][v] += b * (whole ? load(at) : load_part(at, part));
-      }
-    }
-  }
-  for (int t = 0; t < T; ++t) {
-    for (int v = 0; v < V; ++v) {
-      Real* at = to + t * to_step + v * kLanes;
-      if (whole) {
-        store(at, load(at) + sum[t][v]);
-      } else {
-        const int part = std::clamp(valid - v * kLanes, 0, kLanes);
-        store_part(at, load_part(at, part) + sum[t][v], part);
-      }
-    }
-  }
-}
-
-inline void depthwise_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
-  const Index channels = p.groups, size = p.taps() * channels;
-  const Index lines = p.batch * p.output[0] * p.output[1], k2 = p.kernel[2], s2 = p.stride[2];
-  const Index splits = std::clamp<Index>(pool.threads == 1 ? 1 : 2 * pool.threads, 1, std::max<Index>(1, lines / 8));
-  const Scratch<Real> sums(size * splits);
-  std::vector<Reach> last;
-  for (Index t = 0; t < k2; ++t) last.push_back(reach(p, 2, t));
-
-  pool.run(splits, [&](Index split) {
-    Real* to = sums.get() + split * size;
-    std::memset(to, 0, sizeof(Real) * size);
-    for (Index line = split * lines / splits; line < (split + 1) * lines / splits; ++line) {
-      const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
-      const Real* y_line = y + line * p.output[2] * channels;
-      for (Index t0 = 0; t0 < p.kernel[0]; ++t0) {
-        const Reach r0 = reach(p, 0, t0);
-        if (q0 < r0.low || q0 >= r0.high) continue;
-        for (Index t1 = 0; t1 < p.kernel[1]; ++t1) {
-          const Reach r1 = reach(p, 1, t1);
-          if (q1 < r1.low || q1 >= r1.high) continue;
-          const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
-          const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * channels;
-          Real* tap = to + (t0 * p.kernel[1] + t1) * k2 * channels;
-          for (Index c = 0; c < channels;) {
-            const int vectors = channels - c >= kWide ? 2 : 1;
-            const int valid = static_cast<int>(std::min<Index>(vectors * kLanes, channels - c));
-            auto part = [&](auto taps, Index t, Index low, Index high) {
-              if (low >= high) return;
-              constexpr int T = decltype(taps)::value;
-              const auto run = vectors == 2 ? multiply<T, 2, true>
-                               : valid == kLanes ? multiply<T, 1, true> : multiply<T, 1, false>;
-              run(x_line + (s2 * low + last[t].shift) * channels + c, s2 * channels,
-                                                 p.dilation[2] * channels, y_line + low * channels + c, channels,
-                                                 high - low, tap + t * channels + c, channels, valid);
-            };
-            constexpr int kMost = 5;
-            for (Index t = 0; t < k2; t += kMost) {
-              const Index some = std::min<Index>(kMost, k2 - t);
-              Index low = 0, high = p.output[2];  // where all of these taps meet x
-              for (Index k = t; k < t + some; ++k) {
-                low = std::max(low, last[k].low);
-                high = std::min(high, last[k].high);
-              }
-              if (low >= high) low = high = 0;
-              switch (some) {
-                case 1: part(std::integral_constant<int, 1>{}, t, low, high); break;
-                case 2: part(std::integral_constant<int, 2>{}, t, low, high); break;
-                case 3: part(std::integral_constant<int, 3>{}, t, low, high); break;
-                case 4: part(std::integral_constant<int, 4>{}, t, low, high); break;
-                default: part(std::integral_constant<int, 5>{}, t, low, high);
-              }
-              for (Index k = t; k < t + some; ++k) {
-                part(std::integral_constant<int, 1>{}, k, last[k].low, std::min(low, last[k].high));
-                part(std::integral_constant<int, 1>{}, k, std::max(high, last[k].low), last[k].high);
-              }
-            }
-            c += valid;
-          }
-        }
-      }
-    }
-  });
-  add_splits(sums.get(), size, splits, pool);
-  std::memcpy(w, sums.get(), sizeof(Real) * size);
-}
-
-inline void pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
-  (p.groups > 1 && p.in == 1 && p.out == 1 ? depthwise_pairing : dense_pairing)(p, x, y, w, pool);
 }
 
 }  // namespace

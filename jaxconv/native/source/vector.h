@@ -30,8 +30,20 @@ typedef Real Vec __attribute__((vector_size(JAXCONV_VECTOR)));
 // The same vector where it may lie at any address.
 typedef Real Loose __attribute__((vector_size(JAXCONV_VECTOR), aligned(sizeof(Real)), may_alias));
 
+inline Index up(Index value, Index unit) { return (value + unit - 1) / unit * unit; }
+
 inline Vec load(const Real* p) { return *reinterpret_cast<const Loose*>(p); }
 inline void store(Real* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
+
+// Zeroes a tile number by number: `= {}` has compilers clear memory first, which takes longer than a small tile.
+template <int P, int V>
+inline void clear(Vec (&sum)[P][V]) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[p][v] = Vec{};
+  }
+}
 
 // The first `count` numbers, in pieces of sizes that the compiler knows: a call of memcpy costs more than they do.
 inline void copy_part(Real* to, const Real* from, int count) {

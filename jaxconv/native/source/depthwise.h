@@ -1,0 +1,184 @@
+// apply and adjoint where every resulting channel contracts few channels of its own: lanes are resulting channels, and
+// the operand has a plane of lanes for each contracted one.
+//
+// Along the last axis the taps that a position meets change only where a tap enters or leaves the operand. Between such
+// places all taps of a tile of positions are added up in registers, at addresses that only strides give, and the tile is
+// written once. A last tile begins earlier, over positions already written, rather than being narrower.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "gather.h"
+#include "planes.h"
+
+namespace jaxconv {
+namespace {
+
+struct Planes {
+  const Real* data;  // operand positions x planes x width
+  const Real* w;     // taps x planes x width
+  Index planes, width;
+  Index valid;  // lanes that are channels of the result; the others are padding
+};
+
+// Positions first <= j < end of the last axis that meet the same taps. These are consecutive ones, so that operand
+// positions and weights are evenly spaced, in numbers.
+struct Stretch {
+  Index first, end;
+  Index taps, offset, next_offset, weight, next_weight;
+};
+
+inline std::vector<Stretch> stretches(const Axis& axis, Index size, Index pixel) {
+  const Index taps = axis.tap.size();
+  std::vector<Index> low, high, cuts{0, axis.count};
+  for (Index o : axis.offset) {
+    const Index last = size - 1 - o;
+    low.push_back(std::min(axis.count, o >= 0 ? 0 : (-o + axis.step - 1) / axis.step));
+    high.push_back(std::max(low.back(), last < 0 ? 0 : std::min(axis.count, last / axis.step + 1)));
+    cuts.push_back(low.back());
+    cuts.push_back(high.back());
+  }
+  std::sort(cuts.begin(), cuts.end());
+  std::vector<Stretch> all;
+  for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
+    if (cuts[k] == cuts[k + 1]) continue;
+    Stretch one{cuts[k], cuts[k + 1], 0, 0, 0, 0, 0};
+    for (Index t = 0; t < taps; ++t) {
+      if (low[t] > one.first || high[t] < one.end) continue;
+      if (one.taps++ == 0) {
+        one.offset = axis.offset[t] * pixel;
+        one.weight = axis.tap[t] * pixel;
+      }
+    }
+    if (taps > 1) {
+      one.next_offset = (axis.offset[1] - axis.offset[0]) * pixel;
+      one.next_weight = (axis.tap[1] - axis.tap[0]) * pixel;
+    }
+    all.push_back(one);
+  }
+  return all;
+}
+
+struct Line {  // of the operand, and the weights of the taps that meet it
+  const Real *data, *w;
+};
+
+// What a tile of positions is given; `at` is the first one's place in a line, steps lead to the next ones.
+struct Lone {
+  const std::vector<Line>& lines;
+  const Stretch& taps;
+  const Planes& g;
+  Index at, step;
+  Real* to;
+  Index to_step;
+};
+
+// sum[p] += w[tap][plane] * pixel[p][plane], lane by lane, over all taps.
+template <int P, int V, bool one>
+void lone_tile(const Lone& a, Index lane) {
+  Vec sum[P][V];
+  clear(sum);
+  const Index planes = one ? 1 : a.g.planes, width = a.g.width, step = a.step;
+  const Index next = a.taps.next_offset, next_w = a.taps.next_weight;
+  for (const Line& line : a.lines) {
+    const Real* from = line.data + a.at + a.taps.offset + lane;
+    const Real* w = line.w + a.taps.weight + lane;
+    for (Index t = 0; t < a.taps.taps; ++t, from += next, w += next_w) {
+      for (Index i = 0; i < planes; ++i) {
+        Vec weight[V];
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) weight[v] = load(w + i * width + v * kLanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+          for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * load(from + i * width + p * step + v * kLanes);
+        }
+      }
+    }
+  }
+  Real* to = a.to + lane;
+  if (a.g.valid < kLanes) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p, to += a.to_step) store_part(to, sum[p][0], static_cast<int>(a.g.valid));
+    return;
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p, to += a.to_step) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) store(to + v * kLanes, sum[p][v]);
+  }
+}
+
+template <int P, bool one>
+void lone_tiles(const Lone& a) {
+  lane_pieces(a.g.width, [&](Index lane, int vectors, Index) {
+    (vectors == 2 ? lone_tile<P, 2, one> : lone_tile<P, 1, one>)(a, lane);
+  });
+}
+
+constexpr Index kPiece = 256;  // positions of a task's unit
+
+inline void gather_planes(const Gather& g, const std::vector<Class>& classes, const Planes& planes,
+                          const std::array<Index, 3>& kernel, const Pool& pool) {
+  const Index pixel = planes.planes * planes.width;
+  struct Part {
+    const Class* c;
+    std::vector<Stretch> last;
+    Index pieces, units;  // pieces of a line, units of all lines
+  };
+  std::vector<Part> parts;
+  Index units = 0;
+  for (const Class& c : classes) {
+    const Index pieces = (c.axis[2].count + kPiece - 1) / kPiece;
+    parts.push_back({&c, stretches(c.axis[2], g.data_size[2], pixel), pieces,
+                     g.batch * c.axis[0].count * c.axis[1].count * pieces});
+    units += parts.back().units;
+  }
+  const bool one = planes.planes == 1;
+  const auto many = one ? lone_tiles<kRows, true> : lone_tiles<kRows, false>;
+  const auto half = one ? lone_tiles<kRows / 2, true> : lone_tiles<kRows / 2, false>;
+  const auto single = one ? lone_tiles<1, true> : lone_tiles<1, false>;
+  const Index tasks = std::min(units, 16 * pool.threads);
+  pool.run(tasks, [&](Index task) {
+    thread_local std::vector<Line> lines;
+    const Index end = (task + 1) * units / tasks;
+    Index before = 0;  // units of earlier classes
+    for (const Part& part : parts) {
+      const Class& c = *part.c;
+      const Axis &a0 = c.axis[0], &a1 = c.axis[1], &a2 = c.axis[2];
+      const Index from = std::max<Index>(0, task * units / tasks - before), to = std::min(part.units, end - before);
+      before += part.units;
+      for (Index unit = from; unit < to; ++unit) {
+        const Index line = unit / part.pieces, j1 = line % a1.count, j0 = line / a1.count % a0.count;
+        const Index n = line / a1.count / a0.count;
+        const Index begin = unit % part.pieces * kPiece, stop = std::min(a2.count, begin + kPiece);
+        lines.clear();
+        for (std::size_t t0 = 0; t0 < a0.tap.size(); ++t0) {
+          const Index u0 = a0.step * j0 + a0.offset[t0];
+          if (u0 < 0 || u0 >= g.data_size[0]) continue;
+          for (std::size_t t1 = 0; t1 < a1.tap.size(); ++t1) {
+            const Index u1 = a1.step * j1 + a1.offset[t1];
+            if (u1 < 0 || u1 >= g.data_size[1]) continue;
+            lines.push_back({planes.data + ((n * g.data_size[0] + u0) * g.data_size[1] + u1) * g.data_size[2] * pixel,
+                             planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
+          }
+        }
+        const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
+                           a1.stride * j1) * g.result_size[2] + a2.first;
+        const Index step = a2.step * pixel, to_step = a2.stride * planes.valid;
+        for (const Stretch& taps : part.last) {
+          const Index first = std::max(begin, taps.first), last = std::min(stop, taps.end), count = last - first;
+          const Index rows = count >= kRows ? kRows : count >= kRows / 2 ? kRows / 2 : 1;
+          const auto run = rows == kRows ? many : rows == 1 ? single : half;
+          for (Index j = first; j < last; j += rows) {
+            const Index at = std::min(j, last - rows);
+            run({lines, taps, planes, at * step, step, g.result + (row + a2.stride * at) * planes.valid, to_step});
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace jaxconv

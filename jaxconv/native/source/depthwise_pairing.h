@@ -1,0 +1,159 @@
+// The kernel face where groups have few channels: w[t][plane][lane] = sum of x[plane][lane], shifted to tap t, times
+// y[lane]. Lanes are the channels of one side, and the other side has a plane for each of its channels.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "planes.h"
+#include "sums.h"
+
+namespace jaxconv {
+namespace {
+
+// sum[t][lane] += a[lane] shifted by tap t * b[lane], for T taps at once.
+template <int T, int V>
+void multiply(const Real* a, Index a_step, Index tap_step, const Real* b, Index b_step, Index count, Real* to,
+              Index to_step) {
+  Vec sum[T][V];
+  clear(sum);
+  for (Index k = 0; k < count; ++k, a += a_step, b += b_step) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const Vec value = load(b + v * kLanes);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sum[t][v] += value * load(a + t * tap_step + v * kLanes);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Real* at = to + t * to_step + v * kLanes;
+      store(at, load(at) + sum[t][v]);
+    }
+  }
+}
+template <int V>
+void multiply_taps(Index taps, const Real* a, Index a_step, Index tap_step, const Real* b, Index b_step, Index count,
+                   Real* to, Index to_step) {
+  switch (taps) {
+    case 1: multiply<1, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
+    case 2: multiply<2, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
+    case 3: multiply<3, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
+    case 4: multiply<4, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
+    default: multiply<5, V>(a, a_step, tap_step, b, b_step, count, to, to_step);
+  }
+}
+constexpr Index kMostTaps = 5;
+
+// x has `x_planes` planes and y has `y_planes`, one of them 1. The result is sums of taps x planes x up(width).
+inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const Real* y, Index y_planes, Index width,
+                         Real* w, const Pool& pool) {
+  const Index row = up(width, kLanes), planes = x_planes * y_planes, tap_size = planes * row, size = p.taps() * tap_size;
+  const Index lines = p.batch * p.output[0] * p.output[1], k2 = p.kernel[2], s2 = p.stride[2];
+  const Index x_pixel = x_planes * width, y_pixel = y_planes * width;
+  const Index splits = std::clamp<Index>(pool.threads == 1 ? 1 : 2 * pool.threads, 1, std::max<Index>(1, lines / 8));
+  const Scratch<Real> sums(size * splits);
+  std::vector<Reach> last;
+  for (Index t = 0; t < k2; ++t) last.push_back(reach(p, 2, t));
+
+  pool.run(splits, [&](Index split) {
+    Real* to = sums.get() + split * size;
+    std::memset(to, 0, sizeof(Real) * size);
+    for (Index line = split * lines / splits; line < (split + 1) * lines / splits; ++line) {
+      const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
+      const Real* y_line = y + line * p.output[2] * y_pixel;
+      for (Index t0 = 0; t0 < p.kernel[0]; ++t0) {
+        const Reach r0 = reach(p, 0, t0);
+        if (q0 < r0.low || q0 >= r0.high) continue;
+        for (Index t1 = 0; t1 < p.kernel[1]; ++t1) {
+          const Reach r1 = reach(p, 1, t1);
+          if (q1 < r1.low || q1 >= r1.high) continue;
+          const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
+          const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel;
+          Real* tap = to + (t0 * p.kernel[1] + t1) * k2 * tap_size;
+          for (Index t = 0; t < k2; t += kMostTaps) {
+            const Index some = std::min<Index>(kMostTaps, k2 - t);
+            Index low = 0, high = p.output[2];  // where all of these taps meet x
+            for (Index k = t; k < t + some; ++k) {
+              low = std::max(low, last[k].low);
+              high = std::min(high, last[k].high);
+            }
+            if (low >= high) low = high = 0;
+            for (Index plane = 0; plane < planes; ++plane) {
+              const Real* from_x = x_line + plane % x_planes * width;
+              const Real* from_y = y_line + plane % y_planes * width;
+              lane_pieces(width, [&](Index lane, int vectors, Index c) {
+                auto part = [&](auto v, auto single, Index first, Index taps, Index begin, Index end) {
+                  if (begin >= end) return;
+                  const Real* a = from_x + (s2 * begin + last[first].shift) * x_pixel + lane;
+                  const Real* b = from_y + begin * y_pixel + lane;
+                  Real* sum = tap + first * tap_size + plane * row + c;
+                  if constexpr (single) {
+                    multiply<1, v>(a, s2 * x_pixel, 0, b, y_pixel, end - begin, sum, tap_size);
+                  } else {
+                    multiply_taps<v>(taps, a, s2 * x_pixel, p.dilation[2] * x_pixel, b, y_pixel, end - begin, sum, tap_size);
+                  }
+                };
+                auto parts = [&](auto v) {
+                  part(v, std::false_type{}, t, some, low, high);
+                  for (Index k = t; k < t + some; ++k) {
+                    part(v, std::true_type{}, k, 1, last[k].low, std::min(low, last[k].high));
+                    part(v, std::true_type{}, k, 1, std::max(high, last[k].low), last[k].high);
+                  }
+                };
+                if (vectors == 2) {
+                  parts(std::integral_constant<int, 2>{});
+                } else {
+                  parts(std::integral_constant<int, 1>{});
+                }
+              });
+            }
+          }
+        }
+      }
+    }
+  });
+  add_splits(sums.get(), size, splits, pool);
+  std::memcpy(w, sums.get(), sizeof(Real) * size);
+}
+
+inline void depthwise_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+  auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
+  const Index xs = p.batch * volume(p.input), ys = p.batch * volume(p.output);
+  // The side of fewer numbers is spread over the lanes of the other.
+  const bool spread_x = p.in == 1 || (p.out > 1 && xs <= ys);
+  const Index in = spread_x ? p.in : p.out, out = spread_x ? p.out : p.in;  // planes, and lanes of a group
+  const Index width = plane_width(p.groups, out), row = up(width, kLanes);
+  std::unique_ptr<Scratch<Real>> wide_x, wide_y;
+  const bool padded = width > p.groups * out, one = in == 1 && out == 1;
+  if (padded || (spread_x && !one)) {
+    wide_x = spread_x ? spread(x, xs, p.groups, in, out, pool) : spread(x, xs, p.groups * out, 1, 1, pool);
+    x = wide_x->get();
+  }
+  if (padded || !spread_x) {
+    wide_y = spread_x ? spread(y, ys, p.groups * out, 1, 1, pool) : spread(y, ys, p.groups, in, out, pool);
+    y = wide_y->get();
+  }
+  const Scratch<Real> sums(p.taps() * in * row);
+  lone_pairing(p, x, spread_x ? in : 1, y, spread_x ? 1 : in, width, sums.get(), pool);
+  std::vector<Real> whole(width);
+  for (Index t = 0; t < p.taps(); ++t) {
+    for (Index i = 0; i < in; ++i) {
+      const Real* from = sums.get() + (t * in + i) * row;
+      lane_pieces(width, [&](Index lane, int vectors, Index c) {
+        std::memcpy(whole.data() + lane, from + c, sizeof(Real) * vectors * kLanes);
+      });
+      if (spread_x) {  // (tap, in, groups x out)
+        std::memcpy(w + (t * in + i) * p.groups * out, whole.data(), sizeof(Real) * p.groups * out);
+      } else {  // plane i is output channel i of each group, lanes are input channels
+        for (Index g = 0; g < p.groups; ++g)
+          for (Index o = 0; o < out; ++o) w[((t * out + o) * p.groups + g) * in + i] = whole[g * out + o];
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace jaxconv

@@ -1,0 +1,59 @@
+// Operands laid out with a plane of lanes for each channel that is contracted, for groups of few channels.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "scratch.h"
+#include "vector.h"
+
+namespace jaxconv {
+namespace {
+
+// Lanes of a plane: those of the result, and at least one vector.
+inline Index plane_width(Index groups, Index out) { return std::max<Index>(groups * out, kLanes); }
+
+// Whether planes are worth it for groups of `in` contracted and `out` resulting channels, where each number of a plane
+// is used `uses` times; and for the kernel face. Measured on groups of 1 to 12 channels and kernels of 1 to 25 taps.
+inline bool narrow(Index groups, Index in, Index out, Index uses) {
+  return groups > 1 && out < kLanes && in * out <= 2 + 2 * uses;
+}
+inline bool narrow_pairing(Index groups, Index in, Index out, Index uses) {
+  if (groups == 1 || std::min(in, out) >= kLanes) return false;
+  return out == 1 || (in * out <= 8 + 3 * uses && (out == 2 || std::max(in, out) <= kWide));
+}
+
+// Lane o of group g in plane i is channel i of group g; lanes behind these are zero.
+inline std::unique_ptr<Scratch<Real>> spread(const Real* from, Index positions, Index groups, Index in, Index out,
+                                             const Pool& pool) {
+  const Index pixel = groups * in, width = plane_width(groups, out), to_pixel = in * width, lanes = groups * out;
+  auto to = std::make_unique<Scratch<Real>>(positions * to_pixel);
+  std::vector<std::int32_t> place(lanes);
+  for (Index lane = 0; lane < lanes; ++lane) place[lane] = static_cast<std::int32_t>(lane / out * in);
+  const Index some = std::max<Index>(1, 16384 / to_pixel);
+  pool.run((positions + some - 1) / some, [&](Index task) {
+    const Index last = std::min(positions, (task + 1) * some);
+    Real* at = to->get() + task * some * to_pixel;
+    for (Index k = task * some; k < last; ++k) {
+      const Real* x = from + k * pixel;
+      for (Index i = 0; i < in; ++i, ++x, at += width) {
+        for (Index lane = 0; lane < lanes; ++lane) at[lane] = x[place[lane]];
+        for (Index lane = lanes; lane < width; ++lane) at[lane] = Real{0};
+      }
+    }
+  });
+  return to;
+}
+
+// Cuts lanes into pieces of two vectors, or one: visit(first lane, vectors, number before it). A last piece begins
+// earlier, over lanes already visited, rather than being narrower.
+template <class Visit>
+void lane_pieces(Index width, Visit visit) {
+  for (Index c = 0; c < width;) {
+    const int vectors = width >= kWide && width - c > kLanes ? 2 : 1;
+    visit(std::min(c, width - vectors * kLanes), vectors, c);
+    c += vectors * kLanes;
+  }
+}
+
+}  // namespace
+}  // namespace jaxconv
