@@ -96,6 +96,63 @@ def test_a_branch_on_the_whole_image_is_refused():
         tiled(net, 16)(np.ones((1, 83, 70, 3), np.float32))
 
 
+def classes_from_a_pyramid(x):
+    y = jc.max_pool(jax.nn.relu(jc.conv(x, KERNELS[0], stride=2, padding=1)), 3, stride=2, padding=1)
+    y = jnp.concatenate([jc.conv(y, KERNELS[1], padding=r, dilation=r) for r in (1, 3)], -1)
+    y = jc.conv(y, KERNELS[4], padding=1)
+    return jnp.repeat(jnp.repeat(y, 4, 1), 4, 2)[:, : x.shape[1], : x.shape[2]]
+
+
+def mirrored(x):
+    y = jc.conv(x, KERNELS[0], padding=1, padding_mode="reflect")
+    y = jc.conv(y, KERNELS[1], padding=4, dilation=4, stride=2, padding_mode="replicate")
+    return jc.pixel_shuffle(jc.conv(y, KERNELS[5], padding=1), 2)
+
+
+def hourglass(x):
+    y = jax.nn.gelu(jc.conv(x, KERNELS[0], stride=2, padding=1))
+    y = jc.conv(y, KERNELS[1], stride=3, padding=1)
+    y = jc.conv_transpose(y, KERNELS[1], stride=3, padding=1, output_padding=2)
+    y = jc.conv_transpose(y, kernel(9, 4, 4, 3, 6), stride=2, padding=1)
+    return y[:, : x.shape[1], : x.shape[2]]
+
+
+@pytest.mark.parametrize("fn", [classes_from_a_pyramid, mirrored, hourglass], ids=lambda f: f.__name__)
+def test_odd_sizes_batches_labels_and_layouts(fn):
+    rng = np.random.default_rng(6)
+
+    def labels(x):
+        return jnp.argmax(fn(x.astype(jnp.float32) / 255), axis=-1).astype(jnp.uint8)
+
+    def channels_first(x):
+        return jnp.moveaxis(fn(jnp.moveaxis(x, 0, -1)[None])[0], -1, 0)
+
+    for job, shape, tile, axes in (
+        (fn, (3, 101, 67, 3), (17, 31), None),
+        (fn, (1, 14, 130, 3), 33, None),  # one side is shorter than the halo
+        (labels, (2, 97, 80, 3), 1, None),
+        (channels_first, (3, 83, 92), 20, (1, 2)),
+    ):
+        image = rng.integers(0, 256, shape).astype(np.uint8) if job is labels else rng.standard_normal(shape)
+        image = image if job is labels else image.astype(np.float32)
+        run = tiled(job, tile, spatial_axes=axes)
+        result, expected = run(image), np.asarray(jax.jit(job)(image))
+        assert result.shape == expected.shape and result.dtype == expected.dtype
+        assert max(len(p.starts()) for p in run.plan(image)[0]) > 1, f"{job.__name__} {shape} was not cut"
+        if job is labels:
+            assert (result != expected).mean() < 1e-3
+        else:
+            np.testing.assert_allclose(result, expected, atol=3e-5, rtol=0, err_msg=f"{job.__name__} {shape}")
+
+
+def test_several_outputs_and_one_axis():
+    image = np.random.default_rng(7).standard_normal((1, 60, 130, 3)).astype(np.float32)
+    with pytest.raises(TilingRefused, match="has 2 outputs; tile a function of each"):
+        tiled(lambda x: {"a": encoder(x), "b": x}, 16)(image)
+    along = tiled(classes_from_a_pyramid, 24, spatial_axes=(2,))
+    np.testing.assert_allclose(along(image), np.asarray(jax.jit(classes_from_a_pyramid)(image)), atol=2e-5, rtol=0)
+
+
 def test_channels_first_and_a_result_without_channels():
     def labels(image):
         return jnp.argmax(jnp.moveaxis(encoder(jnp.moveaxis(image, 0, -1)[None])[0], -1, 0), axis=0)

@@ -198,7 +198,9 @@ class ReceptiveField:
             width = np.where(np.isfinite(low), swept.high[self.traced.out.number] - low, -1)
             line = np.moveaxis(width, a, 0).reshape(width.shape[a], -1).max(axis=1)
             if len(line) == self.output_size[i]:
-                line[: len(line) // 4] = line[len(line) - len(line) // 4 :] = -1
+                middle = line.copy()
+                middle[: len(line) // 4] = middle[len(line) - len(line) // 4 :] = -1
+                line = middle if middle.max() >= 0 else line  # sometimes only what is near a border reads anything
                 best = np.nonzero(line == line.max())[0]
                 index[i] = int(best[np.argmin(np.abs(best - len(line) // 2))])
         return tuple(index)

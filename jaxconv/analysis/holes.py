@@ -11,7 +11,7 @@ import numpy as np
 from .field import ReceptiveField
 from .graph import Node
 from .interpret import NotUnderstood
-from .sweep import counts_at
+from .sweep import Bounds, counts_at
 from .trace import Traced, trace
 
 
@@ -198,16 +198,18 @@ def _row(field: ReceptiveField, node: Node, name: str, before: Sequence[LayerGri
 
 
 def _nominal(field: ReceptiveField, node: Node) -> dict[str, Any]:
-    """Field, step and size of one node as if the image had no borders, from the field's own sweep."""
+    """Field, step and size of one node as if the image had no borders."""
     size, jump, output = [], [], []
-    for swept in field._nominal:
+    for axis, swept in zip(field.traced.spatial_axes, field._nominal, strict=True):
+        if node.number not in swept.low:  # what only global operations read is no part of the field's own sweep
+            swept = Bounds(field.traced.source, node, axis, True)
         low, high = swept.low[node.number], swept.high[node.number]
         inside = np.isfinite(low)
         size.append(int((high - low)[inside].max()) + 1 if inside.any() else 0)
         moving = [(a, j) for a, j in enumerate(swept.jumps[node.number]) if j is not None]
-        axis, step = moving[0] if moving else (-1, None)
+        along, step = moving[0] if moving else (-1, None)
         jump.append(0 if step is None else int(step) if step.denominator == 1 else step)
-        output.append(node.axes[axis].size if moving else 1)
+        output.append(node.axes[along].size if moving else 1)
     return {"nominal_size": tuple(size), "jump": tuple(jump), "output_size": tuple(output)}
 
 

@@ -162,13 +162,16 @@ def predicted(
     fixes: bool = True,
 ) -> Checkerboard:
     """`checkerboard` with the graph (or why there is none) and the gradient that somebody has already."""
-    records = probe(fn, args, axes, output, draws, seed)
+    places = traced.result_axes if isinstance(traced, Traced) else axes
+    records = probe(fn, args, axes, output, draws, seed, places)
     coarsest = [min((r.size[i] for r in records if r.size[i] > 1), default=1) for i in range(len(axes))]
     steps = [phases_between(args[0].shape[a], n) for a, n in zip(axes, coarsest, strict=True)]
     notes: list[str] = []
     counts = gradient = None
     if isinstance(traced, Traced):
         counts, gradient = _counted(traced, records[-1].period, steps)
+        if counts is None:
+            notes.append("paths are not counted: all of them lead through operations that read whole axes")
     else:
         notes.append(f"paths are not counted: {traced}")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args[1:])):
@@ -180,7 +183,13 @@ def predicted(
         if layer is not None:
             layers.append(layer)
     last = records[-1]
-    back = None if pullback is None else gradient_phases(pullback, axes, steps, draws, seed)
+    back = None
+    try:
+        back = None if pullback is None else gradient_phases(pullback, axes, steps, draws, seed)
+    except (NotImplementedError, ValueError) as problem:  # loops and windows that JAX does not differentiate
+        notes.append(f"the gradient at the input is not measured: {str(problem).splitlines()[0]}")
+    if not np.issubdtype(last.dtype, np.inexact):
+        notes.append(f"the output is of {last.dtype}: its score says whether the numbers themselves have a pattern")
     return Checkerboard(
         score=last.unevenness,
         counts=counts,
@@ -193,9 +202,11 @@ def predicted(
     )
 
 
-def _counted(traced: Traced, period: Sequence[int], steps: Sequence[int]) -> tuple[float, float]:
-    """Unevenness of the paths into each output phase, and out of each input phase."""
+def _counted(traced: Traced, period: Sequence[int], steps: Sequence[int]) -> tuple[float, float] | tuple[None, None]:
+    """Unevenness of the paths into each output phase, and out of each input phase; None where there are no paths."""
     total = push_totals(traced.source, traced.out)[traced.out.number]
+    if not np.any(total):
+        return None, None
     rank = len(traced.out_axes)
     forward = spread(fold(total, range(rank), period[:rank]))
     out = traced.out

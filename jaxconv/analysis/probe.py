@@ -40,6 +40,7 @@ class Record:
     size: tuple[int, ...]
     period: tuple[int, ...]
     phases: np.ndarray
+    dtype: Any = np.float32
 
     @property
     def unevenness(self) -> float:
@@ -84,9 +85,19 @@ def flat_images(image: Any, axes: Sequence[int], draws: int, seed: int) -> list[
 
 
 def probe(
-    fn: Callable[..., Any], args: Sequence[Any], axes: Sequence[int], output: int | None, draws: int, seed: int
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    axes: Sequence[int],
+    output: int | None,
+    draws: int,
+    seed: int,
+    places: Sequence[int],
 ) -> list[Record]:
-    """The records of every layer and of the output (last), on flat images."""
+    """The records of every layer and of the output (last), on flat images; `places` are the output's spatial axes.
+
+    Raises:
+        ValueError: where the output has other spatial axes than the image.
+    """
     fn, args = with_state(fn, args)
     closed = jax.make_jaxpr(fn)(*args)
     _, *rest = numbers_for(args, seed)
@@ -106,17 +117,24 @@ def probe(
     rank = len(args[0].shape)
     for number, (primitive, place, eqn) in enumerate([*sites, ("output", "output", None)]):
         arrays = [r[number] for r in results]
-        if arrays[0].ndim != rank:
+        last = primitive == "output"
+        if last and len(places) != len(axes):
+            raise ValueError(
+                f"the output of shape {arrays[0].shape} has {len(places)} spatial axes, the image {len(axes)}: a "
+                "checkerboard is looked for on an output that is an image"
+            )
+        if arrays[0].ndim != rank and not last:
             continue
-        size = tuple(arrays[0].shape[a] for a in axes)
+        where = places if last else axes
+        size = tuple(arrays[0].shape[a] for a in where)
         coarsest = [_coarser(a, b) for a, b in zip(coarsest, size, strict=True)]
         period = tuple(phases_between(n, c) for n, c in zip(size, coarsest, strict=True))
-        phases = np.stack([fold(a, axes, period) for a in arrays])
+        phases = np.stack([fold(a, where, period) for a in arrays])
         phases = phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
         regrouped = (records and records[-1].size == size) or all(n == 1 for n in size)
         if primitive in ("reshape", "broadcast_in_dim") and regrouped:
             continue  # channels regrouped, biases, statistics: not an upsampling
-        records.append(Record(primitive, place, eqn, size, period, phases))
+        records.append(Record(primitive, place, eqn, size, period, phases, arrays[0].dtype))
     return records
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from .constants import Const
 from .graph import Axis, Edge, Value, uniform
 from .interpret import Anything, Reader, rule
-from .links import Link, take
+from .links import Link, from_pattern, take
 from .rules_shape import constant_starts, select_classes, split_axis
 
 
@@ -18,9 +18,11 @@ from .rules_shape import constant_starts, select_classes, split_axis
 @rule("gather")
 def _gather(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     value, indices = inputs
+    d, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    if isinstance(value, Const) and isinstance(indices, Value):
+        return [_looked_up(reader, indices, d.offset_dims, eqn.outvars[0].aval.shape)]
     if not isinstance(value, Value) or isinstance(indices, Value):
         raise reader.refuse("its positions depend on the data")
-    d, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     if d.operand_batching_dims:
         raise reader.refuse("it has batching dimensions")
     out_shape = eqn.outvars[0].aval.shape
@@ -39,6 +41,19 @@ def _gather(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     if len(set(taken)) != len(taken):
         raise reader.refuse("two axes are indexed together")
     return [_assembled(reader, value, axes, plan)]
+
+
+def _looked_up(reader: Reader, indices: Value, offsets: Sequence[int], shape: Sequence[int]) -> Value:
+    """Rows of a constant table: each depends on its own index and on nothing else."""
+    last = len(indices.axes) - 1
+    if indices.axes[last].spatial and indices.axes[last].size > 1:
+        raise reader.refuse("its positions depend on the data")
+    read = reader.graph.dropped(indices, (last,), reader.place)
+    batch = [a for a in range(len(shape)) if a not in offsets]
+    axes = [uniform(n) for n in shape]
+    for a, axis in zip(batch, read.axes, strict=True):
+        axes[a] = axis
+    return reader.graph.remap(read, axes, batch)
 
 
 def _starts(reader, value, indices, start_map, sizes, batch_shape, mode) -> dict[int, np.ndarray]:
@@ -95,7 +110,7 @@ def _gather_axis(
 def _picked(axis: Axis, positions: np.ndarray, places: Sequence[int], shape: Sequence[int], axes) -> Link | None:
     link: Link | None
     if axis.spatial:
-        flat, link = Axis(len(positions), "s"), take(positions, axis.size, _step(positions, axis.size))
+        flat, link = Axis(len(positions), "s"), take(positions, axis.size, _stepped(positions, shape, axis.size))
     else:
         flat, link = select_classes(axis, positions)
     if len(places) == 1:
@@ -110,16 +125,40 @@ def _picked(axis: Axis, positions: np.ndarray, places: Sequence[int], shape: Seq
     return link
 
 
+def _stepped(positions: np.ndarray, shape: Sequence[int], n_in: int) -> Fraction:
+    """The same for a table of positions: its rows are the steps, the columns of each a window."""
+    if len(shape) != 2 or positions.size == 0:
+        return _step(positions, n_in)
+    return _step(positions.reshape(shape)[:, shape[1] // 2], n_in) / shape[1]
+
+
 def _step(positions: np.ndarray, n_in: int) -> Fraction:
     """What one step of the result is worth in input positions, on the whole."""
     real = positions[positions >= 0]
     if len(real) < 2:
         return Fraction(1)
+    usual, run = _longest_run(np.diff(real))
+    if usual and run == len(real) - 1:
+        return Fraction(usual)
     even = Fraction(n_in, len(positions))
     drift = positions - np.arange(len(positions)) * float(even)
-    if len(real) == len(positions) and drift.max() - drift.min() <= max(1.0, float(even)):
+    spread = max(1.0, float(even))
+    if len(real) == len(positions) and drift.max() - drift.min() <= spread:
+        return even
+    if usual and run >= 0.8 * len(real):  # its borders are mirrored or repeated
+        return Fraction(usual)
+    middle = drift[len(drift) // 4 : len(drift) - len(drift) // 4]
+    if len(real) == len(positions) and middle.max() - middle.min() <= spread:  # its windows stop at the borders
         return even
     return Fraction(int(real[-1] - real[0]), len(real) - 1).limit_denominator(64)
+
+
+def _longest_run(steps: np.ndarray) -> tuple[int, int]:
+    """The value that is repeated longest without a break, and how often."""
+    ends = np.append(np.nonzero(np.diff(steps))[0], len(steps) - 1)
+    lengths = np.diff(np.concatenate([[-1], ends]))
+    longest = int(lengths.argmax())
+    return int(steps[ends[longest]]), int(lengths[longest])
 
 
 def _assembled(reader: Reader, value: Value, axes: Sequence[Axis], plan) -> Value:
@@ -181,7 +220,7 @@ def _scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]
             continue
         boxes[a] = line
         order[a] = batch_axes[varying[0]] if varying else next((k for k in batch_axes if update.shape[k] == 1), None)
-    if any(len(np.unique(b)) != len(b) for b in boxes.values()):
+    if name == "scatter" and any(len(np.unique(b)) != len(b) for b in boxes.values()):
         raise reader.refuse("it writes to one position more than once")
     update = _ordered(reader, update, order)
     return [_written(reader, operand, update, boxes, keep=name != "scatter")]
@@ -233,13 +272,22 @@ def _inside(reader: Reader, update: Value, axes: Sequence[Axis], boxes: dict[int
     node = reader.graph.materialize(reader.graph.aligned(counted, own, reader.place), reader.place)
     links: list[Link | None] = [None] * len(axes)
     for a, box in boxes.items():
-        rows = np.full(axes[a].size, -1, np.int64)
-        real = (box >= 0) & (box < axes[a].size)
-        rows[box[real]] = node.axes[a].positions[np.nonzero(real)[0]]
-        spacing = np.unique(np.diff(box))
-        step = Fraction(1, int(spacing[0])) if len(spacing) == 1 and spacing[0] > 0 else Fraction(1)
-        links[a] = take(rows, node.axes[a].count, step)
+        real = np.nonzero((box >= 0) & (box < axes[a].size))[0]
+        # What several updates add to one position reads them all; a class of them, which sees the same, once.
+        met = np.zeros((axes[a].size, node.axes[a].count), bool)
+        met[box[real], node.axes[a].positions[real]] = True
+        links[a] = from_pattern(met, _spacing(box))
     return Edge(node, tuple(links), tuple(range(len(axes))))
+
+
+def _spacing(box: np.ndarray) -> Fraction:
+    """How many updates one step of what is written is worth."""
+    steps = np.unique(np.diff(box))
+    if len(steps) == 1 and steps[0] > 0:
+        return Fraction(1, int(steps[0]))
+    if len(steps) == 2 and steps[0] == 0 and steps[1] > 0:  # runs of updates that meet, as in a sum over segments
+        return Fraction(len(box), int(box.max() - box.min()) + 1)
+    return Fraction(1)
 
 
 def _outside(

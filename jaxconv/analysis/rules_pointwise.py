@@ -1,13 +1,14 @@
 """Rules for what acts on each position by itself: element-wise work, broadcasting, reductions, and calls."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from .graph import Axis, GlobalOp, Value, uniform
+from .graph import Axis, Edge, GlobalOp, Value, merge_classes, uniform
 from .interpret import Anything, Reader, rule
-from .links import take
+from .links import Link, from_pattern, take
 
 POINTWISE = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex conj
@@ -19,6 +20,9 @@ stop_gradient sub tan tanh xor zeta mul_add mesh_cast reshard bitcast_convert_ty
 """.split()
 
 
+_WIDEST_TABLE = 4096  # of a link that has as many taps as positions
+
+
 def values_of(inputs: list[Anything]) -> list[Value]:
     """Those of the operands that depend on the input."""
     return [v for v in inputs if isinstance(v, Value)]
@@ -26,7 +30,7 @@ def values_of(inputs: list[Anything]) -> list[Value]:
 
 @rule(*POINTWISE)
 def _pointwise(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    if eqn.primitive.name == "optimization_barrier":
+    if eqn.primitive.name in ("optimization_barrier", "device_put"):
         return inputs
     shape = eqn.outvars[0].aval.shape
     return [reader.graph.pointwise([stretched(reader, v, shape) for v in values_of(inputs)], reader.place)]
@@ -60,8 +64,13 @@ def _broadcast(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
 def _transpose(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     permutation = eqn.params["permutation"]
-    where = [permutation.index(a) for a in range(len(permutation))]
-    return [reader.graph.remap(value, [value.axes[p] for p in permutation], where)]
+    return [transposed(reader, value, permutation)]
+
+
+def transposed(reader: Reader, value: Value, permutation: Sequence[int]) -> Value:
+    """Axis a of the result is axis permutation[a] of the value."""
+    where = [tuple(permutation).index(a) for a in range(len(permutation))]
+    return reader.graph.remap(value, [value.axes[p] for p in permutation], where)
 
 
 @rule("squeeze")
@@ -117,14 +126,33 @@ def global_over(reader: Reader, value: Value, axes: tuple[int, ...]) -> GlobalOp
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def _cumulative(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    value = reader.dependent(inputs[0])
-    return [_spread_over(reader, value, eqn.params["axis"], eqn.outvars[0].aval.shape)]
+    value, axis = reader.dependent(inputs[0]), eqn.params["axis"]
+    record, size = global_over(reader, value, (axis,)), value.shape[axis]
+    if value.axes[axis].count == 1 and record is None:
+        return [value]
+    if size > _WIDEST_TABLE:
+        return [_spread_over(reader, value, axis, eqn.outvars[0].aval.shape)]
+    # It reads the axis from its begin (or end) up to each position; of channels, each class once.
+    value = reader.graph.counted(value, (axis,) if value.axes[axis].spatial else (), reader.place)
+    node = reader.graph.materialize(value, reader.place)
+    old = node.axes[axis]
+    before = np.tri(size, dtype=np.int64).T if eqn.params.get("reverse") else np.tri(size, dtype=np.int64)
+    met = (before @ np.eye(old.count, dtype=np.int64)[old.positions]) > 0
+    axes = list(node.axes)
+    links: list[Link | None] = [None] * len(axes)
+    if not old.spatial:
+        classes, first = merge_classes(met)
+        axes[axis], met = Axis(size, "c", classes, soft=old.soft), met[first]
+    links[axis] = from_pattern(met, Fraction(1))
+    edge = Edge(node, tuple(links), tuple(range(len(axes))), None, record)
+    return [reader.graph.value(reader.graph.node(axes, [edge], eqn.primitive.name, reader.place))]
 
 
 @rule("sort", "top_k", "approx_top_k")
 def _sort(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     one = reader.graph.pointwise(values_of(inputs), reader.place)
-    axis = eqn.params.get("dimension", eqn.params.get("reduction_dimension", len(one.axes) - 1)) % len(one.axes)
+    named = [eqn.params[key] for key in ("dimension", "reduction_dimension", "axis") if key in eqn.params]
+    axis = (named[0] if named else -1) % len(one.axes)
     return [_spread_over(reader, one, axis, v.aval.shape) for v in eqn.outvars]
 
 

@@ -10,6 +10,7 @@ from .constants import Const
 from .graph import Axis, Edge, Node, Value, merge_classes, uniform
 from .interpret import Anything, Reader, rule
 from .links import Affine, Link, take, window
+from .rules_pointwise import transposed
 
 
 # ------------------------------------------------------------------------------------------------------------ reshape
@@ -93,8 +94,8 @@ def split_axis(axis: Axis, sizes: Sequence[int]) -> tuple[list[Axis], Link | Non
 @rule("reshape")
 def _reshape(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
-    if eqn.params.get("dimensions") is not None:
-        raise reader.refuse("it permutes dimensions")
+    if eqn.params.get("dimensions") is not None:  # as vmap over the last axis leaves it
+        value = transposed(reader, value, eqn.params["dimensions"])
     return [reshaped(reader, value, eqn.outvars[0].aval.shape)]
 
 

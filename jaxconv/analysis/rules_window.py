@@ -246,8 +246,8 @@ def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Affine
 
     inner = Inner()
     axes = [
-        Axis(n, "s") if a.size > 1 and not _flat(a) else uniform(n)
-        for a, n in zip(value.axes, value.shape, strict=True)
+        Axis(n, "s") if n > 1 and (m != n or not _flat(a)) else uniform(n)
+        for a, n, m in zip(value.axes, value.shape, eqn.outvars[0].aval.shape, strict=True)
     ]
     source = inner.graph.node(axes, [], "input", "")
     inner._eqn = reader._eqn
@@ -331,6 +331,31 @@ def _pool_windows(indices: Anything) -> dict[int, Affine] | None:
     return found[0] if found else None
 
 
+def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    """What is inside tells what a resize reads; around it stands one layer, not one product for every axis."""
+    before = len(reader.graph.nodes)
+    outputs = reader.inside("", eqn.params["jaxpr"], inputs)
+    if len(outputs) != 1 or not isinstance(outputs[0], Value) or not isinstance(inputs[0], Value):
+        return outputs
+    value, old = outputs[0], inputs[0]
+    changed = [a for a, x in enumerate(value.axes) if x.spatial and x.size != old.shape[a]]
+    if len(value.shape) != len(old.shape) or not changed:
+        return outputs
+    for node in reader.graph.nodes[before:]:
+        if node.layer.get("kind") == "resize":
+            node.layer = {}
+    steps = [
+        Fraction(old.shape[a], x.size) if a in changed else Fraction(1) for a, x in enumerate(value.axes) if x.spatial
+    ]
+    layer = {"kind": "resize", "stride": tuple(s.numerator for s in steps), "base": tuple(s.denominator for s in steps)}
+    inner = reader.graph.materialize(value, reader.place)
+    key = ("resize", inner.number)
+    edge = Edge(inner, (None,) * len(inner.axes), tuple(range(len(inner.axes))))
+    node = reader.graph.memo(key, lambda: reader.graph.node(inner.axes, [edge], "resize", reader.place, **layer))
+    return [reader.graph.value(node)]
+
+
+NAMED_CALLS["resize"] = NAMED_CALLS["_resize"] = _resize_call
 NAMED_CALLS["max_unpool"] = _unpool_call
 for _name in ("max_pool", "max_pool_with_indices", "avg_pool"):
     NAMED_CALLS[_name] = _pool_call

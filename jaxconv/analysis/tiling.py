@@ -16,6 +16,8 @@ from .interpret import NotUnderstood
 from .sweep import Bounds
 from .trace import Traced, as_function, spatial_axes_of, trace
 
+_ROUNDS = 6
+
 
 class TilingRefused(ValueError):
     """The function cannot be computed tile by tile with the values of the whole image; the message says why."""
@@ -193,6 +195,10 @@ def _reporter(progress: Any, total: int) -> Callable[[int], None]:
 # ------------------------------------------------------------------------------------------------------------ planning
 def _plan(fn, image, args, axes, tiles, sizes) -> tuple[tuple[Plan, ...], tuple[int, ...]]:
     """Alignment from the steps of all nodes, the crop from the halo; both checked on the crop's own graph."""
+    whole = jax.eval_shape(fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
+    if len(jax.tree.leaves(whole)) != 1:
+        found = len(jax.tree.leaves(whole))
+        raise TilingRefused(f"the function has {found} outputs; tile a function of each, such as lambda x: fn(x)[0]")
     small = [min(n, 256) for n in sizes]
     try:
         aligns = alignments(_traced(fn, image, args, axes, small))
@@ -204,8 +210,15 @@ def _plan(fn, image, args, axes, tiles, sizes) -> tuple[tuple[Plan, ...], tuple[
             for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
         ]
         traced = _traced(fn, image, args, axes, crops)
-        _refuse_global(traced)
-        whole = jax.eval_shape(fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
+        for _ in range(_ROUNDS):  # mirrored borders hide how far a field larger than the crop reaches
+            needed = [
+                min(n, _congruent(t + _halo(traced, i) + 2 * a, n, a))
+                for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
+            ]
+            if all(need <= crop for need, crop in zip(needed, crops, strict=True)):
+                break
+            crops = [max(need, crop) for need, crop in zip(needed, crops, strict=True)]
+            traced = _traced(fn, image, args, axes, crops)
     except NotUnderstood as problem:
         raise TilingRefused(f"halo and alignment cannot be derived: {problem}") from None
     out_axes = _whole_axes(whole, traced, axes)
@@ -258,8 +271,6 @@ def _halo(traced: Traced, i: int) -> int:
 
 def _whole_axes(whole: Any, traced: Traced, axes: tuple[int, ...]) -> tuple[int, ...]:
     """The places of the result's spatial axes, one for each of the image's."""
-    if len(jax.tree.leaves(whole)) != 1:
-        raise TilingRefused("the function has several outputs; tile each on its own")
     if len(traced.result_axes) != len(axes):
         raise TilingRefused(f"the result has {len(traced.result_axes)} spatial axes, the image {len(axes)}")
     return traced.result_axes
@@ -273,19 +284,32 @@ def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_siz
     low, high = swept.low[traced.out.number], swept.high[traced.out.number]
     low, high = (np.moveaxis(x, i, 0).reshape(x.shape[i], -1) for x in (low, high))
     low, high = low.min(axis=1), np.where(np.isfinite(high), high, -np.inf).max(axis=1)
-    bad_low, bad_high = np.nonzero(low < 0)[0], np.nonzero(high > crop - 1)[0]
-    first = int(bad_low.max()) + 1 if len(bad_low) else 0
-    last = int(bad_high.min()) if len(bad_high) else out_crop
-    plan = Plan(size, crop, align, out_size, out_crop, first, last)
     moved = size - crop
-    if (out_size - out_crop) * align % moved or plan.shift(align) < 1 or len(low) != out_crop:
+    period, uneven = divmod((out_size - out_crop) * align, moved)
+    if uneven or period < 1 or len(low) != out_crop:
         raise TilingRefused(
             f"on axis {traced.spatial_axes[i]} {moved} more input pixels give {out_size - out_crop} more outputs: the "
             "function does not move with its input"
         )
+    # Mirrored and repeated borders read pixels that are there: what an output in the middle sees, moved to each place,
+    # says where a border is met.
+    low, high = np.minimum(low, _moved(low, period, align)), np.maximum(high, _moved(high, period, align))
+    bad_low, bad_high = np.nonzero(low < 0)[0], np.nonzero(high > crop - 1)[0]
+    first = int(bad_low.max()) + 1 if len(bad_low) else 0
+    last = int(bad_high.min()) if len(bad_high) else out_crop
+    plan = Plan(size, crop, align, out_size, out_crop, first, last)
     if plan.keep < align:
         raise TilingRefused(f"no output of a {crop}-pixel crop on axis {traced.spatial_axes[i]} is free of its borders")
     return plan
+
+
+def _moved(line: np.ndarray, period: int, align: int) -> np.ndarray:
+    """The bounds in the middle carried to every output: `period` outputs further they are `align` pixels further."""
+    place = np.arange(len(line))
+    middle = len(line) // 2
+    model = middle + (place - middle) % period
+    model = np.where(model < len(line), model, model - period)
+    return line[model] + (place - model) // period * align
 
 
 def tiled(

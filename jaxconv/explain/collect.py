@@ -74,7 +74,7 @@ def match(rows: Sequence[LayerGridding], layers: Sequence[LayerOverlap]) -> dict
                 not layer.kernel or (row.kernel, steps) == (layer.kernel, layer.stride)
             )
             if not layer.kernel:  # pooling, unpooling and resizing have no kernel in the checkerboard's list
-                same = same and row.kind in ("pool", "unpool")
+                same = same and row.kind in ("pool", "unpool", "resize")
             if same and number > max(found, default=-1):
                 found[number] = layer
                 break
