@@ -47,8 +47,8 @@ class Row:
         compile: seconds to trace, lower and compile, from empty caches.
         first_call: the same and the first run; for PyTorch its first run.
         temporary_bytes: beside operands and results, as the compiler says.
-        peak_bytes: operands, and how far resident memory rose during a call; on an accelerator operands, results and
-            temporaries.
+        peak_bytes: operands, and how far resident memory rose during a call, but no less than operands and results; on
+            an accelerator operands, results and temporaries.
         absent: who could not take part, and why.
     """
 
@@ -196,7 +196,8 @@ def _costs(row: Row, name: str, p: Prepared, memory: bool) -> None:
     if jax.default_backend() == "cpu":
         rise = resident_bytes(p.call) if memory else None
         if rise is not None:
-            row.peak_bytes[name] = p.operand_bytes + rise
+            # A result may take memory that was resident already, such as an earlier call's; it counts all the same.
+            row.peak_bytes[name] = max(row.bytes, p.operand_bytes + rise)
     elif p.temporary_bytes is not None:
         row.peak_bytes[name] = row.bytes + p.temporary_bytes
 

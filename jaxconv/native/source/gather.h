@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "scratch.h"
@@ -270,39 +271,41 @@ inline std::vector<Block> blocks_of(const Gather& g, Form form, Index& size) {
   return blocks;
 }
 
-// `weight(t, i, o)`: a pointer to element (contracted i, resulting o) of tap t, and the strides to the next of each.
+// The matrix of a packed tap: element (contracted i, resulting o) at i*next_in + o*next_out. Where taps are contracted
+// together there are as many such matrices, `channels` contracted numbers each and `next_tap` apart.
 struct Matrix {
   const Real* at;
-  Index next_in, next_out;
+  Index next_in, next_out, channels, next_tap;
 };
 
 template <class Weight>
 void gather(const Gather& g, const std::vector<Class>& classes, Form form, const Pool& pool, Weight weight) {
   Index size = 0;
   const std::vector<Block> blocks = blocks_of(g, form, size);
-  const Scratch<Real> packed(size);
-  pool.run(static_cast<Index>(blocks.size()) * g.taps, [&](Index task) {
-    const Block& b = blocks[task / g.taps];
-    const Index t = task % g.taps;
+  const Index row = up(g.in, kLanes);  // of few resulting channels
+  auto tap_size = [&](const Block& b) { return form == Form::few ? g.out * row : g.in * b.width; };
+  auto pack = [&](const Block& b, Index t, Real* to) {
     const Matrix m = weight(t, b.group, b.first);
     if (form == Form::few) {
-      const Index row = (g.in + kLanes - 1) / kLanes * kLanes;
-      Real* to = packed.get() + b.weights + t * g.out * row;
-      for (Index o = 0; o < g.out; ++o)
-        for (Index i = 0; i < row; ++i) *to++ = i < g.in ? m.at[o * m.next_out + i * m.next_in] : Real{0};
+      for (Index o = 0; o < g.out; ++o, to += row) {
+        Real* at = to;
+        for (Index k = 0; k < g.in / m.channels; ++k)
+          for (Index i = 0; i < m.channels; ++i) *at++ = m.at[k * m.next_tap + i * m.next_in + o * m.next_out];
+        std::fill(at, to + row, Real{0});
+      }
       return;
     }
-    Real* to = packed.get() + b.weights + t * g.in * b.width;
-    for (Index i = 0; i < g.in; ++i, to += b.width) {
-      const Real* from = m.at + i * m.next_in;
-      if (m.next_out == 1) {
-        std::memcpy(to, from, sizeof(Real) * b.valid);
-      } else {
-        for (int o = 0; o < b.valid; ++o) to[o] = from[o * m.next_out];
+    for (Index k = 0; k < g.in / m.channels; ++k)
+      for (Index i = 0; i < m.channels; ++i, to += b.width) {
+        const Real* from = m.at + k * m.next_tap + i * m.next_in;
+        if (m.next_out == 1) {
+          std::memcpy(to, from, sizeof(Real) * b.valid);
+        } else {
+          for (int o = 0; o < b.valid; ++o) to[o] = from[o * m.next_out];
+        }
+        std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
       }
-      std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
-    }
-  });
+  };
   const std::vector<Real> zeros(g.groups * g.in + kWide, Real{0});
   const Real* none = zeros.data();
 
@@ -316,6 +319,18 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
   const Index chunk = std::min(kChunk, kPointers / step / (2 * kRows) * (2 * kRows));
   Index chunks = 0;
   for (const Class& c : classes) chunks += (g.batch * c.positions() + chunk - 1) / chunk;
+  // Where a class is one chunk, its matrices are needed once and packed when they are: a large kernel is never copied
+  // whole.
+  const bool once = chunks <= static_cast<Index>(classes.size());
+  const Scratch<Real> packed(once ? 0 : size);
+  if (!once) {
+    pool.run(static_cast<Index>(blocks.size()) * g.taps, [&](Index task) {
+      const Block& b = blocks[task / g.taps];
+      pack(b, task % g.taps, packed.get() + b.weights + task % g.taps * tap_size(b));
+    });
+  }
+  std::vector<Index> in_order(once ? step : 0);
+  std::iota(in_order.begin(), in_order.end(), 0);
   // Few positions: the channels are shared out as well.
   const Index parts = std::clamp<Index>((16 * pool.threads + chunks - 1) / std::max<Index>(chunks, 1), 1,
                                         std::max<Index>(1, blocks.size()));
@@ -330,9 +345,9 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
       }
     }
   }
-  const Index row = (g.in + kLanes - 1) / kLanes * kLanes;
   pool.run(static_cast<Index>(tasks.size()), [&](Index number) {
     thread_local Table table;
+    thread_local std::vector<Real> own;
     const Task& task = tasks[number];
     const Class& c = *task.c;
     table.place(g, c, task.first, task.count);
@@ -346,7 +361,13 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
         const Index most = form == Form::few ? kFewRows : b.width == kWide ? kRows : 2 * kRows;
         a.shift = b.group * g.in;
         a.w = packed.get() + b.weights;
-        a.tap_stride = form == Form::few ? g.out * row : g.in * b.width;
+        a.tap_stride = tap_size(b);
+        if (once) {
+          own.resize(std::max<std::size_t>(own.size(), some * a.tap_stride));
+          for (Index k = 0; k < some; ++k) pack(b, c.taps[t + k], own.data() + k * a.tap_stride);
+          a.w = own.data();
+          a.tap_index = in_order.data();
+        }
         a.result_shift = b.group * g.out + b.first;
         a.valid = b.valid;
         for (Index p = 0; p < task.count; p += most) {

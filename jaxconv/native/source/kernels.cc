@@ -127,31 +127,17 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
     gather_narrow(plan, p, w, transposed, pool);
     return;
   }
-  // Element (i, o) of packed tap t; a merged tap's contracted channels are those of its taps one after the other.
-  std::vector<Real> ordered;
-  const Real* from = w;
-  if (plan.run > 1) {  // the kernel is small then: bring the taps into the order they are contracted in
-    const Index matrix = p.in * total;
-    const Index row = plan.order.size();
-    ordered.resize(p.kernel[0] * p.kernel[1] * row * matrix);
-    for (Index t = 0; t < p.kernel[0] * p.kernel[1] * row; ++t) {
-      const Real* a = w + (t / row * p.kernel[2] + plan.order[t % row]) * matrix;
-      Real* b = ordered.data() + t * matrix;
-      if (!transposed) {
-        std::memcpy(b, a, sizeof(Real) * matrix);
-      } else {  // (out, in): contracted channels first here too
-        for (Index i = 0; i < p.in; ++i)
-          for (Index o = 0; o < total; ++o) b[o * p.in + i] = a[i * total + o];
-      }
-    }
-    from = ordered.data();
-  }
-  const Index width = transposed && plan.run > 1 ? p.in : total;
+  const Index matrix = p.in * total;
   gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) -> Matrix {
-    if (plan.run > 1) return {from + t * plan.run * contracted * width + first, width, 1};
-    const Real* tap = from + t * p.in * total;
-    if (transposed) return {tap + first * total + group * p.out, 1, total};
-    return {tap + group * p.out + first, total, 1};
+    Index tap = t, next = 0;
+    if (plan.run > 1) {
+      const Index* order = plan.order.data() + t % last * plan.run;
+      tap = t / last * p.kernel[2] + order[0];
+      next = (order[1] - order[0]) * matrix;  // a class's taps are evenly spaced
+    }
+    const Real* at = w + tap * matrix;
+    if (transposed) return {at + first * total + group * p.out, 1, total, contracted, next};
+    return {at + group * p.out + first, total, 1, contracted, next};
   });
 }
 
