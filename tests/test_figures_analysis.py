@@ -68,8 +68,8 @@ def test_usage_counts_of_a_function_at_the_border_and_in_the_middle():
         assert (mark.get_y() + corner[0], mark.get_x() + corner[1]) == index
     again = figures.usage_counts(field, index=(1, 3)).axes[0]
     np.testing.assert_array_equal(cells(again)[0], cells(ax)[0])
-    with pytest.raises(ValueError, match=r"over one or two axes, got counts of shape \(3, 3, 3\)"):
-        figures.usage_counts(np.ones((3, 3, 3)))
+    with pytest.raises(ValueError, match=r"over one or two axes, got counts of shape \(3, 3, 3, 3\)"):
+        figures.usage_counts(np.ones((3, 3, 3, 3)))
 
 
 def test_shades_darken_with_the_count_in_grey():
@@ -230,3 +230,31 @@ def test_signals_are_drawn_as_lines():
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["read: 8", "nominal: 8", "under the output"]
     assert len(figures.overlap(net, signal).axes) == 1
     assert "8 positions" in titles(figures.effective_receptive_field(net, signal, draws=1))[0]
+
+
+def test_volumes_are_drawn_as_planes():
+    from jaxconv.figures.volumes import planes
+
+    def net(x):
+        for rate in (2, (1, 2, 2)):
+            x = jc.conv(x, jnp.ones((3, 3, 3, 1, 1)), padding="SAME", dilation=rate)
+        return x
+
+    image = jax.ShapeDtypeStruct((1, 14, 18, 22, 1), jnp.float32)
+    field = jc.analysis.receptive_field(net, image)
+    figure = figures.usage_counts(field)
+    counts = field.counts(field.central_index)[field.box(field.central_index)]
+    assert figure.get_suptitle() == "7×9×9 positions seen, 175 of 567 used"
+    for ax, (axis, _, plane) in zip(figure.axes, planes(counts, (3, 4, 4)), strict=True):
+        assert ax.get_title() == f"axis {axis} at {(3, 4, 4)[axis]} of the field"
+        drawn = ax.collections[0].get_array()
+        np.testing.assert_array_equal(np.ma.filled(drawn, 0).reshape(plane.shape), plane)
+    figure = figures.receptive_field(field)
+    assert figure.get_suptitle() == "output (7, 9, 11) reads 175 of the 567 positions of its 7×9×9 box"
+    boxes = [[p.get_bbox().bounds for p in ax.patches] for ax in figure.axes]
+    assert boxes[0][0] == (6.5, 4.5, 9.0, 9.0) and boxes[1][0] == (6.5, 3.5, 9.0, 7.0) and boxes[2][0] == boxes[2][1]
+    energy = jc.analysis.effective_receptive_field(net, image, draws=1)
+    assert len(figures.effective_receptive_field(energy).axes) == 4
+    with pytest.raises(ValueError, match="one, two or three axes, this one has 4"):
+        four = jax.ShapeDtypeStruct((1, 3, 3, 3, 3, 1), jnp.float32)
+        figures.receptive_field(lambda x: x * 2, four)

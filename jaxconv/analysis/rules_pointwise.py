@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Axis, Edge, GlobalOp, Value, merge_classes, uniform
-from .interpret import Anything, Reader, rule
+from .interpret import NAMED_CALLS, Anything, Reader, rule
 from .links import Link, from_pattern, take
 
 POINTWISE = """
@@ -190,3 +190,15 @@ def _rev(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     if not links:
         return [reader.graph.remap(counted, axes, range(len(axes)))]
     return [reader.graph.linked(counted, links, axes, "rev", reader.place)]
+
+
+def _search_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    """The place of each value in a constant table depends on that value alone; newer versions of jax close what it does
+    in a primitive of its own."""
+    table, *rest = inputs
+    if isinstance(table, Value) or len(rest) != 1 or rest[0].shape != eqn.outvars[0].aval.shape:
+        return reader.inside("", eqn.params["jaxpr"], inputs)
+    return [rest[0]]
+
+
+NAMED_CALLS["searchsorted"] = _search_call

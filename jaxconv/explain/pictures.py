@@ -55,10 +55,9 @@ def embed(figure: Any, alt: str, caption: str = "") -> Picture:
 
 
 def pictures(found: Explanation) -> dict[str, list[Picture]]:
-    """The figures of each section; what cannot be drawn (three axes, no counts) is left out."""
+    """The figures of each section; what cannot be drawn (four axes, no counts) is left out."""
     made: dict[str, list[Picture]] = {}
-    rank = len(found.field.input_size)
-    if rank > 2:
+    if len(found.field.input_size) > 3:
         return made
     for section, draw in _figures(found):
         made.setdefault(section, []).append(draw())
@@ -67,6 +66,7 @@ def pictures(found: Explanation) -> dict[str, list[Picture]]:
 
 def _figures(found: Explanation) -> Iterator[tuple[str, Callable[[], Picture]]]:
     field, gridding = found.field, found.gridding
+    flat = len(field.input_size) < 3  # the others are drawn over a plane
     yield "field", lambda: _field(found)
     if found.effective is not None:
         yield "effective", lambda: _effective(found)
@@ -74,33 +74,35 @@ def _figures(found: Explanation) -> Iterator[tuple[str, Callable[[], Picture]]]:
         yield "counts", lambda: _counts(found)
         if gridding.layers:
             yield "gridding", lambda: _layers(found)
-            yield "gridding", lambda: _along(found)
+            if flat:
+                yield "gridding", lambda: _along(found)
         board = found.board
         known = (None, None) if board is None else (board.counts, board.gradient_counts)
         for direction, uneven in zip(("forward", "backward"), known, strict=True):
-            if uneven is None or uneven > 1e-9:  # where all is even there is nothing to see
+            if flat and (uneven is None or uneven > 1e-9):  # where all is even there is nothing to see
                 yield "overlap", lambda way=direction: _paths(found, way)  # type: ignore[misc]
     if found.board is not None:
-        if found.board.score > 1e-6:
+        if flat and found.board.score > 1e-6:
             yield "overlap", lambda: _flat(found)
         drawn = set()
         for layer in found.board.layers:
             window = (layer.kernel, layer.stride)
-            if layer.name == "transposed convolution" and window not in drawn:
+            if flat and layer.name == "transposed convolution" and window not in drawn:
                 drawn.add(window)
                 yield "upsamplers", lambda one=layer: _upsampler(found, one)  # type: ignore[misc]
 
 
 def _field(found: Explanation) -> Picture:
     figure = figures.receptive_field(found.field, image=found.target.picture, effective=found.effective or False)
-    title = figure.axes[0].get_title()
+    title = figure.get_suptitle() or figure.axes[0].get_title()
     alt = f"Receptive field on the image: {title}; nominally {by(found.field.size)}."
     return embed(figure, alt, "What one output in the middle reads: pixels that are not read are faded.")
 
 
 def _counts(found: Explanation) -> Picture:
     figure = figures.usage_counts(found.field)
-    alt = f"Map of how many paths lead from each pixel to the output in the middle: {figure.axes[0].get_title()}."
+    title = figure.get_suptitle() or figure.axes[0].get_title()
+    alt = f"Map of how many paths lead from each pixel to the output in the middle: {title}."
     return embed(figure, alt, "How often the output in the middle uses each pixel: the number of paths to it.")
 
 

@@ -12,6 +12,7 @@ from jaxconv.analysis import gridding as find_gridding
 from jaxconv.analysis import receptive_field as find_field
 from jaxconv.analysis.holes import LayerGridding
 from jaxconv.figures.maps import as_map, by, counts_panel, roomy
+from jaxconv.figures.volumes import count_planes
 
 
 def usage_counts(
@@ -33,9 +34,10 @@ def usage_counts(
 
     Returns:
         matplotlib Figure: darker cells are used more often, hatched ones never; the pixel under the output is outlined.
+        Over three axes, the three planes through that position.
 
     Raises:
-        ValueError: counts over more than two axes, or an output that reads nothing.
+        ValueError: counts over more than three axes, or an output that reads nothing.
 
     Example:
         >>> usage_counts([2, 2, 2]).axes[0].get_title()
@@ -46,6 +48,8 @@ def usage_counts(
     from matplotlib.figure import Figure
 
     raw, mark = _counts(what, args, index)
+    if raw.ndim == 3 and raw.any():
+        return count_planes(raw, mark, numbers, title or _sentence(raw, "positions"))
     counts = as_map(raw, "usage counts")
     rows, columns = counts.shape
     width = 5.2
@@ -84,14 +88,14 @@ def _counts(what: Any, args: Sequence[Any], index: Any) -> tuple[np.ndarray, tup
     own = [(low + high - 1) / 2 - b.start for (low, high), b in zip(field.extent(at), box, strict=True)]
     inside = all(0 <= o < n for o, n in zip(own, counts.shape, strict=True))
     mark = tuple(float(np.floor(o)) for o in own) if inside else None
-    return counts, None if mark is None else (mark if len(mark) == 2 else (0.0, *mark))  # type: ignore[return-value]
+    return counts, None if mark is None else (mark if len(mark) > 1 else (0.0, *mark))  # type: ignore[return-value]
 
 
 def _centred(counts: np.ndarray) -> tuple[np.ndarray, tuple[float, float] | None]:
     middle = tuple(float(n // 2) for n in counts.shape)
-    if any(n % 2 == 0 for n in counts.shape) or len(middle) > 2:
+    if any(n % 2 == 0 for n in counts.shape) or len(middle) > 3:
         return counts, None
-    return counts, middle if len(middle) == 2 else (0.0, *middle)  # type: ignore[return-value]
+    return counts, middle if len(middle) > 1 else (0.0, *middle)  # type: ignore[return-value]
 
 
 # -------------------------------------------------------------------------------------------------------- side by side

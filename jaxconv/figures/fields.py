@@ -12,6 +12,7 @@ from jaxconv.analysis import effective_receptive_field as measure
 from jaxconv.analysis import receptive_field as find_field
 from jaxconv.figures.grid import CURRENT, INK
 from jaxconv.figures.maps import by, style
+from jaxconv.figures.volumes import energy_planes, field_planes
 
 MASK = "#00798c"
 NOMINAL = "#edae49"
@@ -38,10 +39,11 @@ def receptive_field(
 
     Returns:
         matplotlib Figure: what is not read is faded; the solid line is the box of what is read, the dashed one the
-        nominal box as if the image went on, the dotted one two standard deviations of the gradient energy.
+        nominal box as if the image went on, the dotted one two standard deviations of the gradient energy. Over three
+        axes the planes through the middle of what is read are drawn, without the image.
 
     Raises:
-        ValueError: an image of another size, or a network over more than two axes.
+        ValueError: an image of another size, or a network over more than three axes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxconv as jc
@@ -60,8 +62,10 @@ def receptive_field(
         image = _first_image(args[0], field.input_size)
     at = _place(field, index)
     mask, box = field.mask(at), field.box(at)
-    if mask.ndim > 2:
-        raise ValueError(f"a receptive field is drawn over one or two axes, this one has {mask.ndim}")
+    if mask.ndim > 3:
+        raise ValueError(f"a receptive field is drawn over one, two or three axes, this one has {mask.ndim}")
+    if mask.ndim == 3:
+        return field_planes(field, at, mask, box, _sentence(at, mask, box))
     if effective is True:
         effective = measure(what, *args, index=at)
     if mask.ndim == 1:
@@ -250,10 +254,11 @@ def effective_receptive_field(what: Any, *args: Any, decades: float = 4.0, **opt
         **options: index, draws, seed, ... of `analysis.effective_receptive_field`, for a function.
 
     Returns:
-        matplotlib Figure: the energy on a logarithmic scale, and its sums over columns and rows.
+        matplotlib Figure: the energy on a logarithmic scale, and its sums over columns and rows; over three axes, its
+        sums along each of them.
 
     Raises:
-        ValueError: a network over more than two axes.
+        ValueError: a network over more than three axes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxconv as jc
@@ -269,11 +274,13 @@ def effective_receptive_field(what: Any, *args: Any, decades: float = 4.0, **opt
 
     found = what if isinstance(what, EffectiveField) else measure(what, *args, **options)
     energy = found.energy
-    if energy.ndim > 2:
-        raise ValueError(f"an effective receptive field is drawn over one or two axes, this one has {energy.ndim}")
+    if energy.ndim > 3:
+        raise ValueError(f"an effective field is drawn over one, two or three axes, this one has {energy.ndim}")
     title = f"95 % of the gradient energy lies in {found.area(SHARE)} {'pixels' if energy.ndim == 2 else 'positions'}"
     if found.ratio is not None:
         title += f", {_percent(found.ratio)} of the theoretical field"
+    if energy.ndim == 3:
+        return energy_planes(energy, found.box, decades, title)
     if energy.ndim == 1:
         figure = Figure(figsize=(8, 3.4), layout="constrained")
         _profile(figure.subplots(), energy, found, 0)
