@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md from the records in benchmarks/results/.
+"""Write the tables of docs/benchmarks.md and of the README from the records in benchmarks/results/.
 
     python benchmarks/write_tables.py [--check]
 
@@ -7,6 +7,7 @@ A page marks a table with the comment `table: NAME` and ends it with `end`; what
 """
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -19,7 +20,7 @@ from jaxconv.benchmark.targets import described, read_records, targets_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 PICTURE = ROOT / "docs" / "pictures" / "scaling-cpu.png"
 MARK = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -37,6 +38,36 @@ def record_of(name):
 def targets():
     """What is aimed at, beside every record of layers that there is."""
     return targets_table(read_records(sorted(RESULTS.glob("layers-*.json"))))
+
+
+def speed():
+    """The README's: means and worst cases over layers and networks."""
+    about = record_of("layers-cpu.json")
+    rows = {part: rows_of_json(about[part]) for part in ("real", "unseen")}
+    of = {"real": "layers of published networks", "unseen": "layers drawn at random"}
+    found = {}
+    for (part, measured), (task, name) in itertools.product(
+        rows.items(), (("forward", "forward"), ("gradients", "both gradients"))
+    ):
+        found[f"{name}, {len({row.layer for row in measured})} {of[part]}"] = {
+            peer: [(row.ratio(peer), row.layer) for row in measured if row.task == task and row.ratio(peer)]
+            for peer in ("lax", "torch")
+        }
+    networks = record_of("networks-cpu.json")["networks"]
+    for task in ("training step", "inference"):
+        these = {name: row["seconds"] for name, row in networks.items() if name.endswith(task)}
+        found[f"{task}, {len(these)} networks"] = {
+            peer: [(took[peer] / took["jaxconv"], name) for name, took in these.items() if peer in took]
+            for peer in ("lax", "torch")
+        }
+    out = ["Times of lax and of PyTorch over jaxconv's, geometric mean and worst case:", "", "| | lax | PyTorch |"]
+    out.append("|---|---|---|")
+    for name, peers in found.items():
+        means = {peer: summarise(ratios, min) for peer, ratios in peers.items() if ratios}
+        cells = [f"{m.mean:.2f} ({m.worst:.2f})" for m in means.values()]
+        out.append(f"| {name} | {' | '.join(cells)} |")
+    out += ["", f"{described(about)}."]
+    return "\n".join(out)
 
 
 def layers():
@@ -110,6 +141,7 @@ def precision():
 
 
 TABLES = {
+    "speed": speed,
     "targets": targets,
     "layers": layers,
     "networks": networks,
@@ -134,19 +166,19 @@ def filled(text):
 
 
 def main():
-    """Write the page, or compare."""
+    """Write the pages, or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    old = PAGE.read_text("utf-8")
-    new = filled(old)
-    if options.check:
-        if new != old:
-            sys.exit("docs/benchmarks.md does not say what the records say: run python benchmarks/write_tables.py")
-        return
-    part = PAGE.with_suffix(".part")
-    part.write_text(new, "utf-8")
-    part.replace(PAGE)
+    for page in PAGES:
+        old = page.read_text("utf-8")
+        new = filled(old)
+        if options.check and new != old:
+            sys.exit(f"{page.name} does not say what the records say: run python benchmarks/write_tables.py")
+        if not options.check:
+            part = page.with_suffix(".part")
+            part.write_text(new, "utf-8")
+            part.replace(page)
 
 
 if __name__ == "__main__":
