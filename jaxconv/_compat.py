@@ -8,10 +8,12 @@ through attributes of public objects.
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec, auto_axes
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -54,6 +56,27 @@ def with_type(like: Any, shape: tuple[int, ...], dtype: Any, spec: tuple[Any, ..
 def without_type(aval: Any) -> Any:
     """Shape and dtype alone: what a lowering sees where shardings are no longer types."""
     return jax.core.ShapedArray(aval.shape, aval.dtype)
+
+
+def left_to_the_partitioner(function: Callable[..., Any], shape: Sequence[int], *operands: Any) -> Any:
+    """`function(*operands)`, of this shape, where the operands' types do not say how they are sharded.
+
+    For what jax has no rule for on Explicit meshes. The result, of the first operand's rank, is sharded as that operand
+    is, but for axes whose new size the mesh does not divide.
+    """
+    specs = [partition_of(jax.typeof(x)) or () for x in operands]
+    names = {name for spec in specs for entry in spec for name in _mesh_axes(entry)}
+    if not names:
+        return function(*operands)
+    mesh = jax.typeof(operands[0]).sharding.mesh
+    parts = (math.prod(mesh.shape[name] for name in _mesh_axes(entry)) for entry in specs[0])
+    out = (entry if n % part == 0 else None for entry, part, n in zip(specs[0], parts, shape, strict=True))
+    return auto_axes(function, axes=tuple(sorted(names)), out_sharding=PartitionSpec(*out))(*operands)
+
+
+def _mesh_axes(entry: Any) -> tuple[str, ...]:
+    """The mesh axes in one entry of a partition spec."""
+    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
 
 
 @contextlib.contextmanager

@@ -8,17 +8,26 @@ accelerators the scatter is fast, and asking the question costs a round trip to 
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxconv._compat import left_to_the_partitioner
+
 _MOST_CANDIDATES = 64  # of one q; bounds the size of the program
 
 
 def unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
     """x[indices[q, c], c] = y[q, c], the last q in row-major order where several name one position, zero elsewhere."""
+    shape = (*y.shape[: -len(sizes) - 1], *sizes, y.shape[-1])
+    # Scatters have no rule for shardings in their types, and indices are flat over axes that may be sharded.
+    return left_to_the_partitioner(partial(_place, sizes=sizes), shape, y, indices)
+
+
+def _place(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
     total = int(np.prod(sizes))
     # Whatever lies outside becomes `total`: dropped by the scatter, matched by no position.
     indices = jnp.where((indices >= 0) & (indices < total), indices, total).astype(jnp.int32)

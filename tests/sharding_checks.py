@@ -164,6 +164,47 @@ def explicit_padding_mode(ops):
         np.testing.assert_allclose(np.asarray(g), np.asarray(w), rtol=1e-10, atol=1e-10)
 
 
+def explicit_resampling(ops):
+    """Pooling, unpooling and resizing with the batch, an image axis or the channels sharded: value and gradient."""
+    if ops is not OPS["jaxconv"]:
+        raise NotImplementedError("lax has no unpooling")
+    pooled, scattered = (jnp.asarray(X[:, ::2, ::2]), jnp.asarray(RNG.integers(0, 48, (8, 4, 3, 4))))
+    _, overlapping = jc.max_pool(X, 3, stride=2, padding=1, return_indices=True)
+    calls = [(functools.partial(jc.max_pool, window=2), X)]
+    calls += [
+        (functools.partial(jc.resize, size=(16, size), method=method), X)
+        for method, size in (("linear", 9), ("cubic", 12), ("nearest", 12))
+    ]
+    calls += [
+        (functools.partial(lambda y, at: jc.max_unpool(y, at.astype(jnp.int32), (8, 6)), at=at), pooled)
+        for at in (scattered, overlapping)
+    ]
+
+    def both(f, x):
+        y, pull = jax.vjp(f, x)
+        return y, pull(jnp.cos(y))[0]
+
+    for f, x in calls:
+        want = both(f, x)
+        for devices, spec in ((4, P("d")), (2, P(None, "d")), (4, P(None, None, None, "d"))):
+            mesh = jax.make_mesh((devices,), ("d",), axis_types=(AxisType.Explicit,))
+            with jax.set_mesh(mesh):
+                sharded = jax.device_put(x, NamedSharding(mesh, spec))
+                for g in (functools.partial(both, f), jax.jit(functools.partial(both, f))):
+                    for got, one in zip(g(sharded), want, strict=True):
+                        assert tuple(got.sharding.spec)[: len(spec)] == tuple(spec), (f, spec, got.sharding.spec)
+                        np.testing.assert_allclose(np.asarray(got), np.asarray(one), rtol=1e-10, atol=1e-10)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):  # indices sharded unlike the values, and both mapped over another axis
+        y = jax.device_put(pooled, NamedSharding(mesh, P("d")))
+        at = jax.device_put(overlapping, NamedSharding(mesh, P(None, None, None, "d")))
+        unpool = jax.jit(lambda y, at: jc.max_unpool(y, at, (8, 6)))
+        want = unpool(pooled, overlapping)
+        np.testing.assert_array_equal(np.asarray(unpool(y, at)), np.asarray(want))
+        got = jax.vmap(unpool)(jnp.stack([y, 2 * y]), jnp.stack([at, at]))
+        np.testing.assert_array_equal(np.asarray(got), np.stack([want, 2 * want]))
+
+
 def shard_mapped_on_explicit(ops):
     mesh = mesh_of(AxisType.Explicit)
     with jax.set_mesh(mesh):
@@ -189,6 +230,7 @@ CHECKS = {
         ops, AxisType.Explicit, P(None, None, None, "d"), P(None, None, "d", None), P()
     ),
     "Explicit mesh, circular padding": explicit_padding_mode,
+    "Explicit mesh, pooling and resampling": explicit_resampling,
     "shard_map on an Explicit mesh": shard_mapped_on_explicit,
     "shard_map, gradients inside": shard_mapped,
     "shard_map, gradients outside": shard_mapped_gradient_outside,
