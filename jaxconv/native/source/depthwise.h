@@ -116,6 +116,7 @@ void lone_tiles(const Lone& a) {
   });
 }
 
+constexpr Index kCacheLine = 64 / sizeof(Real);
 constexpr Index kPiece = 256;  // positions of a task's unit
 
 inline void gather_planes(const Gather& g, const std::vector<Class>& classes, const Planes& planes,
@@ -172,6 +173,11 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
           const auto run = rows == kRows ? many : rows == 1 ? single : half;
           for (Index j = first; j < last; j += rows) {
             const Index at = std::min(j, last - rows);
+            // The line that the result's next one reads first: from main memory it would come too late.
+            if (a1.step == 1 && !lines.empty()) {
+              const Real* ahead = lines.back().data + g.data_size[2] * pixel + at * step;
+              for (Index b = 0; b < rows * step; b += kCacheLine) __builtin_prefetch(ahead + b);
+            }
             run({lines, taps, planes, at * step, step, g.result + (row + a2.stride * at) * planes.valid, to_step});
           }
         }
