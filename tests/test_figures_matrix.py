@@ -1,5 +1,7 @@
 """The figures show what they claim: colours by tap, the recipe's numbers, every frame's sum, the stated norms."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -119,3 +121,40 @@ def test_deconvolution_figure_writes_the_psnr():
     titles = [ax.get_title() for ax in figure.axes]
     assert "inf dB" in titles[3] and f"{psnr(x, np.clip(x, 0, 0.9) + 0.1):.1f} dB" in titles[4]
     assert psnr(np.zeros(4), np.full(4, 0.1)) == pytest.approx(20)
+
+
+def test_layers_of_networks_are_animated():
+    from jaxconv.figures.animation import _scene
+    from jaxconv.figures.from_network import layer_operator
+
+    def net(x):
+        x = jc.conv(x, jnp.ones((3, 2, 1, 4)), stride=2, padding=((1, 0), (0, 1)), dilation=(1, 2))
+        return jc.conv_transpose(jax.nn.relu(x), jnp.ones((4, 3, 2, 4)), stride=(2, 1), padding=1)
+
+    image = jax.ShapeDtypeStruct((1, 9, 8, 1), jnp.float32)
+    first = jc.ConvOperator(jnp.ones((3, 2, 1, 1)), (9, 8), stride=2, padding=((1, 0), (0, 1)), dilation=(1, 2))
+    middle = first.geometry.output_size
+    last = jc.ConvOperator(jnp.ones((4, 3, 1, 1)), (2 * middle[0], middle[1]), stride=(2, 1), padding=1).T
+    for layer, own in ((0, first), (1, last), (-1, last)):
+        read = layer_operator(net, (image,), layer)
+        np.testing.assert_array_equal(read.as_matrix("dense"), own.as_matrix("dense"))
+        assert [_scene(read).formula((1, q)) for q in range(3)] == [_scene(own).formula((1, q)) for q in range(3)]
+    assert "<img" in figures.animate(net, args=(image,), layer=1, max_frames=2).to_jshtml()
+    with pytest.raises(ValueError, match=r"layer=2: .* 2 convolutions \(0: conv at .*; 1: conv_transpose"):
+        figures.animate(net, args=(image,), layer=2)
+    with pytest.raises(TypeError, match=r"args=\(image,\)"):
+        figures.animate(net)
+
+
+def test_layers_of_modules_are_animated():
+    from jaxconv.figures.animation import _scene
+    from jaxconv.figures.from_network import layer_operator
+
+    nnx = pytest.importorskip("flax.nnx")
+    linen = pytest.importorskip("flax.linen")
+    image = jax.ShapeDtypeStruct((1, 7, 7, 3), jnp.float32)
+    module = nnx.eval_shape(lambda: nnx.Conv(3, 4, (3, 3), strides=2, padding="SAME", rngs=nnx.Rngs(0)))
+    named = linen.Conv(4, (3, 3), strides=2, padding="SAME")
+    weights = jax.eval_shape(named.init, jax.random.key(0), image)
+    for net, args in ((module, (image,)), (lambda x, w: named.apply(w, x), (image, weights))):
+        assert "kernel (3, 3), stride (2, 2)" in _scene(layer_operator(net, args)).caption

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxconv.figures.from_network import layer_operator
 from jaxconv.figures.grid import CURRENT, EMPTY, EXTRA, INPUT, KERNEL, OUTPUT, PAD, ZERO, draw_grid, legend
 from jaxconv.operator import ConvOperator, LinearOperator, Transposed
 from jaxconv.padding import source_positions
@@ -16,7 +17,15 @@ from jaxconv.padding import source_positions
 MAX_SIDE = 24
 
 
-def animate(operator: LinearOperator, path: str | Path | None = None, *, fps: int = 4, max_frames: int = 100) -> Any:
+def animate(
+    operator: LinearOperator | Callable[..., Any],
+    path: str | Path | None = None,
+    *,
+    fps: int = 4,
+    max_frames: int = 100,
+    args: Sequence[Any] = (),
+    layer: int = 0,
+) -> Any:
     """Animate a convolution, or its transpose, one output element per frame, with the sum of each element written out.
 
     For a convolution the window slides over the padded input: dilated taps stay apart, circular, reflected and
@@ -26,16 +35,19 @@ def animate(operator: LinearOperator, path: str | Path | None = None, *, fps: in
 
     Args:
         operator: a `ConvOperator` of rank 1 or 2, or the transpose of one; at most 24 elements on a side. Channels are
-            not drawn.
+            not drawn. With `args`, a function or module (Flax NNX, or a closure over a Linen one's `apply`), of which
+            one layer is drawn.
         path: where to save it; the suffix decides (".gif" needs Pillow).
         fps: frames per second.
         max_frames: outputs to show, in row-major order.
+        args: the arguments of a function, a small image (or its shape) first.
+        layer: which of its convolutions and transposed convolutions, in order.
 
     Returns:
         matplotlib.animation.FuncAnimation; `IPython.display.HTML(animation.to_jshtml())` plays it in a notebook.
 
     Raises:
-        ValueError: a rank above 2, or a grid too large to be read.
+        ValueError: a rank above 2, a grid too large to be read, or a layer that the function does not have.
         TypeError: an operator that is neither a convolution nor the transpose of one.
 
     Example:
@@ -49,7 +61,7 @@ def animate(operator: LinearOperator, path: str | Path | None = None, *, fps: in
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
-    scene = _scene(operator)
+    scene = _scene(layer_operator(operator, args, layer) if args and callable(operator) else operator)
     (rows, columns), (out_rows, out_columns) = scene.colours.shape, scene.result
     if max(rows, columns, out_rows, out_columns) > MAX_SIDE:
         raise ValueError(
@@ -130,11 +142,14 @@ class _Scene:
         return ",".join(map(str, place[2 - self.rank :]))
 
 
-def _scene(operator: LinearOperator) -> _Scene:
+def _scene(operator: Any) -> _Scene:
     transposed = isinstance(operator, Transposed)
     conv = operator.operator if isinstance(operator, Transposed) else operator
     if not isinstance(conv, ConvOperator):
-        raise TypeError(f"animate takes a ConvOperator or the transpose of one, got {type(operator).__name__}")
+        raise TypeError(
+            f"animate takes a ConvOperator or the transpose of one, got {type(operator).__name__}; of a function or "
+            "module a layer is drawn with args=(image,)"
+        )
     g = conv.geometry
     if g.rank > 2:
         raise ValueError(f"only rank 1 and 2 can be drawn, this operator has rank {g.rank}")

@@ -1,0 +1,55 @@
+"""A layer of a network as the operator that figures of operators take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxconv.analysis.links import Affine, transposed
+from jaxconv.analysis.trace import trace
+from jaxconv.operator import ConvOperator, LinearOperator
+
+
+def layer_operator(fn: Callable[..., Any], args: Sequence[Any], layer: int = 0) -> LinearOperator:
+    """The window of one convolution of a function or module, with a kernel of ones and one channel.
+
+    Args:
+        fn: a function or module, as for `analysis.receptive_field`.
+        args: its arguments; the image (or its shape) first.
+        layer: which of its convolutions and transposed convolutions, in order; negative counts from the end.
+
+    Returns:
+        A `ConvOperator`, or the transpose of one. Padding that no window reaches is left out.
+
+    Raises:
+        ValueError: there is no such layer, or it is strided and upsamples at once.
+
+    >>> import jax, jaxconv as jc
+    >>> def net(x):
+    ...     return jc.conv_transpose(jc.conv(x, jnp.ones((3, 3, 1, 4))), jnp.ones((4, 4, 1, 4)), stride=2, padding=1)
+    >>> image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    >>> layer_operator(net, (image,), 1).T.geometry.stride
+    (2, 2)
+    """
+    traced = trace(fn, args, None, None)
+    found = [node for node in traced.layers() if node.layer["kind"] in ("conv", "conv_transpose")]
+    if not -len(found) <= layer < len(found):
+        listed = "; ".join(f"{i}: {n.layer['kind']} at {n.place}" for i, n in enumerate(found)) or "none"
+        raise ValueError(f"layer={layer}: the function has {len(found)} convolutions ({listed})")
+    node = found[layer]
+    relations: tuple[Affine, ...] = node.layer["relations"]
+    up = any(r.base > 1 for r in relations)
+    if up and any(r.stride > 1 for r in relations):
+        raise ValueError(f"layer={layer} at {node.place} is strided and upsamples at once: it is neither convolution")
+    forward = [transposed(r) for r in relations] if up else list(relations)
+    ends = [r.stride * (r.n_out - 1) + r.dilation * (r.taps - 1) + 1 - r.n_in - r.low for r in forward]
+    conv = ConvOperator(
+        jnp.ones((*(r.taps for r in forward), 1, 1)),
+        tuple(r.n_in for r in forward),
+        stride=tuple(r.stride for r in forward),
+        dilation=tuple(r.dilation for r in forward),
+        padding=tuple((r.low, end) for r, end in zip(forward, ends, strict=True)),
+    )
+    return conv.T if up else conv
