@@ -292,7 +292,10 @@ def _native(call: Call, choose) -> Amounts:
 
 def _native_narrow(g: ConvGeometry, contracted: int, resulting: int, uses: int) -> bool:
     """As `narrow` in native/source/planes.h: channels of few are taken lane by lane."""
-    return g.groups > 1 and resulting < NATIVE_VECTOR and contracted * resulting <= 2 + 2 * uses
+    if g.groups == 1 or resulting >= NATIVE_VECTOR:
+        return False
+    few = resulting == 1 and contracted <= 2 * NATIVE_VECTOR and uses >= 4
+    return few or contracted * resulting <= 2 + 2 * uses
 
 
 def _native_narrow_pairing(g: ConvGeometry, i: int, o: int, uses: int) -> bool:

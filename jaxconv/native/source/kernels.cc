@@ -61,10 +61,13 @@ bool merge(Plan& plan, const Problem& p, std::vector<Axis>& last, const Pool& po
     low = std::min(low, axis.offset.front());
     high = std::max(high, axis.step * (axis.count - 1) + axis.offset.back() + 1);
   }
-  const Index lines = g.batch * g.data_size[0] * g.data_size[1];
-  plan.copy = padded(g.data, lines, g.data_size[2], -low, high - g.data_size[2], g.pixel, pool);
-  g.data = plan.copy->get();
-  g.data_size[2] = high - low;
+  if (low < 0 || high > g.data_size[2]) {
+    if (last[0].step >= 2 * count) return false;  // most of a copy would not be read
+    const Index lines = g.batch * g.data_size[0] * g.data_size[1];
+    plan.copy = padded(g.data, lines, g.data_size[2], -low, high - g.data_size[2], g.pixel, pool);
+    g.data = plan.copy->get();
+    g.data_size[2] = high - low;
+  }
   Index at = 0;
   for (Axis& axis : last) {
     plan.order.insert(plan.order.end(), axis.tap.begin(), axis.tap.end());

@@ -118,7 +118,10 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
   const Index positions = lines * p.output[2], most_splits = std::max<Index>(1, positions / (4 * kPositions));
   const Index splits = std::clamp<Index>((8 * pool.threads + items - 1) / items, 1, pool.threads == 1 ? 1 : most_splits);
   const Index size = p.groups * taps * rows * wide;
-  const Scratch<Real> sums(size * splits);
+  // One split without padded lanes sums where the kernel keeps it.
+  const bool in_place = splits == 1 && !swap && p.groups == 1 && wide == lanes;
+  const Scratch<Real> scratch(in_place ? 0 : size * splits);
+  Real* const sums = in_place ? w : scratch.get();
 
   pool.run(items * splits, [&](Index task) {
     const Index split = task / items, item = task % items;
@@ -126,7 +129,7 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
     const Index slab = std::min(slab_rows, rows - first_row);
     if (slab <= 0) return;
     const bool few_rows = slab <= kRows / 2;
-    Real* to = sums.get() + split * size + ((group * taps + tap) * rows + first_row) * wide;
+    Real* to = sums + split * size + ((group * taps + tap) * rows + first_row) * wide;
     std::memset(to, 0, sizeof(Real) * slab * wide);
     const Reach r0 = reach(p, 0, tap / (p.kernel[1] * last_taps)), r1 = reach(p, 1, tap / last_taps % p.kernel[1]);
     const Reach r2 = together ? Reach{-p.low[2], 0, p.output[2]} : reach(p, 2, tap % last_taps);
@@ -196,12 +199,13 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
     }
     flush();
   });
-  add_splits(sums.get(), size, splits, pool);
+  if (in_place) return;
+  add_splits(sums, size, splits, pool);
 
   // To where the kernel keeps it: (tap, in, group x out).
   pool.run(taps * p.groups, [&](Index task) {
     const Index tap = task % taps, group = task / taps;
-    const Real* from = sums.get() + (group * taps + tap) * rows * wide;
+    const Real* from = sums + (group * taps + tap) * rows * wide;
     Real* to = w + tap * wide_in * y_pixel + group * p.out;
     for (Index i = 0; i < wide_in; ++i, to += y_pixel) {
       if (swap) {

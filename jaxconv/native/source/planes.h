@@ -15,7 +15,8 @@ inline Index plane_width(Index groups, Index out) { return std::max<Index>(group
 // Whether planes are worth it for groups of `in` contracted and `out` resulting channels, where each number of a plane
 // is used `uses` times; and for the kernel face. Measured on groups of 1 to 12 channels and kernels of 1 to 25 taps.
 inline bool narrow(Index groups, Index in, Index out, Index uses) {
-  return groups > 1 && out < kLanes && in * out <= 2 + 2 * uses;
+  if (groups == 1 || out >= kLanes) return false;
+  return in * out <= 2 + 2 * uses || (out == 1 && in <= kWide && uses >= 4);
 }
 inline bool narrow_pairing(Index groups, Index in, Index out, Index uses) {
   if (groups == 1 || std::min(in, out) >= kLanes) return false;
