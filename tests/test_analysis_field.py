@@ -210,3 +210,9 @@ def test_derivatives_maps_and_tiles():
 
 
 WINDOW = ((1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def test_a_resize_by_a_given_scale_steps_by_it_at_every_size():
+    for n in (64, 65, 101):
+        field = receptive_field(lambda x: jc.resize(x, scale=1.5), jax.ShapeDtypeStruct((1, n, 1), jnp.float32))
+        assert field.stride == (Fraction(2, 3),)

@@ -168,6 +168,62 @@ def test_small_images_are_not_cut():
     np.testing.assert_array_equal(tiled(encoder, 64)(image), np.asarray(jax.jit(encoder)(image)))
 
 
+def resized(to, **how):
+    """A network that resizes its second axis to a size that follows from its own."""
+    return lambda x: jax.image.resize(conv(x, KERNELS[0]), (1, to(x.shape[1]), x.shape[2], 6), "linear", **how)
+
+
+def line(n):
+    return np.random.default_rng(8).standard_normal((1, n, 8, 3)).astype(np.float32)
+
+
+def test_resize_by_a_ratio_that_no_crop_shares_is_refused():
+    halves = resized(lambda n: 3 * n // 2)
+    for n in (101, 301, 12001):
+        image = jax.ShapeDtypeStruct((1, n, 8, 3), jnp.float32)
+        message = rf"axis 1 of {n} pixels .* resize of {n} to {3 * n // 2} positions .* Pad the axis to {n + 1} pixels"
+        with pytest.raises(TilingRefused, match=message):
+            tiled(halves, 32).plan(image)
+    back = lambda x: jax.image.resize(conv(x, KERNELS[0], stride=2), (1, *x.shape[1:3], 6), "linear")  # noqa: E731
+    with pytest.raises(TilingRefused, match=r"resize of 65 to 129 positions .* Pad the axis to 130 pixels"):
+        tiled(back, 32)(line(129))
+    through = lambda x: jax.image.resize(resized(lambda n: 64)(x), (1, *x.shape[1:3], 6), "linear")  # noqa: E731
+    with pytest.raises(TilingRefused, match="resize of 300 to 64 positions"):
+        tiled(through, 32, verify=False)(line(300))
+
+
+def test_resizes_with_a_period_are_cut_at_it():
+    for net, n, align in (
+        (resized(lambda n: 3 * n // 2), 302, 2),
+        (resized(lambda n: 149 * n // 100), 900, 100),  # 256 -> 381 has another ratio
+        (lambda x: jc.resize(conv(x, KERNELS[0]), scale=(1.5, 1)), 301, 2),
+        (lambda x: jc.resize(conv(x, KERNELS[0]), scale=(0.7, 1), method="cubic"), 301, 10),
+    ):
+        image = line(n)
+        run = tiled(net, 32)
+        (plan, _), *_ = run.plan(image)
+        assert plan.align == align and plan.crop < n
+        # jax.image.resize places its samples in float32, which 900 positions in is good to three digits.
+        np.testing.assert_allclose(run(image), np.asarray(jax.jit(net)(image)), atol=1e-3, rtol=0)
+
+
+def test_crops_that_would_grow_with_the_image_are_refused():
+    for net in (
+        lambda x: conv(x, KERNELS[0])[:, ::-1],
+        lambda x: jc.conv(x, KERNELS[0], padding=1, padding_mode="circular"),
+    ):
+        with pytest.raises(TilingRefused, match="axis 1 of 90 pixels .* grows with the image"):
+            tiled(net, 32)(line(90))
+    both_ways = lambda x: conv(x, KERNELS[0]) + conv(x[:, ::-1], KERNELS[0])[:, ::-1]  # noqa: E731
+    (plan, _), *_ = tiled(both_ways, 32).plan(line(90))
+    assert plan.crop < 90
+    # As long as it has to be: any longer image is cut into crops of about this length.
+    wide = lambda x: jc.conv(x, KERNELS[0], padding=40, dilation=40, padding_mode="reflect")  # noqa: E731
+    for n, whole in ((90, True), (150, False)):
+        (plan,), *_ = tiled(wide, 32, spatial_axes=(1,)).plan(jax.ShapeDtypeStruct((1, n, 60, 3), jnp.float32))
+        assert (plan.crop == n) == whole
+
+
 def test_what_forbids_tiling_is_named():
     image = np.ones((1, 83, 70, 3), np.float32)
     with pytest.raises(TilingRefused, match="reduce_sum over axes"):

@@ -194,6 +194,25 @@ def from_pattern(pattern: np.ndarray, step: Fraction | None = None) -> Link:
     return Link(n_out, n_in, index, weight, None, step)
 
 
+def repeated(index: np.ndarray, n_in: int) -> Fraction | None:
+    """The step p/q of a table whose rows repeat every q, p inputs further, away from the ends; None where none do.
+
+    A resize by a given scale keeps it at sizes that it does not divide: 65 -> 97 by 1.5 steps by 2/3, not by 65/97.
+    """
+    low = np.where(index >= 0, index, n_in).min(axis=1)
+    inside = np.nonzero((low > 0) & (index.max(axis=1) < n_in - 1))[0]
+    edge = len(index) // 8  # taps that fall together at an end are read once, and the others move up in the table
+    inside = inside[(inside >= edge) & (inside < len(index) - edge)]
+    if len(inside) < 4:  # too few to tell a period from chance
+        return None
+    rows, rate = index[inside[0] : inside[-1] + 1], n_in / len(index)
+    for q in range(1, len(rows) // 2 + 1):
+        p = round(q * rate)
+        if p and np.array_equal(rows[q:], np.where(rows[:-q] >= 0, rows[:-q] + p, -1)):
+            return Fraction(p, q)
+    return None
+
+
 @lru_cache(maxsize=256)
 def sum_all(n_in: int) -> Link:
     """One output that reads everything once."""

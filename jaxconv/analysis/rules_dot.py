@@ -1,6 +1,5 @@
 """Rules for dot_general: channel mixing, resizing as a product with weights, attention, dense layers."""
 
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from .constants import Const
 from .graph import Axis, Edge, GlobalOp, Value, merge_classes, uniform
 from .interpret import Anything, Reader, rule
-from .links import Link, from_pattern, sum_all
+from .links import Link, from_pattern, repeated, sum_all
 from .rules_pointwise import global_over
 
 
@@ -103,7 +102,9 @@ def _banded(reader: Reader, parts, contract, axes: list[Axis], batches: int, fre
         # The free axes of the left operand come first in the result.
         target = batches + (0 if number == 1 else len(free[0])) + other.free.index(outer[0])
         axes[target] = Axis(len(pattern), "s")
-        return {wide[0]: (target, from_pattern(pattern, Fraction(pattern.shape[1], len(pattern))))}
+        link = from_pattern(pattern)
+        link.step = repeated(link.index, link.n_in) or link.step
+        return {wide[0]: (target, link)}
     return {}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from .constants import Const
 from .graph import Axis, Edge, Value, uniform
 from .interpret import Anything, Reader, rule
-from .links import Link, from_pattern, take
+from .links import Link, from_pattern, repeated, take
 from .rules_shape import constant_starts, select_classes, split_axis
 
 
@@ -140,6 +140,9 @@ def _step(positions: np.ndarray, n_in: int) -> Fraction:
     usual, run = _longest_run(np.diff(real))
     if usual and run == len(real) - 1:
         return Fraction(usual)
+    found = repeated(positions[:, None], n_in)
+    if found is not None:
+        return found
     even = Fraction(n_in, len(positions))
     drift = positions - np.arange(len(positions)) * float(even)
     spread = max(1.0, float(even))

@@ -1,7 +1,7 @@
 """Exact tiled inference: a function of whole images in bounded memory, halo and alignment read off the function."""
 
+import contextlib
 import itertools
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .interpret import NotUnderstood
+from .moving import AtSizes, Change, alignments, changed_step, uneven_growth, with_size
 from .sweep import Bounds
-from .trace import Traced, as_function, spatial_axes_of, trace
+from .trace import Traced, as_function, spatial_axes_of
 
 _ROUNDS = 6
 
@@ -193,34 +194,31 @@ def _reporter(progress: Any, total: int) -> Callable[[int], None]:
 
 
 # ------------------------------------------------------------------------------------------------------------ planning
-def _plan(fn, image, args, axes, tiles, sizes) -> tuple[tuple[Plan, ...], tuple[int, ...]]:
+def _plan(fn, image, args, axes, tiles, sizes, advise: bool = True) -> tuple[tuple[Plan, ...], tuple[int, ...]]:
     """Alignment from the steps of all nodes, the crop from the halo; both checked on the crop's own graph."""
-    whole = jax.eval_shape(fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
+    at = AtSizes(fn, image, args, axes)
+    whole = jax.eval_shape(fn, *at.arguments(sizes))
     if len(jax.tree.leaves(whole)) != 1:
         found = len(jax.tree.leaves(whole))
         raise TilingRefused(f"the function has {found} outputs; tile a function of each, such as lambda x: fn(x)[0]")
-    small = [min(n, 256) for n in sizes]
     try:
-        aligns = alignments(_traced(fn, image, args, axes, small))
-        small = [min(n, _congruent(max(t, 64), n, a)) for n, a, t in zip(sizes, aligns, tiles, strict=True)]
-        first = _traced(fn, image, args, axes, small)
-        aligns = alignments(first)
-        crops = [
-            min(n, _congruent(t + _halo(first, i) + 2 * a, n, a))
-            for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
-        ]
-        traced = _traced(fn, image, args, axes, crops)
-        for _ in range(_ROUNDS):  # mirrored borders hide how far a field larger than the crop reaches
-            needed = [
-                min(n, _congruent(t + _halo(traced, i) + 2 * a, n, a))
-                for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
-            ]
-            if all(need <= crop for need, crop in zip(needed, crops, strict=True)):
+        aligns = alignments(_local(at, [min(n, 256) for n in sizes]))
+        for _ in range(_ROUNDS):
+            aligns, crops = _crops(at, sizes, tiles, aligns)
+            changed = _changed(at, sizes, tiles, aligns, crops)
+            if changed is None:
                 break
-            crops = [max(need, crop) for need, crop in zip(needed, crops, strict=True)]
-            traced = _traced(fn, image, args, axes, crops)
+            i, change = changed
+            if change.period == aligns[i] or change.period >= sizes[i]:
+                break
+            aligns[i] = change.period
+        if changed is not None:
+            i, change = changed
+            raise TilingRefused(_why_not_cut(at, sizes, crops, tiles, i, change) if advise else str(change))
+        _refuse_growth(at, sizes, tiles, aligns, crops)
     except NotUnderstood as problem:
         raise TilingRefused(f"halo and alignment cannot be derived: {problem}") from None
+    traced = at.traced(crops)
     out_axes = _whole_axes(whole, traced, axes)
     plans = []
     for i, (n, crop, align) in enumerate(zip(sizes, crops, aligns, strict=True)):
@@ -228,34 +226,90 @@ def _plan(fn, image, args, axes, tiles, sizes) -> tuple[tuple[Plan, ...], tuple[
     return tuple(plans), out_axes
 
 
-def _traced(fn, image, args, axes, sizes) -> Traced:
-    shape = list(image.shape)
-    for a, n in zip(axes, sizes, strict=True):
-        shape[a] = n
-    traced = trace(fn, (jax.ShapeDtypeStruct(tuple(shape), image.dtype), *args), axes, None)
-    _refuse_global(traced)
-    return traced
-
-
-def _refuse_global(traced: Traced) -> None:
+def _local(at: AtSizes, sizes: Sequence[int]) -> Traced:
+    """The function at this size, refused where it reads whole axes."""
+    traced = at.traced(sizes)
     if traced.global_ops:
         listed = "; ".join(str(op) for op in traced.global_ops)
         raise TilingRefused(f"the result depends on whole axes of the image, which no tile holds: {listed}")
+    return traced
+
+
+def _crops(at: AtSizes, sizes, tiles, aligns) -> tuple[list[int], list[int]]:
+    """Alignment and crop per axis."""
+    small = [min(n, _congruent(max(t, 64), n, a)) for n, a, t in zip(sizes, aligns, tiles, strict=True)]
+    first = traced = _local(at, small)
+    aligns, crops = alignments(first), [1] * len(sizes)
+    for _ in range(_ROUNDS):  # mirrored borders hide how far a field larger than the crop reaches
+        needed = [
+            min(n, _congruent(t + _halo(traced, i) + 2 * a, n, a))
+            for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
+        ]
+        if all(need <= crop for need, crop in zip(needed, crops, strict=True)):
+            break
+        crops = [max(need, crop) for need, crop in zip(needed, crops, strict=True)]
+        traced = _local(at, crops)
+    return aligns, crops
+
+
+def _changed(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[int, Change] | None:
+    """An axis to be cut along which a value's steps are not the same in every crop, and that value."""
+    for i, (n, t) in enumerate(zip(sizes, tiles, strict=True)):
+        change = changed_step(at, crops, i, aligns[i], n) if t < n else None
+        if change is not None:
+            return i, change
+    return None
+
+
+def _why_not_cut(at: AtSizes, sizes, crops, tiles, i: int, change: Change) -> str:
+    """The reason in the image's own sizes, and the nearest size that can be cut."""
+    why = (
+        f"axis {at.axes[i]} of {sizes[i]} pixels cannot be cut into tiles of {tiles[i]}: the {change} takes its scale "
+        "from the size of the image, and no shorter crop has the same. "
+    )
+    scale = "A resize by a given scale, as in jaxconv.resize(x, scale=1.5), is cut at any size."
+    for step in dict.fromkeys((change.plain_period, 2, 4, 8, 16, 32)):
+        longer = -(-sizes[i] // step) * step
+        if longer == sizes[i]:
+            continue
+        with contextlib.suppress(TilingRefused):
+            # The other axes as they are in a crop: only this one is asked about.
+            others, small = (with_size(x, i, y) for x, y in ((crops, longer), (crops, tiles[i])))
+            _plan(at.fn, at.image, at.args, at.axes, small, others, advise=False)
+            return f"{why}Pad the axis to {longer} pixels (a multiple of {step}). {scale}"
+    return why + scale
+
+
+def _refuse_growth(at: AtSizes, sizes, tiles, aligns, crops) -> None:
+    """Refuse axes where what a tile reads grows with the image, and values that grow out of step with it."""
+    for i, (n, t, a, crop) in enumerate(zip(sizes, tiles, aligns, crops, strict=True)):
+        if crop < n:
+            uneven = uneven_growth(at, crops, i, a, n)
+            if uneven:
+                raise TilingRefused(f"axis {at.axes[i]} cannot be cut, the function does not move with it: {uneven}")
+        elif t < n and not _bounded(at, crops, i, t, a):
+            raise TilingRefused(
+                f"axis {at.axes[i]} of {n} pixels cannot be cut into tiles of {t}: what the result reads of it grows "
+                "with the image (circular borders, a flip, a shift by a share of it), so every tile would be all of it"
+            )
+
+
+def _bounded(at: AtSizes, crops: Sequence[int], i: int, tile: int, align: int) -> bool:
+    """Whether a crop as long as the image is as long as it has to be, and a longer image would be cut."""
+
+    def halo(size: int) -> int:
+        return _halo(at.traced(with_size(crops, i, size)), i)
+
+    if halo(crops[i] + align) <= halo(crops[i]):
+        return True
+    # A field larger than this image looks as if it grew: an image much longer tells the two apart.
+    longer = _congruent(max(8 * crops[i], 2048), crops[i], align)
+    return tile + halo(longer) + 3 * align < longer
 
 
 def _congruent(least: int, size: int, align: int) -> int:
     """The smallest crop of at least `least` pixels that leaves a whole number of steps of the image."""
     return least + (size - least) % align
-
-
-def alignments(traced: Traced) -> list[int]:
-    """Per axis the smallest shift of the input that shifts every value of the network by whole positions."""
-    found = []
-    for a in traced.spatial_axes:
-        swept = Bounds(traced.source, traced.out, a, True, choices=True)
-        steps = [j for jumps in swept.jumps.values() for j in jumps if j is not None and j != 0]
-        found.append(math.lcm(*(abs(j.numerator) for j in steps)) if steps else 1)
-    return found
 
 
 def _halo(traced: Traced, i: int) -> int:
@@ -340,7 +394,8 @@ def tiled(
 
     Raises:
         TilingRefused: on the call, where the result depends on whole axes (norms over space, global pooling,
-            attention), does not move with the input, or is not understood.
+            attention), does not move with the input, is not understood, or needs crops that grow with the image: a
+            resize whose scale follows from the size of an axis (301 to 451; by a given scale it is cut), a flip.
 
     >>> import jax, jax.numpy as jnp, numpy as np
     >>> kernel = jnp.ones((3, 3, 1, 1))

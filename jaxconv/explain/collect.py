@@ -15,8 +15,8 @@ from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Griddi
 from jaxconv.analysis.erf import measured
 from jaxconv.analysis.gradient import Pullback
 from jaxconv.analysis.holes import LayerGridding, layerwise
+from jaxconv.analysis.moving import alignments
 from jaxconv.analysis.overlap import LayerOverlap, predicted
-from jaxconv.analysis.tiling import alignments
 from jaxconv.analysis.trace import Traced, spatial_axes_of
 from jaxconv.explain.target import Target
 
