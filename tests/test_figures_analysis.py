@@ -232,6 +232,43 @@ def test_signals_are_drawn_as_lines():
     assert "8 positions" in titles(figures.effective_receptive_field(net, signal, draws=1))[0]
 
 
+def test_gridding_and_overlap_of_volumes_are_drawn_as_planes():
+    def net(x):
+        for rate in (2, 1):
+            x = jc.conv(x, jnp.ones((3, 3, 3, 1, 1)), padding="SAME", dilation=rate)
+        return x
+
+    image = jax.ShapeDtypeStruct((1, 14, 18, 22, 1), jnp.float32)
+    found = jc.analysis.gridding(net, image)
+    figure = figures.gridding(found, [1, 2], labels=["volume", "plane"])
+    drawn = [ax for ax in figure.axes if ax.collections]
+    assert len(drawn) == 3 * 2 + 2
+    assert titles(figure)[0].endswith("5×5×5: 27 of 125\naxis 0 at 2") and titles(figure)[1].startswith("output\n")
+    for axis, ax in enumerate(drawn[1:6:2]):
+        np.testing.assert_array_equal(cells(ax)[0], found.output.counts.take(3, axis=axis))
+    assert len(figures.gridding(found, along=False).axes) == 3
+
+    _, _, *maps = figures.overlap((3, 3, 3), stride=(2, 2, 2)).axes
+    ones = jc.conv_transpose(jnp.ones((6, 6, 6, 1)), jnp.ones((3, 3, 3, 1, 1)), stride=2)[..., 0]
+    for axis, ax in enumerate(maps):
+        np.testing.assert_array_equal(cells(ax)[0], np.asarray(ones).take(6, axis=axis))
+    assert figures.overlap((3, 3, 3), stride=(2, 2, 2)).get_suptitle() == (
+        "in the volume an output gets 1, 2, 4 or 8 taps"
+    )
+
+    up = lambda x: jc.conv_transpose(x, jnp.ones((3, 3, 3, 1, 1)), stride=2, padding=1)  # noqa: E731
+    small = jax.ShapeDtypeStruct((1, 8, 8, 8, 1), jnp.float32)
+    totals = jc.analysis.receptive_field(up, small).totals()
+    line, *planes_, _ = figures.overlap(up, small, crop=4).axes
+    middle = totals[5:9, 5:9, 5:9]
+    assert len(planes_) == 3 and line.get_title() == "along the row 5, 5"
+    np.testing.assert_allclose(cells(planes_[0])[0], middle[1] / middle.mean(), rtol=1e-6)
+    board = jc.analysis.checkerboard(up, jax.ShapeDtypeStruct((1, 12, 12, 12, 1), jnp.float32), fixes=False)
+    assert len(figures.overlap(board).axes) == 4 and "2×2×2" in figures.overlap(board).get_suptitle()
+    with pytest.raises(ValueError, match=r"one, two or three axes, got kernel \(3, 3, 3, 3\)"):
+        figures.overlap((3, 3, 3, 3), stride=(2,) * 4)
+
+
 def test_volumes_are_drawn_as_planes():
     from jaxconv.figures.volumes import planes
 

@@ -12,7 +12,7 @@ from jaxconv.analysis import gridding as find_gridding
 from jaxconv.analysis import receptive_field as find_field
 from jaxconv.analysis.holes import LayerGridding
 from jaxconv.figures.maps import as_map, by, counts_panel, roomy
-from jaxconv.figures.volumes import count_planes
+from jaxconv.figures.volumes import count_planes, maps_of
 
 
 def usage_counts(
@@ -119,10 +119,11 @@ def gridding(
         kernel_size: of schedules given as plain numbers.
 
     Returns:
-        matplotlib Figure: a map for each layer, with how much of its field is used; hatched cells are never used.
+        matplotlib Figure: a map for each layer, with how much of its field is used; hatched cells are never used. Of
+        a field over three axes, the three planes through its middle, below each other.
 
     Raises:
-        ValueError: no schedule, a number of labels that does not fit, or a field over more than two axes.
+        ValueError: no schedule, a number of labels that does not fit, or a field over more than three axes.
 
     Example:
         >>> figure = gridding([2, 2, 2], [1, 2, 3])
@@ -148,24 +149,37 @@ def gridding(
     unit = 3.2 if wide <= 3 else 2.5
     if not along:
         return _only_last(Figure, [(label, steps[-1]) for label, steps in rows])
-    figure = Figure(figsize=(unit * wide + 0.8, (unit + 0.7) * len(rows)), layout=roomy())
-    grid = figure.subplots(len(rows), wide, squeeze=False)
-    for axes, (label, steps) in zip(grid, rows, strict=True):
-        for ax in axes[len(steps) :]:
+    high = [max(3 if counts.ndim == 3 else 1 for _, counts in steps) for _, steps in rows]
+    figure = Figure(figsize=(unit * wide + 0.8, (unit + 0.7) * sum(high)), layout=roomy())
+    grid = iter(figure.subplots(sum(high), wide, squeeze=False))
+    for (label, steps), lines in zip(rows, high, strict=True):
+        block = np.asarray([next(grid) for _ in range(lines)])
+        for column, (name, counts) in zip(block.T, steps, strict=False):
+            _stacked(column, name, counts, unit, 10)
+        for ax in block[:, len(steps) :].ravel():
             ax.axis("off")
-        for ax, (name, counts) in zip(axes, steps, strict=False):
-            counts_panel(ax, as_map(counts, "gridding"), width=unit)
-            ax.set_title(_share(name, counts), fontsize=10)
         used = np.count_nonzero(steps[-1][1]) / steps[-1][1].size
-        axes[0].set_ylabel(f"{label}\n{used:.0%} of the field is used", fontsize=11, labelpad=8)
+        block[0, 0].set_ylabel(f"{label}\n{used:.0%} of the field is used", fontsize=11, labelpad=8)
     return figure
 
 
+def _stacked(axes: Any, name: str, counts: np.ndarray, width: float, size: float) -> None:
+    """A layer's map, or the planes of a volume below each other, in one scale of colours."""
+    maps = maps_of(counts, "gridding")
+    scale = (float(counts[counts > 0].min()), float(counts.max())) if len(maps) > 1 else None
+    for ax, (where, plane) in zip(axes, maps, strict=False):
+        counts_panel(ax, plane, scale=scale, width=width)
+        said = [_share(name, counts)] if ax is axes[0] else []
+        ax.set_title("\n".join([*said, where] if where else said), fontsize=size)
+    for ax in axes[len(maps) :]:
+        ax.axis("off")
+
+
 def _only_last(figure_class: Any, rows: list[tuple[str, Any]]) -> Any:
-    figure = figure_class(figsize=(4.6 * len(rows), 5.2), layout=roomy())
-    for ax, (label, (_, counts)) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
-        counts_panel(ax, as_map(counts, "gridding"), width=4.4)
-        ax.set_title(_share(label, counts), fontsize=12)
+    high = max(3 if counts.ndim == 3 else 1 for _, (_, counts) in rows)
+    figure = figure_class(figsize=(4.6 * len(rows), 5.2 * high), layout=roomy())
+    for column, (label, (_, counts)) in zip(figure.subplots(high, len(rows), squeeze=False).T, rows, strict=True):
+        _stacked(column, label, counts, 4.4, 12)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxconv.analysis.overlap import LayerOverlap, spread
 from jaxconv.analysis.probe import fold
 from jaxconv.figures.grid import INK, INPUT, as_plane, number
 from jaxconv.figures.maps import as_map, by, counts_panel, style
+from jaxconv.figures.volumes import maps_of
 
 _TWO = (INPUT, "#3a7ca5")  # neighbours differ in lightness
 
@@ -28,7 +30,7 @@ def overlap(
     direction: str = "forward",
     crop: int = 16,
 ) -> Any:
-    """Draw how often the kernel of an upsampling covers each output, along a line and in the plane.
+    """Draw how often the kernel of an upsampling covers each output, along a line and in the plane or the volume.
 
     Of a layer: overlap[q] = #{(i, t): s i + d t - p = q}, the number of taps that meet an input. Of a network: the
     paths from all inputs to each output (or, backward, from each input to all outputs).
@@ -45,10 +47,11 @@ def overlap(
         crop: of a network: so many pixels in the middle, away from the borders.
 
     Returns:
-        matplotlib Figure. Of a layer: each input's kernel as a bar, their sum below, and the map of the plane.
+        matplotlib Figure. Of a layer: each input's kernel as a bar, their sum below, and the map of the plane. Over
+        three axes, the three planes through the middle.
 
     Raises:
-        ValueError: sizes below 1, an unknown direction, or a network over more than two axes.
+        ValueError: sizes below 1, an unknown direction, or more than three axes.
 
     Example:
         >>> overlap(3, stride=2).axes[-1].get_title()
@@ -90,13 +93,16 @@ def line_overlap(kernel: int, stride: int, padding: int = 0, dilation: int = 1, 
 def _of_layer(kernel: Sequence[int], stride: Sequence[int], padding: int, dilation: int, inputs: int) -> Any:
     from matplotlib.figure import Figure
 
-    if len(kernel) not in (1, 2) or len(stride) != len(kernel):
-        raise ValueError(f"overlap is drawn over one or two axes, got kernel {tuple(kernel)}, stride {tuple(stride)}")
+    if len(kernel) not in (1, 2, 3) or len(stride) != len(kernel):
+        raise ValueError(
+            f"overlap is drawn over one, two or three axes, got kernel {tuple(kernel)}, stride {tuple(stride)}"
+        )
     lines = [line_overlap(k, s, padding, dilation, inputs) for k, s in zip(kernel, stride, strict=True)]
     k, s, line = kernel[-1], stride[-1], lines[-1]
-    plane = len(kernel) == 2
-    figure = Figure(figsize=(11 if plane else 6.6, 4.6), layout="constrained")
-    grid = figure.add_gridspec(2, 2 if plane else 1, height_ratios=(1.1, 1), width_ratios=(1.35, 1) if plane else (1,))
+    counts = reduce(np.multiply.outer, lines)
+    maps = maps_of(counts, "overlap") if len(kernel) > 1 else []
+    figure = Figure(figsize=(6.6 + 4.4 * len(maps), 4.6), layout="constrained")
+    grid = figure.add_gridspec(2, 1 + len(maps), height_ratios=(1.1, 1), width_ratios=(1.35, *(1,) * len(maps)))
     bars = figure.add_subplot(grid[0, 0])
     total = figure.add_subplot(grid[1, 0], sharex=bars)
     for i in range(inputs):
@@ -115,14 +121,15 @@ def _of_layer(kernel: Sequence[int], stride: Sequence[int], padding: int, dilati
     for ax in (bars, total):
         style(ax)
         ax.grid(False)
-    if plane:
-        counts = np.multiply.outer(lines[0], lines[1])
-        ax = figure.add_subplot(grid[:, 1])
-        counts_panel(ax, as_map(counts, "overlap"), log=False, scale=(0, counts.max()), width=4.6)
-        values = sorted({int(a * b) for a in _inner(lines[0], kernel[0], dilation) for b in _inner(line, k, dilation)})
-        ax.set_title(
-            f"in the plane {'every' if len(values) == 1 else 'an'} output gets {_or(values)} taps", fontsize=11
-        )
+    inner = reduce(np.multiply.outer, [_inner(n, k, dilation) for n, k in zip(lines, kernel, strict=True)])
+    values = sorted({int(v) for v in inner.ravel()})
+    said = f"{'every' if len(values) == 1 else 'an'} output gets {_or(values)} taps"
+    for column, (where, drawn) in enumerate(maps, start=1):
+        ax = figure.add_subplot(grid[:, column])
+        counts_panel(ax, drawn, log=False, scale=(0, counts.max()), width=4.6)
+        ax.set_title(where or f"in the plane {said}", fontsize=11)
+    if len(maps) > 1:
+        figure.suptitle(f"in the volume {said}", fontsize=12)
     return figure
 
 
@@ -159,26 +166,29 @@ def _of_network(field: ReceptiveField, direction: str, crop: int) -> Any:
     if crop < 1:
         raise ValueError(f"crop={crop} must be at least 1")
     totals = field.totals() if direction == "forward" else field.usage()
-    whole = as_map(totals, "overlap")
+    whole = totals if totals.ndim == 3 else as_map(totals, "overlap")
     sides = [min(crop, max(n // 2, min(n, 4))) for n in whole.shape]  # small images are mostly border
     corner = [(n - side) // 2 for n, side in zip(whole.shape, sides, strict=True)]
     middle = whole[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))]
     relative = middle / middle.mean() if middle.any() else middle
-    flat = len(whole) == 1
-    figure = Figure(figsize=(7 if flat else 10.4, 3.6 if flat else 4.4), layout="constrained")
-    line_ax, *others = figure.subplots(1, 1 if flat else 2, width_ratios=(1,) if flat else (1.2, 1), squeeze=False)[0]
-    row = int(np.unravel_index(np.argmax(middle), middle.shape)[0])
-    place = np.arange(middle.shape[1]) + corner[1]
+    maps = [] if len(whole) == 1 else maps_of(relative, "overlap")
+    figure = Figure(figsize=(5.6 + 4.8 * len(maps), 4.4) if maps else (7, 3.6), layout="constrained")
+    line_ax, *others = figure.subplots(1, 1 + len(maps), width_ratios=(1.2, *(1,) * len(maps)), squeeze=False)[0]
+    row = tuple(int(r) for r in np.unravel_index(np.argmax(middle), middle.shape)[:-1])
+    place = np.arange(middle.shape[-1]) + corner[-1]
     line_ax.bar(place, relative[row], 0.94, color="#3a7ca5")
     line_ax.axhline(1, color=INK, linewidth=1, linestyle="--")
     unit = "output" if direction == "forward" else "input"
     line_ax.set(xlabel=unit, ylabel="paths / their mean", ylim=(0, relative.max() * 1.12 or 1))
-    line_ax.set_title(f"along the row {corner[0] + row}" if whole.shape[0] > 1 else "along the line", fontsize=11)
+    at = ", ".join(str(c + r) for c, r in zip(corner, row, strict=False))
+    line_ax.set_title("along the line" if len(whole) == 1 else f"along the row {at}", fontsize=11)
     style(line_ax)
-    for ax in others:
-        mesh = counts_panel(ax, relative, numbers=False, log=False, scale=(0, relative.max()), width=4)
-        figure.colorbar(mesh, ax=ax, label="paths / their mean", shrink=0.85)
-        ax.set_title(f"the middle {by(middle.shape)} {unit}s of {by(whole.shape)}", fontsize=11)
+    for ax, (where, drawn) in zip(others, maps, strict=True):
+        mesh = counts_panel(ax, drawn, numbers=False, log=False, scale=(0, relative.max()), width=4)
+        shown = f"the middle {by(middle.shape)} {unit}s of {by(whole.shape)}"
+        ax.set_title(f"{shown}\n{where} of them" if where else shown, fontsize=11)
+    if others:
+        figure.colorbar(mesh, ax=others[-1], label="paths / their mean", shrink=0.85)
     uneven = spread(fold(totals, range(totals.ndim), _period(field, direction)))
     verdict = "even away from the borders" if uneven < 1e-9 else f"uneven: (max − min) / mean = {number(uneven)}"
     way = "paths into the outputs" if direction == "forward" else "paths out of the inputs (the gradient)"
@@ -199,8 +209,8 @@ def _of_flat_images(board: Checkerboard) -> Any:
     from matplotlib.figure import Figure
 
     draws, *period, channels = board.phases.shape
-    if len(period) not in (1, 2):
-        raise ValueError(f"overlap is drawn over one or two axes, the network has {len(period)}")
+    if len(period) not in (1, 2, 3):
+        raise ValueError(f"overlap is drawn over one, two or three axes, the network has {len(period)}")
     axes = tuple(range(1, 1 + len(period)))
     shared = board.phases.mean(axis=axes, keepdims=True)
     part = board.phases - shared
@@ -208,17 +218,23 @@ def _of_flat_images(board: Checkerboard) -> Any:
     draw, channel = np.unravel_index(int(np.argmax(strength)), strength.shape)
     size = float(np.sqrt((shared**2).mean())) or 1.0
     cell = as_plane(part[draw, ..., channel]) / size
-    repeats = [max(1, -(-16 // n)) if n > 1 or len(period) == 2 else 1 for n in cell.shape]
+    repeats = [max(1, -(-16 // n)) if n > 1 or len(period) > 1 else 1 for n in cell.shape]
     shown = np.tile(cell, repeats)
-    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
-    ax = figure.subplots()
+    maps = maps_of(shown, "overlap")
+    figure = Figure(figsize=(1.6 + 4 * len(maps), 4.6), layout="constrained")
     high = max(float(np.abs(shown).max()), 1e-9)
-    image = ax.imshow(shown, cmap="PuOr", vmin=-high, vmax=high, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    figure.colorbar(image, ax=ax, label="difference from the mean, in units of the output's size", shrink=0.9)
-    ax.set_title(
+    axes = figure.subplots(1, len(maps), squeeze=False)[0]
+    for ax, (where, drawn) in zip(axes, maps, strict=True):
+        image = ax.imshow(drawn, cmap="PuOr", vmin=-high, vmax=high, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(where, fontsize=10.5)
+    figure.colorbar(image, ax=axes[-1], label="difference from the mean, in units of the output's size", shrink=0.9)
+    said = (
         f"a flat image comes out with this pattern of period {by(period)}\nscore {number(board.score)} "
-        f"(of {draws} images and {channels} channel{'s' * (channels != 1)}, the strongest is drawn)",
-        fontsize=10.5,
+        f"(of {draws} images and {channels} channel{'s' * (channels != 1)}, the strongest is drawn)"
     )
+    if len(maps) > 1:
+        figure.suptitle(said, fontsize=10.5)
+    else:
+        axes[0].set_title(said, fontsize=10.5)
     return figure

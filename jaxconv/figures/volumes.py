@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxconv.analysis import ReceptiveField
 from jaxconv.figures.grid import CURRENT
-from jaxconv.figures.maps import counts_panel
+from jaxconv.figures.maps import as_map, counts_panel
 
 PANEL = 4.2
 
@@ -28,6 +28,19 @@ def planes(array: np.ndarray, at: Sequence[int]) -> Iterator[tuple[int, tuple[in
 def middle_of(box: Sequence[slice]) -> tuple[int, ...]:
     """The position in the middle of a box."""
     return tuple((s.start + max(s.stop - 1, s.start)) // 2 for s in box)
+
+
+def maps_of(counts: np.ndarray, what: str) -> list[tuple[str, np.ndarray]]:
+    """Counts over one or two axes as one map; over three, the planes through what is used nearest to the middle.
+
+    >>> [(where, plane.shape) for where, plane in maps_of(np.ones((3, 5, 7)), "counts")]
+    [('axis 0 at 1', (5, 7)), ('axis 1 at 2', (3, 7)), ('axis 2 at 3', (3, 5))]
+    """
+    if counts.ndim != 3 or not counts.any():
+        return [("", as_map(counts, what))]
+    used = np.argwhere(counts)
+    at = used[np.abs(2 * used - np.asarray(counts.shape) + 1).sum(axis=1).argmin()]
+    return [(f"axis {a} at {at[a]}", plane.astype(np.float64)) for a, _, plane in planes(counts, at)]
 
 
 def count_planes(counts: np.ndarray, mark: Sequence[float] | None, numbers: bool | None, title: str) -> Any:
