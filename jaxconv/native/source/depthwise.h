@@ -116,24 +116,35 @@ void lone_tiles(const Lone& a) {
   });
 }
 
-constexpr Index kCacheLine = 64 / sizeof(Real);
-constexpr Index kPiece = 256;  // positions of a task's unit
+constexpr Index kPiece = 256;     // positions of a task's unit
+constexpr Index kNumbers = 4096;  // of a unit where classes take turns, so that it stays in the first-level cache
 
 inline void gather_planes(const Gather& g, const std::vector<Class>& classes, const Planes& planes,
                           const std::array<Index, 3>& kernel, const Pool& pool) {
   const Index pixel = planes.planes * planes.width;
+  // Classes that differ along the last axis only fill the same lines between them.
   struct Part {
-    const Class* c;
-    std::vector<Stretch> last;
-    Index pieces, units;  // pieces of a line, units of all lines
+    std::vector<const Class*> classes;
+    std::vector<std::vector<Stretch>> last;  // of each of them
+    Index piece, pieces, units;              // positions of a piece, pieces of a line, units of all lines
   };
   std::vector<Part> parts;
   Index units = 0;
-  for (const Class& c : classes) {
-    const Index pieces = (c.axis[2].count + kPiece - 1) / kPiece;
-    parts.push_back({&c, stretches(c.axis[2], g.data_size[2], pixel), pieces,
-                     g.batch * c.axis[0].count * c.axis[1].count * pieces});
-    units += parts.back().units;
+  for (std::size_t k = 0; k < classes.size();) {
+    const Class& c = classes[k];
+    Part part{};
+    Index longest = 0;
+    for (; k < classes.size() && classes[k].axis[0].first == c.axis[0].first &&
+           classes[k].axis[1].first == c.axis[1].first; ++k) {
+      part.classes.push_back(&classes[k]);
+      part.last.push_back(stretches(classes[k].axis[2], g.data_size[2], pixel));
+      longest = std::max(longest, classes[k].axis[2].count);
+    }
+    part.piece = part.classes.size() > 1 ? up(std::max<Index>(1, kNumbers / planes.width), kRows) : kPiece;
+    part.pieces = (longest + part.piece - 1) / part.piece;
+    part.units = g.batch * c.axis[0].count * c.axis[1].count * part.pieces;
+    units += part.units;
+    parts.push_back(std::move(part));
   }
   const bool one = planes.planes == 1;
   const auto many = one ? lone_tiles<kRows, true> : lone_tiles<kRows, false>;
@@ -145,14 +156,13 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
     const Index end = (task + 1) * units / tasks;
     Index before = 0;  // units of earlier classes
     for (const Part& part : parts) {
-      const Class& c = *part.c;
-      const Axis &a0 = c.axis[0], &a1 = c.axis[1], &a2 = c.axis[2];
+      const Axis &a0 = part.classes[0]->axis[0], &a1 = part.classes[0]->axis[1];
       const Index from = std::max<Index>(0, task * units / tasks - before), to = std::min(part.units, end - before);
       before += part.units;
       for (Index unit = from; unit < to; ++unit) {
         const Index line = unit / part.pieces, j1 = line % a1.count, j0 = line / a1.count % a0.count;
         const Index n = line / a1.count / a0.count;
-        const Index begin = unit % part.pieces * kPiece, stop = std::min(a2.count, begin + kPiece);
+        const Index begin = unit % part.pieces * part.piece;
         lines.clear();
         for (std::size_t t0 = 0; t0 < a0.tap.size(); ++t0) {
           const Index u0 = a0.step * j0 + a0.offset[t0];
@@ -164,21 +174,29 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
                              planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
           }
         }
+        // The lines that the result's next one reads and this one has not: from main memory they would come too late.
+        const Index pitch = g.data_size[2] * pixel;
+        const Real* ahead = nullptr;
+        for (const Line& line : lines) ahead = std::max(ahead, line.data + pitch);
         const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
-                           a1.stride * j1) * g.result_size[2] + a2.first;
-        const Index step = a2.step * pixel, to_step = a2.stride * planes.valid;
-        for (const Stretch& taps : part.last) {
-          const Index first = std::max(begin, taps.first), last = std::min(stop, taps.end), count = last - first;
-          const Index rows = count >= kRows ? kRows : count >= kRows / 2 ? kRows / 2 : 1;
-          const auto run = rows == kRows ? many : rows == 1 ? single : half;
-          for (Index j = first; j < last; j += rows) {
-            const Index at = std::min(j, last - rows);
-            // The line that the result's next one reads first: from main memory it would come too late.
-            if (a1.step == 1 && !lines.empty()) {
-              const Real* ahead = lines.back().data + g.data_size[2] * pixel + at * step;
-              for (Index b = 0; b < rows * step; b += kCacheLine) __builtin_prefetch(ahead + b);
+                           a1.stride * j1) * g.result_size[2];
+        for (std::size_t k = 0; k < part.classes.size(); ++k) {
+          const Axis& a2 = part.classes[k]->axis[2];
+          const Index stop = std::min(a2.count, begin + part.piece);
+          const Index step = a2.step * pixel, to_step = a2.stride * planes.valid;
+          for (const Stretch& taps : part.last[k]) {
+            const Index first = std::max(begin, taps.first), last = std::min(stop, taps.end), count = last - first;
+            const Index rows = count >= kRows ? kRows : count >= kRows / 2 ? kRows / 2 : 1;
+            const auto run = rows == kRows ? many : rows == 1 ? single : half;
+            for (Index j = first; j < last; j += rows) {
+              const Index at = std::min(j, last - rows);
+              if (k == 0 && !lines.empty()) {
+                for (Index b = 0; b < a1.step * pitch; b += pitch)
+                  for (Index c = 0; c < rows * step; c += kCacheLine) __builtin_prefetch(ahead + b + at * step + c);
+              }
+              Real* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
+              run({lines, taps, planes, at * step, step, to, to_step});
             }
-            run({lines, taps, planes, at * step, step, g.result + (row + a2.stride * at) * planes.valid, to_step});
           }
         }
       }

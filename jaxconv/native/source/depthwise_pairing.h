@@ -11,13 +11,21 @@
 namespace jaxconv {
 namespace {
 
+// How far behind what is read now the next line lies, or 0 where another pass asks for it. From main memory it would
+// come too late.
+struct Ahead {
+  Index a, b;
+};
+
 // sum[t][lane] += a[lane] shifted by tap t * b[lane], for T taps at once.
 template <int T, int V>
 void multiply(const Real* a, Index a_step, Index tap_step, const Real* b, Index b_step, Index count, Real* to,
-              Index to_step) {
+              Index to_step, Ahead ahead) {
   Vec sum[T][V];
   clear(sum);
   for (Index k = 0; k < count; ++k, a += a_step, b += b_step) {
+    if (ahead.a) __builtin_prefetch(a + ahead.a);
+    if (ahead.b) __builtin_prefetch(b + ahead.b);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const Vec value = load(b + v * kLanes);
@@ -36,13 +44,13 @@ void multiply(const Real* a, Index a_step, Index tap_step, const Real* b, Index 
 }
 template <int V>
 void multiply_taps(Index taps, const Real* a, Index a_step, Index tap_step, const Real* b, Index b_step, Index count,
-                   Real* to, Index to_step) {
+                   Real* to, Index to_step, Ahead ahead) {
   switch (taps) {
-    case 1: multiply<1, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
-    case 2: multiply<2, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
-    case 3: multiply<3, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
-    case 4: multiply<4, V>(a, a_step, tap_step, b, b_step, count, to, to_step); break;
-    default: multiply<5, V>(a, a_step, tap_step, b, b_step, count, to, to_step);
+    case 1: multiply<1, V>(a, a_step, tap_step, b, b_step, count, to, to_step, ahead); break;
+    case 2: multiply<2, V>(a, a_step, tap_step, b, b_step, count, to, to_step, ahead); break;
+    case 3: multiply<3, V>(a, a_step, tap_step, b, b_step, count, to, to_step, ahead); break;
+    case 4: multiply<4, V>(a, a_step, tap_step, b, b_step, count, to, to_step, ahead); break;
+    default: multiply<5, V>(a, a_step, tap_step, b, b_step, count, to, to_step, ahead);
   }
 }
 constexpr Index kMostTaps = 5;
@@ -73,7 +81,15 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
           const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
           const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel;
           Real* tap = to + (t0 * p.kernel[1] + t1) * k2 * tap_size;
+          // The next line of y meets lines of x that this one meets, too, and new ones. With a stride a position's cache
+          // line is not the next one's, and asking takes longer than waiting.
+          const bool met = p.dilation[1] * (p.kernel[1] - 1 - t1) >= p.stride[1];
+          const bool last_use = t0 == p.kernel[0] - 1 && t1 == p.kernel[1] - 1;
           for (Index t = 0; t < k2; t += kMostTaps) {
+            Ahead ahead{0, 0};
+            if (t == 0 && s2 == 1) {
+              ahead = {met ? 0 : p.stride[1] * p.input[2] * x_pixel, last_use ? p.output[2] * y_pixel : 0};
+            }
             const Index some = std::min<Index>(kMostTaps, k2 - t);
             Index low = 0, high = p.output[2];  // where all of these taps meet x
             for (Index k = t; k < t + some; ++k) {
@@ -91,9 +107,10 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
                   const Real* b = from_y + begin * y_pixel + lane;
                   Real* sum = tap + first * tap_size + plane * row + c;
                   if constexpr (single) {
-                    multiply<1, v>(a, s2 * x_pixel, 0, b, y_pixel, end - begin, sum, tap_size);
+                    multiply<1, v>(a, s2 * x_pixel, 0, b, y_pixel, end - begin, sum, tap_size, {0, 0});
                   } else {
-                    multiply_taps<v>(taps, a, s2 * x_pixel, p.dilation[2] * x_pixel, b, y_pixel, end - begin, sum, tap_size);
+                    multiply_taps<v>(taps, a, s2 * x_pixel, p.dilation[2] * x_pixel, b, y_pixel, end - begin, sum, tap_size,
+                                     ahead);
                   }
                 };
                 auto parts = [&](auto v) {

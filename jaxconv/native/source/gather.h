@@ -370,9 +370,18 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
         }
         a.result_shift = b.group * g.out + b.first;
         a.valid = b.valid;
+        // The next group's channels are asked for while this group's are used: they lie a pixel apart, where no
+        // processor foresees them. A line's taps read nearly the same pixels, so one of them will do.
+        const bool ahead = k + 1 < task.end && blocks[k + 1].group != b.group;
         for (Index p = 0; p < task.count; p += most) {
           const Index rows = std::min(most, task.count - p);
           a.table = table.pixels(p);
+          for (Index t = 0; ahead && t < some; t += c.axis[2].tap.size()) {
+            for (Index r = 0; r < rows; ++r) {
+              const Real* next = a.table[t * a.pitch + r] + a.shift + g.in;
+              for (Index i = 0; i < g.in; i += kCacheLine) __builtin_prefetch(next + i);
+            }
+          }
           a.result = table.results(p);
           if (form == Form::few) {
             kFewTiles[rows - 1][g.out - 1](a);

@@ -25,6 +25,7 @@ using Real = JAXCONV_REAL;
 constexpr int kLanes = JAXCONV_VECTOR / sizeof(Real);  // numbers of a vector
 constexpr int kRows = JAXCONV_ROWS;  // rows of the main accumulator tile: kRows x 2 vectors stay in registers
 constexpr int kWide = 2 * kLanes;
+constexpr Index kCacheLine = 64 / sizeof(Real);
 
 typedef Real Vec __attribute__((vector_size(JAXCONV_VECTOR)));
 // The same vector where it may lie at any address.
