@@ -153,6 +153,16 @@ def test_several_outputs_and_one_axis():
     np.testing.assert_allclose(along(image), np.asarray(jax.jit(classes_from_a_pyramid)(image)), atol=2e-5, rtol=0)
 
 
+def test_what_the_result_does_not_need_is_not_looked_at():
+    @jax.jit
+    def two_heads(x):
+        return conv(x, KERNELS[0]), jax.image.resize(conv(x, KERNELS[0], stride=3), (1, 77, 50, 6), "linear")
+
+    image = np.random.default_rng(9).standard_normal((1, 83, 70, 3)).astype(np.float32)
+    one = tiled(lambda x: two_heads(x)[0], 16)
+    np.testing.assert_allclose(one(image), np.asarray(two_heads(image)[0]), atol=2e-5, rtol=0)
+
+
 def test_channels_first_and_a_result_without_channels():
     def labels(image):
         return jnp.argmax(jnp.moveaxis(encoder(jnp.moveaxis(image, 0, -1)[None])[0], -1, 0), axis=0)

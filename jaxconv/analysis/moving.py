@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from .graph import Node
 from .interpret import NAMED_CALLS
@@ -38,18 +38,28 @@ class AtSizes:
         return self._traced[key]
 
     def equations(self, sizes: Sequence[int]) -> Shapes:
-        """Every equation of the function at this size: its name and the shapes of its operands and results."""
-        return list(_equations(jax.make_jaxpr(self.fn)(*self.arguments(sizes))))
+        """Every equation that the result needs at this size: its name and the shapes of its operands and results."""
+        closed = jax.make_jaxpr(self.fn)(*self.arguments(sizes))
+        return list(_equations(closed, [True] * len(closed.jaxpr.outvars)))
 
 
-def _equations(jaxpr: Any) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    needed = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and not isinstance(v, Literal)}
+    live: list[tuple[Any, list[bool]]] = []
+    for eqn in reversed(jaxpr.eqns):
+        wanted = [v in needed for v in eqn.outvars]
+        if any(wanted):
+            live.append((eqn, wanted))
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+    for eqn, wanted in reversed(live):
         yield eqn.primitive.name, [getattr(v.aval, "shape", ()) for v in (*eqn.invars, *eqn.outvars)]
         if eqn.params.get("name") in NAMED_CALLS:
             continue  # what is inside may be done in an order that depends on the sizes
         for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
-                yield from _equations(inner)
+                results = len(getattr(inner, "jaxpr", inner).outvars)
+                yield from _equations(inner, wanted if results == len(wanted) else [True] * results)
 
 
 def _is_jaxpr(value: Any) -> bool:
