@@ -13,7 +13,7 @@ _HOME = {
     "Gridding": "holes",
     "tiled": "tiling",
     "Tiled": "tiling",
-    "TilingRefused": "tiling",
+    "TilingRefused": "crops",
     "checkerboard": "overlap",
     "Checkerboard": "overlap",
     "effective_receptive_field": "erf",

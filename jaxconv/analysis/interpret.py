@@ -44,6 +44,7 @@ class Reader:
 
     def __init__(self, graph: Graph | None = None):
         self.graph = graph or Graph()
+        self.wide_eqns: list[Any] = []  # those that read all spatial axes whole
         self._places: list[str] = []
         self._eqn: Any = None
 

@@ -121,6 +121,8 @@ def global_over(reader: Reader, value: Value, axes: tuple[int, ...]) -> GlobalOp
     wide = tuple(a for a in axes if value.axes[a].spatial and value.axes[a].size > 1 and a in read)
     if not wide:
         return None
+    if all(a in axes for a, x in enumerate(value.axes) if x.spatial and x.size > 1):
+        reader.wide_eqns.append(reader._eqn)
     return GlobalOp(reader._eqn.primitive.name, reader.place, wide)
 
 

@@ -1,10 +1,9 @@
 """Exact tiled inference: a function of whole images in bounded memory, halo and alignment read off the function."""
 
-import contextlib
 import itertools
+import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,65 +11,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .crops import Plan, TilingRefused, plan_of
 from .interpret import NotUnderstood
-from .moving import AtSizes, Change, alignments, changed_step, uneven_growth, with_size
-from .sweep import Bounds
-from .trace import Traced, as_function, spatial_axes_of
-
-_ROUNDS = 6
+from .statistics import KINDS, Statistics
+from .trace import as_function, spatial_axes_of
 
 
-class TilingRefused(ValueError):
-    """The function cannot be computed tile by tile with the values of the whole image; the message says why."""
+def _crop(image: Any, axes: Sequence[int], corner: Sequence[int], plans: Sequence[Plan]) -> jax.Array:
+    here = [slice(None)] * image.ndim
+    for axis, start, p in zip(axes, corner, plans, strict=True):
+        here[axis] = slice(start, start + p.crop)
+    return jnp.asarray(image[tuple(here)])
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How one axis is cut: crops of `crop` input pixels that start at multiples of `align`.
+class Passes:
+    """The passes over an image that find its statistics; each tile adds the part that is its own."""
 
-    Output q of a crop is exact where its nominal field lies inside of the crop, or reaches over a border that is also
-    the image's: it is exact from `low` on (0 at the image's begin) and up to `high` (all at its end).
-    """
+    def __init__(self, split: Statistics, cut: Sequence[tuple[tuple[Plan, ...], tuple[int, ...]]]):
+        self.split, self.cut, self.jitted = split, cut, jax.jit(split)
+        self.tiles = sum(math.prod(len(p.starts()) for p in plans) for plans, _ in cut)
+        self._parts = [jax.jit(split.reduced(k), static_argnums=3) for k in range(len(cut))]
 
-    size: int
-    crop: int
-    align: int
-    out_size: int
-    out_crop: int
-    low: int
-    high: int
-
-    def starts(self) -> list[int]:
-        """Where the crops begin, in input pixels."""
-        if self.crop >= self.size:
-            return [0]
-        last = self.size - self.crop
-        step = self.keep // self.align * self.align
-        return [*range(0, last, step), last]
-
-    @property
-    def keep(self) -> int:
-        """Input pixels by which one crop may be ahead of the one before without a gap in what is exact."""
-        return max((self.high - self.low) * self.align // max(self.shift(self.align), 1), 0)
-
-    def shift(self, start: int) -> int:
-        """The output position that a crop's first output has in the whole image."""
-        return 0 if self.crop >= self.size else start * (self.out_size - self.out_crop) // (self.size - self.crop)
-
-    def exact(self, start: int) -> tuple[int, int]:
-        """First and last-plus-one output of the crop at `start` that has the whole image's value."""
-        first = 0 if start == 0 else self.low
-        last = self.out_crop if start + self.crop >= self.size else self.high
-        return first, last
+    def found(self, image: Any, args: Sequence[Any], axes: Sequence[int], report: Callable[[], None]) -> list[Any]:
+        values: list[Any] = []
+        for k, (one, (plans, out_axes)) in enumerate(zip(self.split.passes, self.cut, strict=True)):
+            shape = self.split.shapes[len(values)]
+            total = one.start((*shape.shape, len(one.paths)), shape.dtype)
+            for tiles in itertools.product(*(p.parts() for p in plans)):
+                crop = _crop(image, axes, [start for start, _, _ in tiles], plans)
+                low, high = (np.asarray([t[i] for t in tiles]) for i in (1, 2))
+                part = self._parts[k](crop, low, high, out_axes, values, *args)
+                total = KINDS[one.kind](total, np.asarray(part))
+                report()
+            values += [np.asarray(total[..., i], shape.dtype) for i in range(len(one.paths))]
+        return values
 
 
 class Tiled:
     """A function of whole images that computes tile by tile; made by `tiled`."""
 
-    def __init__(self, fn, tile, spatial_axes, verify, progress):
+    def __init__(self, fn, tile, spatial_axes, verify, progress, statistics):
         self._fn, self._tile, self._spatial_axes = as_function(fn), tile, spatial_axes
-        self._verify, self._progress = verify, progress
+        self._verify, self._progress, self._statistics = verify, progress, statistics
         self._plans: dict[Any, tuple[Any, ...]] = {}
+        self._passes: dict[Any, Passes] = {}
 
     @cached_property
     def _jitted(self) -> Callable[..., jax.Array]:
@@ -97,19 +81,18 @@ class Tiled:
         if tuple(out.shape) != result.shape:
             raise ValueError(f"out has shape {tuple(out.shape)}, the result has shape {result.shape}")
         corners = list(itertools.product(*(p.starts() for p in plans)))
-        report = _reporter(self._progress, len(corners))
-        for number, corner in enumerate(corners):
-            here = [slice(None)] * image.ndim
-            for axis, start, p in zip(axes, corner, plans, strict=True):
-                here[axis] = slice(start, start + p.crop)
-            part = np.asarray(self._jitted(jnp.asarray(image[tuple(here)]), *args))
+        passes = self._passes.get(_key(image))
+        report = _reporter(self._progress, len(corners) + (passes.tiles if passes else 0))
+        run, found = (passes.jitted, (passes.found(image, args, axes, report),)) if passes else (self._jitted, ())
+        for corner in corners:
+            part = np.asarray(run(_crop(image, axes, corner, plans), *found, *args))
             there, keep = [slice(None)] * part.ndim, [slice(None)] * part.ndim
             for axis, start, p in zip(out_axes, corner, plans, strict=True):
                 first, last = p.exact(start)
                 keep[axis] = slice(first, last)
                 there[axis] = slice(p.shift(start) + first, p.shift(start) + last)
             out[tuple(there)] = part[tuple(keep)]
-            report(number + 1)
+            report()
         return out
 
     def plan(self, image: Any, *args: Any) -> tuple[tuple[Plan, ...], tuple[int, ...], tuple[int, ...], Any]:
@@ -117,13 +100,29 @@ class Tiled:
         if not hasattr(image, "shape") or not hasattr(image, "dtype"):
             raise TypeError(f"the image must be an array, got {type(image).__name__}")
         axes = spatial_axes_of(image, self._spatial_axes)
-        key = (tuple(image.shape), str(image.dtype))
+        key = _key(image)
         if key not in self._plans:
             sizes = tuple(image.shape[a] for a in axes)
-            plans, out_axes = _plan(self._fn, image, args, axes, self._tiles(len(axes)), sizes)
+            tiles, fn = self._tiles(len(axes)), self._fn
+            more: tuple[Any, ...] = ()
+            if self._statistics:
+                try:
+                    split = Statistics(fn, image, args, axes)
+                except NotUnderstood as problem:
+                    raise TilingRefused(f"its statistics cannot be taken out: {problem}") from None
+                if split.passes:
+                    fn, more = split, (split.shapes,)
+            plans, out_axes = plan_of(fn, image, (*more, *args), axes, tiles, sizes)
+            if more:
+                cut = [
+                    plan_of(split.operand(k), image, (split.shapes[: split.before(k)], *args), axes, tiles, sizes)
+                    for k in range(len(split.passes))
+                ]
+                self._passes[key] = Passes(split, cut)
             result = jax.eval_shape(self._fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
             if self._verify and any(p.crop < p.size for p in plans):
-                self._check(image, args, axes, out_axes, plans)
+                check = self._check_passes if more else self._check
+                check(image, args, axes, out_axes, plans)
             self._plans[key] = plans, axes, out_axes, result
         return self._plans[key]
 
@@ -132,6 +131,15 @@ class Tiled:
         if len(tile) != rank or any(isinstance(t, bool) or int(t) != t or t < 1 for t in tile):
             raise ValueError(f"tile={self._tile!r} must be a positive size in pixels, or one per spatial axis ({rank})")
         return tuple(int(t) for t in tile)
+
+    def _check_passes(self, image, args, axes, out_axes, plans: Sequence[Plan]) -> None:
+        """Compare the whole of a small image of random pixels with its tiles: counts of means show only there."""
+        shape = list(image.shape)
+        for axis, p in zip(axes, plans, strict=True):
+            shape[axis] = p.crop + (p.align if p.crop < p.size else 0)
+        noise = _noise(np.random.default_rng(0), shape, image.dtype)
+        tiles = Tiled(self._fn, self._tile, self._spatial_axes, False, False, True)(noise, *args)
+        _refuse_difference(np.asarray(self._jitted(jnp.asarray(noise), *args)), tiles, "an image and its tiles")
 
     def _check(self, image, args, axes, out_axes, plans: Sequence[Plan]) -> None:
         """Compare two crops that overlap where both claim to be exact, on random pixels.
@@ -158,17 +166,25 @@ class Tiled:
             moved = p.shift(shift) if shift else 0
             low, high = (p.low, p.high) if shift else (0, p.out_crop)
             left[axis], right[axis] = slice(low + moved, high), slice(low, high - moved)
-        a, b = first[tuple(left)].astype(np.float64), second[tuple(right)].astype(np.float64)
-        scale = max(float(np.abs(a).max(initial=0)), 1e-30)
-        worst = float(np.abs(a - b).max(initial=0)) / scale
-        integers = not np.issubdtype(first.dtype, np.floating)
-        wrong = float((a != b).mean()) if integers else worst
-        if wrong > 1e-3:
-            raise TilingRefused(
-                f"two overlapping tiles of random pixels differ (by {wrong:.2g} of the largest value): the function "
-                "uses something that depends on the position in the image or on its size, such as coordinates or a "
-                "resize with aligned corners"
-            )
+        _refuse_difference(first[tuple(left)], second[tuple(right)], "two overlapping tiles")
+
+
+def _key(image: Any) -> Any:
+    return tuple(image.shape), str(image.dtype)
+
+
+def _refuse_difference(first: np.ndarray, second: np.ndarray, what: str) -> None:
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    scale = max(float(np.abs(a).max(initial=0, where=np.isfinite(a))), 1e-30)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))  # the logarithm of noise, for one
+    worst = float(np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a))).max(initial=0)) / scale
+    integers = not np.issubdtype(first.dtype, np.floating)
+    wrong = float((a != b).mean()) if integers else worst
+    if not wrong <= 1e-3:
+        raise TilingRefused(
+            f"{what} of random pixels differ (by {wrong:.2g} of the largest value): the function uses something that "
+            "depends on the position in the image or on its size, such as coordinates or a resize with aligned corners"
+        )
 
 
 def _noise(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
@@ -178,192 +194,21 @@ def _noise(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.nda
     return rng.standard_normal(shape).astype(dtype)
 
 
-def _reporter(progress: Any, total: int) -> Callable[[int], None]:
-    """Where progress goes: nowhere, to a function of (done, total), or to one line of the terminal."""
+def _reporter(progress: Any, total: int) -> Callable[[], None]:
+    """Where progress goes after each tile: nowhere, to a function of (done, total), or to one line of the terminal."""
+    count = itertools.count(1)
     if not progress:
-        return lambda done: None
+        return lambda: None
     if callable(progress):
-        return lambda done: progress(done, total)
+        return lambda: progress(next(count), total)
 
-    def show(done: int) -> None:
+    def show() -> None:
+        done = next(count)
         bar = "#" * (30 * done // total)
         sys.stderr.write(f"\r[{bar:<30}] {done}/{total} tiles" + ("\n" if done == total else ""))
         sys.stderr.flush()
 
     return show
-
-
-# ------------------------------------------------------------------------------------------------------------ planning
-def _plan(fn, image, args, axes, tiles, sizes, advise: bool = True) -> tuple[tuple[Plan, ...], tuple[int, ...]]:
-    """Alignment from the steps of all nodes, the crop from the halo; both checked on the crop's own graph."""
-    at = AtSizes(fn, image, args, axes)
-    whole = jax.eval_shape(fn, *at.arguments(sizes))
-    if len(jax.tree.leaves(whole)) != 1:
-        found = len(jax.tree.leaves(whole))
-        raise TilingRefused(f"the function has {found} outputs; tile a function of each, such as lambda x: fn(x)[0]")
-    try:
-        aligns = alignments(_local(at, [min(n, 256) for n in sizes]))
-        for _ in range(_ROUNDS):
-            aligns, crops = _crops(at, sizes, tiles, aligns)
-            changed = _changed(at, sizes, tiles, aligns, crops)
-            if changed is None:
-                break
-            i, change = changed
-            if change.period == aligns[i] or change.period >= sizes[i]:
-                break
-            aligns[i] = change.period
-        if changed is not None:
-            i, change = changed
-            raise TilingRefused(_why_not_cut(at, sizes, crops, tiles, i, change) if advise else str(change))
-        _refuse_growth(at, sizes, tiles, aligns, crops)
-    except NotUnderstood as problem:
-        raise TilingRefused(f"halo and alignment cannot be derived: {problem}") from None
-    traced = at.traced(crops)
-    out_axes = _whole_axes(whole, traced, axes)
-    plans = []
-    for i, (n, crop, align) in enumerate(zip(sizes, crops, aligns, strict=True)):
-        plans.append(_axis_plan(traced, i, n, crop, align, whole.shape[out_axes[i]]))
-    return tuple(plans), out_axes
-
-
-def _local(at: AtSizes, sizes: Sequence[int]) -> Traced:
-    """The function at this size, refused where it reads whole axes."""
-    traced = at.traced(sizes)
-    if traced.global_ops:
-        listed = "; ".join(str(op) for op in traced.global_ops)
-        raise TilingRefused(f"the result depends on whole axes of the image, which no tile holds: {listed}")
-    return traced
-
-
-def _crops(at: AtSizes, sizes, tiles, aligns) -> tuple[list[int], list[int]]:
-    """Alignment and crop per axis."""
-    small = [min(n, _congruent(max(t, 64), n, a)) for n, a, t in zip(sizes, aligns, tiles, strict=True)]
-    first = traced = _local(at, small)
-    aligns, crops = alignments(first), [1] * len(sizes)
-    for _ in range(_ROUNDS):  # mirrored borders hide how far a field larger than the crop reaches
-        needed = [
-            min(n, _congruent(t + _halo(traced, i) + 2 * a, n, a))
-            for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
-        ]
-        if all(need <= crop for need, crop in zip(needed, crops, strict=True)):
-            break
-        crops = [max(need, crop) for need, crop in zip(needed, crops, strict=True)]
-        traced = _local(at, crops)
-    return aligns, crops
-
-
-def _changed(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[int, Change] | None:
-    """An axis to be cut along which a value's steps are not the same in every crop, and that value."""
-    for i, (n, t) in enumerate(zip(sizes, tiles, strict=True)):
-        change = changed_step(at, crops, i, aligns[i], n) if t < n else None
-        if change is not None:
-            return i, change
-    return None
-
-
-def _why_not_cut(at: AtSizes, sizes, crops, tiles, i: int, change: Change) -> str:
-    """The reason in the image's own sizes, and the nearest size that can be cut."""
-    why = (
-        f"axis {at.axes[i]} of {sizes[i]} pixels cannot be cut into tiles of {tiles[i]}: the {change} takes its scale "
-        "from the size of the image, and no shorter crop has the same. "
-    )
-    scale = "A resize by a given scale, as in jaxconv.resize(x, scale=1.5), is cut at any size."
-    for step in dict.fromkeys((change.plain_period, 2, 4, 8, 16, 32)):
-        longer = -(-sizes[i] // step) * step
-        if longer == sizes[i]:
-            continue
-        with contextlib.suppress(TilingRefused):
-            # The other axes as they are in a crop: only this one is asked about.
-            others, small = (with_size(x, i, y) for x, y in ((crops, longer), (crops, tiles[i])))
-            _plan(at.fn, at.image, at.args, at.axes, small, others, advise=False)
-            return f"{why}Pad the axis to {longer} pixels (a multiple of {step}). {scale}"
-    return why + scale
-
-
-def _refuse_growth(at: AtSizes, sizes, tiles, aligns, crops) -> None:
-    """Refuse axes where what a tile reads grows with the image, and values that grow out of step with it."""
-    for i, (n, t, a, crop) in enumerate(zip(sizes, tiles, aligns, crops, strict=True)):
-        if crop < n:
-            uneven = uneven_growth(at, crops, i, a, n)
-            if uneven:
-                raise TilingRefused(f"axis {at.axes[i]} cannot be cut, the function does not move with it: {uneven}")
-        elif t < n and not _bounded(at, crops, i, t, a):
-            raise TilingRefused(
-                f"axis {at.axes[i]} of {n} pixels cannot be cut into tiles of {t}: what the result reads of it grows "
-                "with the image (circular borders, a flip, a shift by a share of it), so every tile would be all of it"
-            )
-
-
-def _bounded(at: AtSizes, crops: Sequence[int], i: int, tile: int, align: int) -> bool:
-    """Whether a crop as long as the image is as long as it has to be, and a longer image would be cut."""
-
-    def halo(size: int) -> int:
-        return _halo(at.traced(with_size(crops, i, size)), i)
-
-    if halo(crops[i] + align) <= halo(crops[i]):
-        return True
-    # A field larger than this image looks as if it grew: an image much longer tells the two apart.
-    longer = _congruent(max(8 * crops[i], 2048), crops[i], align)
-    return tile + halo(longer) + 3 * align < longer
-
-
-def _congruent(least: int, size: int, align: int) -> int:
-    """The smallest crop of at least `least` pixels that leaves a whole number of steps of the image."""
-    return least + (size - least) % align
-
-
-def _halo(traced: Traced, i: int) -> int:
-    """How far, to both sides together, the outputs reach beyond the input pixels that they stand for."""
-    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True)
-    low, high = swept.low[traced.out.number], swept.high[traced.out.number]
-    shape = [1] * low.ndim
-    shape[i] = traced.output_size[i]
-    at = np.arange(shape[i]).reshape(shape) * (traced.input_size[i] / traced.output_size[i])
-    seen = np.isfinite(low)
-    return int(np.where(seen, at - low, 0).max()) + int(np.where(seen, high - at, 0).max()) + 2
-
-
-def _whole_axes(whole: Any, traced: Traced, axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The places of the result's spatial axes, one for each of the image's."""
-    if len(traced.result_axes) != len(axes):
-        raise TilingRefused(f"the result has {len(traced.result_axes)} spatial axes, the image {len(axes)}")
-    return traced.result_axes
-
-
-def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_size: int) -> Plan:
-    out_crop = traced.output_size[i]
-    if crop >= size:
-        return Plan(size, size, align, out_size, out_size, 0, out_size)
-    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True)
-    low, high = swept.low[traced.out.number], swept.high[traced.out.number]
-    low, high = (np.moveaxis(x, i, 0).reshape(x.shape[i], -1) for x in (low, high))
-    low, high = low.min(axis=1), np.where(np.isfinite(high), high, -np.inf).max(axis=1)
-    moved = size - crop
-    period, uneven = divmod((out_size - out_crop) * align, moved)
-    if uneven or period < 1 or len(low) != out_crop:
-        raise TilingRefused(
-            f"on axis {traced.spatial_axes[i]} {moved} more input pixels give {out_size - out_crop} more outputs: the "
-            "function does not move with its input"
-        )
-    # Mirrored and repeated borders read pixels that are there: what an output in the middle sees, moved to each place,
-    # says where a border is met.
-    low, high = np.minimum(low, _moved(low, period, align)), np.maximum(high, _moved(high, period, align))
-    bad_low, bad_high = np.nonzero(low < 0)[0], np.nonzero(high > crop - 1)[0]
-    first = int(bad_low.max()) + 1 if len(bad_low) else 0
-    last = int(bad_high.min()) if len(bad_high) else out_crop
-    plan = Plan(size, crop, align, out_size, out_crop, first, last)
-    if plan.keep < align:
-        raise TilingRefused(f"no output of a {crop}-pixel crop on axis {traced.spatial_axes[i]} is free of its borders")
-    return plan
-
-
-def _moved(line: np.ndarray, period: int, align: int) -> np.ndarray:
-    """The bounds in the middle carried to every output: `period` outputs further they are `align` pixels further."""
-    place = np.arange(len(line))
-    middle = len(line) // 2
-    model = middle + (place - middle) % period
-    model = np.where(model < len(line), model, model - period)
-    return line[model] + (place - model) // period * align
 
 
 def tiled(
@@ -373,6 +218,7 @@ def tiled(
     spatial_axes: Sequence[int] | None = None,
     verify: bool = True,
     progress: bool | Callable[[int, int], None] = False,
+    statistics: bool = False,
 ) -> Tiled:
     """A function of whole images, equal to fn, that computes crop by crop in bounded memory.
 
@@ -388,14 +234,17 @@ def tiled(
         verify: compare two overlapping crops of random pixels before the first use, which finds what no reading of
             shapes can: weights that depend on the position.
         progress: True for a line in the terminal, or a function of (tiles done, tiles in all).
+        statistics: also serve sums, means and extremes over all spatial axes (norms over space, global pooling), by
+            passes over the image of their own: as many as there are that depend on each other, and one more.
 
     Returns:
         A function `(image, *args, out=None)`. `image` and `out` may be `numpy.memmap`s.
 
     Raises:
-        TilingRefused: on the call, where the result depends on whole axes (norms over space, global pooling,
-            attention), does not move with the input, is not understood, or needs crops that grow with the image: a
-            resize whose scale follows from the size of an axis (301 to 451; by a given scale it is cut), a flip.
+        TilingRefused: on the call, where the result depends on whole axes (sorting, attention; without `statistics`
+            norms over space and global pooling), does not move with the input, is not understood, or needs crops that
+            grow with the image: a resize whose scale follows from the size of an axis (301 to 451; by a given scale it
+            is cut), a flip.
 
     >>> import jax, jax.numpy as jnp, numpy as np
     >>> kernel = jnp.ones((3, 3, 1, 1))
@@ -406,4 +255,4 @@ def tiled(
     True
     """
     as_function(fn)
-    return Tiled(fn, tile, spatial_axes, verify, progress)
+    return Tiled(fn, tile, spatial_axes, verify, progress, statistics)

@@ -21,6 +21,7 @@ class Traced:
     """The graph of a function: where it begins and ends, and which axes are spatial.
 
     `out` has only the output's spatial axes, `out_axes` numbers them; `result_axes` are their places in the output.
+    `wide_eqns` are the equations of `jaxpr` that read all spatial axes whole.
     """
 
     graph: Graph
@@ -29,6 +30,8 @@ class Traced:
     spatial_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
     result_axes: tuple[int, ...]
+    jaxpr: Any = None
+    wide_eqns: tuple[Any, ...] = ()
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -139,7 +142,8 @@ def trace(
     chosen = reader.graph.dropped(chosen, gone, "output")
     chosen = reader.graph.counted(chosen, range(len(chosen.axes)))
     out = reader.graph.materialize(chosen)
-    return Traced(reader.graph, source, out, axes, tuple(range(len(out_axes))), tuple(sorted(out_axes)))
+    places = tuple(range(len(out_axes))), tuple(sorted(out_axes))
+    return Traced(reader.graph, source, out, axes, *places, closed, tuple(reader.wide_eqns))
 
 
 def _chosen(outputs: Sequence[Any], output: int | None) -> Any:
