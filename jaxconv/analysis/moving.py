@@ -39,7 +39,7 @@ class AtSizes:
 
     def equations(self, sizes: Sequence[int]) -> Shapes:
         """Every equation that the result needs at this size: its name and the shapes of its operands and results."""
-        closed = jax.make_jaxpr(self.fn)(*self.arguments(sizes))
+        closed: Any = jax.make_jaxpr(self.fn)(*self.arguments(sizes))
         return list(_equations(closed, [True] * len(closed.jaxpr.outvars)))
 
 
