@@ -39,7 +39,7 @@ class AtSizes:
 
     def equations(self, sizes: Sequence[int]) -> Shapes:
         """Every equation that the result needs at this size: its name and the shapes of its operands and results."""
-        closed: Any = jax.make_jaxpr(self.fn)(*self.arguments(sizes))
+        closed = jax.make_jaxpr(self.fn)(*self.arguments(sizes))
         return list(_equations(closed, [True] * len(closed.jaxpr.outvars)))
 
 
@@ -58,7 +58,8 @@ def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tup
             continue  # what is inside may be done in an order that depends on the sizes
         for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
-                results = len(getattr(inner, "jaxpr", inner).outvars)
+                opened: Any = getattr(inner, "jaxpr", inner)
+                results = len(opened.outvars)
                 yield from _equations(inner, wanted if results == len(wanted) else [True] * results)
 
 
