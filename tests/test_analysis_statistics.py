@@ -140,3 +140,13 @@ def test_what_is_no_statistic_is_refused():
     with pytest.raises(TilingRefused, match="an image and its tiles of random pixels differ"):
         ramp = lambda x: x.mean((1, 2), keepdims=True) + x * jnp.arange(x.shape[1])[:, None, None]  # noqa: E731
         tiled(ramp, 24, statistics=True)(IMAGE)
+
+
+def test_a_module_in_training_mode():
+    nnx = pytest.importorskip("flax.nnx")
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs), jax.nn.relu)
+    model.train()
+    with pytest.raises(TilingRefused, match="reduce_sum over axes"):
+        tiled(model, 24)(IMAGE)
+    np.testing.assert_allclose(tiled(model, 24, statistics=True)(IMAGE), model(IMAGE), atol=1e-5, rtol=0)

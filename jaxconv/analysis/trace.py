@@ -65,7 +65,8 @@ def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:
     graphdef, state = nnx.split(fn)
 
     def pure(*args: Any) -> Any:
-        return call_named(nnx.merge(graphdef, state), args)
+        # Variables made anew: those of the state belong to the trace around, and batch norm in training writes to them.
+        return call_named(nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, state)), args)
 
     return pure
 
