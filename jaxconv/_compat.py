@@ -58,20 +58,42 @@ def without_type(aval: Any) -> Any:
     return jax.core.ShapedArray(aval.shape, aval.dtype)
 
 
-def left_to_the_partitioner(function: Callable[..., Any], shape: Sequence[int], *operands: Any) -> Any:
-    """`function(*operands)`, of this shape, where the operands' types do not say how they are sharded.
+def left_to_the_partitioner(function: Callable[..., Any], *operands: Any) -> Any:
+    """`function(*operands)` where the operands' types do not say how they are sharded.
 
-    For what jax has no rule for on Explicit meshes. The result, of the first operand's rank, is sharded as that operand
-    is, but for axes whose new size the mesh does not divide.
+    For what jax has no rule for on Explicit meshes. The results, of the first operand's rank, are sharded as that
+    operand is, but for axes whose new size the mesh does not divide.
     """
-    specs = [partition_of(jax.typeof(x)) or () for x in operands]
-    names = {name for spec in specs for entry in spec for name in _mesh_axes(entry)}
-    if not names:
+    types = [jax.typeof(x) for x in operands]
+    mesh = next((t.sharding.mesh for t in types if partition_of(t) is not None), None)
+    # Every explicit axis, not only those in the types: the one that vmap maps over does not show there.
+    axes = () if mesh is None else mesh.explicit_axes
+    if not axes:
         return function(*operands)
-    mesh = jax.typeof(operands[0]).sharding.mesh
-    parts = (math.prod(mesh.shape[name] for name in _mesh_axes(entry)) for entry in specs[0])
-    out = (entry if n % part == 0 else None for entry, part, n in zip(specs[0], parts, shape, strict=True))
-    return auto_axes(function, axes=tuple(sorted(names)), out_sharding=PartitionSpec(*out))(*operands)
+    with no_mesh():
+        results = jax.eval_shape(function, *(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in types))
+    spec, parts = partition_of(types[0]) or (None,) * types[0].ndim, _parts(types[0])
+
+    def as_the_operand(result: Any) -> PartitionSpec:
+        return PartitionSpec(*(e if n % p == 0 else None for e, n, p in zip(spec, result.shape, parts, strict=True)))
+
+    return auto_axes(function, axes=axes, out_sharding=jax.tree.map(as_the_operand, results))(*operands)
+
+
+def sharded_from(x: Any, first: int, stop: int | None = None) -> bool:
+    """Whether the type of `x` says that one of its axes [first:stop] is sharded."""
+    return any(part > 1 for part in _parts(jax.typeof(x))[first:stop])
+
+
+def mesh_divides(x: Any, shape: Sequence[int]) -> bool:
+    """Whether an array of this shape, of the rank of `x`, can be sharded as the type of `x` says."""
+    return all(n % part == 0 for n, part in zip(shape, _parts(jax.typeof(x)), strict=True))
+
+
+def _parts(aval: Any) -> tuple[int, ...]:
+    """Into how many parts the type says that each axis is split."""
+    spec = partition_of(aval) or (None,) * aval.ndim
+    return tuple(math.prod(aval.sharding.mesh.shape[name] for name in _mesh_axes(entry)) for entry in spec)
 
 
 def _mesh_axes(entry: Any) -> tuple[str, ...]:

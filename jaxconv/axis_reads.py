@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._compat import left_to_the_partitioner, partition_of
+from jaxconv._compat import left_to_the_partitioner, partition_of, sharded_from
 from jaxconv.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
@@ -43,10 +43,8 @@ def apply_axis_maps(x: ArrayLike, maps: Sequence[AxisMap | None]) -> Array:
 
 
 def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
-    if any((partition_of(jax.typeof(x)) or ())[-len(maps) - 1 : -1]):  # gathers along sharded axes have no rule
-        sizes = (n if m is None else m.output_size for n, m in zip(x.shape[-len(maps) - 1 :], maps))
-        shape = (*x.shape[: -len(maps) - 1], *sizes, x.shape[-1])
-        return left_to_the_partitioner(partial(_apply_maps, maps=maps), shape, x)
+    if sharded_from(x, -len(maps) - 1, -1):  # gathers along sharded axes have no rule
+        return left_to_the_partitioner(partial(_apply_maps, maps=maps), x)
     return _apply_maps(x, maps)
 
 

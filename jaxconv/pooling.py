@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxconv.axis_maps import AxisMap
 from jaxconv.axis_reads import apply_axis_map
 from jaxconv.unpooling import unpool
-from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, resolve_windows, spatial_rank
+from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, on_sharded_axes, resolve_windows, spatial_rank
 
 _LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
 
@@ -285,7 +285,7 @@ def _named(function, name: str, static: tuple[int, ...]):
     return jax.jit(function, static_argnums=static)
 
 
-_max_pool = _named(_max_pool_values, "max_pool", (1,))
-_max_pool_with_indices = _named(_max_pool_indexed, "max_pool_with_indices", (1,))
-_avg_pool = _named(_avg_pool_impl, "avg_pool", (1, 2, 3))
+_max_pool = _named(on_sharded_axes(_max_pool_values), "max_pool", (1,))
+_max_pool_with_indices = _named(on_sharded_axes(_max_pool_indexed), "max_pool_with_indices", (1,))
+_avg_pool = _named(on_sharded_axes(_avg_pool_impl), "avg_pool", (1, 2, 3))
 _max_unpool = _named(unpool, "max_unpool", (2,))

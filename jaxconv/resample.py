@@ -15,9 +15,19 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import per_axis
+from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
 from jaxconv.axis_maps import resize_map
 from jaxconv.axis_reads import apply_axis_maps
-from jaxconv.windows import AxisWindow, Ints, Padding, add_axis_taps, axis_taps, resolve_windows, spatial_rank
+from jaxconv.windows import (
+    AxisWindow,
+    Ints,
+    Padding,
+    add_axis_taps,
+    axis_taps,
+    on_sharded_axes,
+    resolve_windows,
+    spatial_rank,
+)
 
 _METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
 
@@ -166,6 +176,25 @@ def _factors(x: Array, factor: Ints, order: str) -> tuple[int, ...]:
 
 
 def _pixel_shuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array:
+    first, count = x.ndim - len(factors) - 1, int(np.prod(factors))
+    sizes = (n * r for n, r in zip(x.shape[first:-1], factors))
+    return _rearranged(_to_space, x, factors, order, (*x.shape[:first], *sizes, x.shape[-1] // count))
+
+
+def _pixel_unshuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array:
+    first, count = x.ndim - len(factors) - 1, int(np.prod(factors))
+    sizes = (n // r for n, r in zip(x.shape[first:-1], factors))
+    return _rearranged(_to_channels, x, factors, order, (*x.shape[:first], *sizes, x.shape[-1] * count))
+
+
+def _rearranged(rearrange, x: Array, factors: tuple[int, ...], order: str, shape: tuple[int, ...]) -> Array:
+    # On Explicit meshes jax splits and joins a sharded axis only where it stays outermost and its parts fit the mesh.
+    if mesh_divides(x, shape) and not (order == "DCR" and sharded_from(x, -1)):
+        return rearrange(x, factors, order)
+    return left_to_the_partitioner(lambda x: rearrange(x, factors, order), x)
+
+
+def _to_space(x: Array, factors: tuple[int, ...], order: str) -> Array:
     rank = len(factors)
     b, c = x.ndim - rank - 1, x.shape[-1] // int(np.prod(factors))
     x = x.reshape(x.shape[:-1] + ((c, *factors) if order == "CRD" else (*factors, c)))
@@ -178,7 +207,7 @@ def _pixel_shuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array
     return x
 
 
-def _pixel_unshuffle_impl(x: Array, factors: tuple[int, ...], order: str) -> Array:
+def _to_channels(x: Array, factors: tuple[int, ...], order: str) -> Array:
     rank = len(factors)
     b, c = x.ndim - rank - 1, x.shape[-1]
     for a in reversed(range(rank)):
@@ -276,5 +305,5 @@ def _named(function, name: str, static: tuple[int, ...]):
 
 _pixel_shuffle = _named(_pixel_shuffle_impl, "pixel_shuffle", (1, 2))
 _pixel_unshuffle = _named(_pixel_unshuffle_impl, "pixel_unshuffle", (1, 2))
-_unfold = _named(_unfold_impl, "unfold", (1,))
-_fold = _named(_fold_impl, "fold", (1,))
+_unfold = _named(on_sharded_axes(_unfold_impl), "unfold", (1,))
+_fold = _named(on_sharded_axes(_fold_impl), "fold", (1,))

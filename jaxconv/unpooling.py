@@ -22,9 +22,8 @@ _MOST_CANDIDATES = 64  # of one q; bounds the size of the program
 
 def unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
     """x[indices[q, c], c] = y[q, c], the last q in row-major order where several name one position, zero elsewhere."""
-    shape = (*y.shape[: -len(sizes) - 1], *sizes, y.shape[-1])
     # Scatters have no rule for shardings in their types, and indices are flat over axes that may be sharded.
-    return left_to_the_partitioner(partial(_place, sizes=sizes), shape, y, indices)
+    return left_to_the_partitioner(partial(_place, sizes=sizes), y, indices)
 
 
 def _place(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:

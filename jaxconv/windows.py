@@ -4,13 +4,14 @@ Shared by pooling and resampling. On one axis, output q of a window with K taps 
 q * stride + t * dilation - low, t = 0 .. K - 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv._checks import per_axis
+from jaxconv._compat import left_to_the_partitioner, sharded_from
 
 Ints = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
@@ -177,3 +178,18 @@ def _pad_axis(x: Array, axis: int, low: int, high: int, fill: object) -> Array:
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (max(low, 0), max(high, 0), 0)
     return lax.pad(x, jnp.asarray(fill, x.dtype), config)
+
+
+def on_sharded_axes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(x, windows, ...)` for any sharding that the type of x may have.
+
+    On Explicit meshes jax pads, splits and concatenates a sharded axis only where the parts happen to fit the mesh:
+    where spatial axes or channels are sharded, the partitioner does it.
+    """
+
+    def served(x: Array, windows: tuple[AxisWindow, ...], *arguments: Any) -> Any:
+        if sharded_from(x, -len(windows) - 1):
+            return left_to_the_partitioner(lambda x: function(x, windows, *arguments), x)
+        return function(x, windows, *arguments)
+
+    return served

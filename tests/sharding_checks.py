@@ -205,6 +205,59 @@ def explicit_resampling(ops):
         np.testing.assert_array_equal(np.asarray(got), np.stack([want, 2 * want]))
 
 
+def explicit_windows(ops):
+    """Windows, columns and shuffles whose parts do not fit the mesh, along an image axis or the channels."""
+    if ops is not OPS["jaxconv"]:
+        raise NotImplementedError("lax has no shuffles")
+
+    def everything(x):
+        return (
+            jc.pixel_shuffle(x, 2, order="DCR"),
+            jc.pixel_unshuffle(x, (4, 3), order="DCR"),
+            jc.pixel_unshuffle(x, (4, 3)),
+            jc.unfold(x, 3, padding=1),
+            jc.fold(x, (9, 7), 2),
+            jc.max_pool(x, 3, stride=2, padding=1, return_indices=True)[0],
+            jc.avg_pool(x, 3, stride=2, padding=1),
+        )
+
+    def both(x):
+        outputs, pull = jax.vjp(everything, x)
+        return outputs, pull(jax.tree.map(jnp.cos, outputs))
+
+    want = both(X)
+    for spec in (P("d"), P(None, "d"), P(None, None, None, "d")):
+        mesh = mesh_of(AxisType.Explicit)
+        with jax.set_mesh(mesh):
+            got = jax.jit(both)(jax.device_put(X, NamedSharding(mesh, spec)))
+        assert tuple(got[1][0].sharding.spec)[: len(spec)] == tuple(spec), (spec, got[1][0].sharding.spec)
+        for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(np.asarray(g), np.asarray(w), rtol=1e-10, atol=1e-10)
+
+
+def explicit_unpool_vmap(ops):
+    """Indices mapped over a sharded axis, which their types then do not show."""
+    if ops is not OPS["jaxconv"]:
+        raise NotImplementedError("lax has no unpooling")
+    pooled, at = jc.max_pool(X, 3, stride=2, padding=1, return_indices=True)
+    scaled, indices = jnp.stack([pooled * n for n in range(4)]), jnp.stack([at] * 4)
+
+    def both(y, at):
+        x, pull = jax.vjp(lambda y: jc.max_unpool(y, at, (8, 6)), y)
+        return x, pull(jnp.cos(x))[0]
+
+    mesh = mesh_of(AxisType.Explicit)
+    for axes in ((0, 0), (0, None), (None, 0)):
+        arrays = [a if axis is None else b for axis, a, b in zip(axes, (pooled, at), (scaled, indices), strict=True)]
+        want = jax.vmap(both, axes)(*arrays)
+        with jax.set_mesh(mesh):
+            specs = [P() if axis is None else P("d") for axis in axes]
+            sharded = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(arrays, specs, strict=True)]
+            got = jax.jit(jax.vmap(both, axes))(*sharded)
+        for g, w in zip(got, want, strict=True):
+            np.testing.assert_allclose(np.asarray(g), np.asarray(w), rtol=1e-10, atol=1e-10)
+
+
 def shard_mapped_on_explicit(ops):
     mesh = mesh_of(AxisType.Explicit)
     with jax.set_mesh(mesh):
@@ -231,6 +284,8 @@ CHECKS = {
     ),
     "Explicit mesh, circular padding": explicit_padding_mode,
     "Explicit mesh, pooling and resampling": explicit_resampling,
+    "Explicit mesh, windows that do not fit it": explicit_windows,
+    "Explicit mesh, unpooling mapped over the sharded axis": explicit_unpool_vmap,
     "shard_map on an Explicit mesh": shard_mapped_on_explicit,
     "shard_map, gradients inside": shard_mapped,
     "shard_map, gradients outside": shard_mapped_gradient_outside,
