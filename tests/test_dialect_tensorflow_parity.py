@@ -247,3 +247,21 @@ def test_random_argument_sets(name, x64):
         run_case(tally, case, ours(name), peer, peer_grad, rng=rng, **limits)
     jax.clear_caches()
     tally.finish()
+
+
+def test_sizes_that_come_out_empty(x64):
+    """Every convolution and its transpose around size 0: the same arrays, or refused by both."""
+    tally = Tally("jaxconv.dialects.tensorflow, empty")
+    for (n, k, s), padding in itertools.product(
+        [(0, 1, 1), (0, 3, 1), (0, 3, 2), (2, 3, 1), (1, 3, 1)], ("SAME", "VALID")
+    ):
+        w = np.ones((k, 1, 2, 3))
+        run_case(tally, Case("conv2d", (np.ones((1, n, 4, 2)), w), (s, padding)), ours("conv2d"), peer)
+        for m in (0, 1, 2):
+            case = Case("conv2d_transpose", (np.ones((1, n, 4, 3)), w), ([1, m, 4 * s, 2], s, padding))
+            run_case(tally, case, ours("conv2d_transpose"), peer)
+    w = np.ones((3, 3, 2, 0))
+    run_case(tally, Case("conv2d", (np.ones((1, 4, 4, 2)), w), (1, "SAME")), ours("conv2d"), peer)
+    for name in ("space_to_batch", "batch_to_space"):
+        run_case(tally, Case(name, (np.ones((2, 2)),), ([], np.zeros((0, 2), np.int32))), ours(name), peer)
+    tally.finish()

@@ -243,6 +243,35 @@ def test_a_batch_of_none_and_an_input_without_channels():
     assert tensorflow.conv1d(jnp.ones((1, 2, 1)), jnp.ones((3, 1, 2)), 1, "VALID").shape == (1, 0, 2)
 
 
+@pytest.mark.parametrize(
+    "n,k,s,same,valid", [(0, 1, 1, 0, 0), (0, 3, 1, 0, None), (0, 3, 2, 0, 0), (2, 3, 1, 2, 0), (1, 3, 1, 1, None)]
+)
+def test_tensorflow_gives_empty_arrays_where_its_division_says_zero(n, k, s, same, valid):
+    """As TensorFlow 2.21 computes them: negative numerators are rounded towards zero, smaller sizes refused."""
+    x, w = jnp.ones((1, n, 2)), jnp.ones((k, 2, 3))
+    for padding, size in (("SAME", same), ("VALID", valid)):
+        if size is None:
+            with pytest.raises(ValueError):
+                tensorflow.conv1d(x, w, s, padding)
+            continue
+        assert tensorflow.conv1d(x, w, s, padding).shape == (1, size, 3)
+        if size == 0:  # and back: nothing to add up
+            y = tensorflow.conv1d_transpose(jnp.ones((1, 0, 3)), w, [1, n, 2], s, padding)
+            assert y.shape == (1, n, 2) and not y.any()
+    with pytest.raises(ValueError):
+        tensorflow.conv1d_transpose(jnp.ones((1, 0, 3)), w, [1, n + 3 * s, 2], s)
+
+
+def test_tensorflow_edges_that_change_nothing_or_give_nothing():
+    x = jnp.arange(4.0).reshape(2, 2)
+    none = np.zeros((0, 2), np.int32)
+    np.testing.assert_array_equal(tensorflow.space_to_batch(x, [], none), x)
+    np.testing.assert_array_equal(tensorflow.batch_to_space(x, [], none), x)
+    assert tensorflow.conv2d(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 0)), 1, "SAME").shape == (1, 4, 4, 0)
+    with pytest.raises(ValueError, match="empty image"):
+        tensorflow.image_resize(jnp.ones((1, 2, 2, 0)), (3, 3))
+
+
 def test_dialects_and_core_are_one_implementation(rng):
     """A dialect's jaxpr holds the core's primitive and no convolution of lax."""
     x, w = jnp.ones((1, 2, 4, 4)), jnp.ones((2, 3, 3, 3))

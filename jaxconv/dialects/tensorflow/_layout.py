@@ -143,6 +143,23 @@ class Layout:
         return self.spatial(numbers)
 
 
+def windowed_sizes(
+    inputs: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], padding: Pads
+) -> tuple[int, ...]:
+    """TensorFlow's size of a convolution's output: ``ceil(n/s)`` for "SAME", else ``(n + lo + hi - K + s) / s`` rounded
+    towards zero, so that an input a little too small gives 0 and not an error.
+
+    Example:
+        >>> windowed_sizes((5, 0), (3, 3), (2, 2), (1, 1), "VALID")
+        (2, 0)
+    """
+    if padding == "SAME":
+        return tuple(-(-n // s) for n, s in zip(inputs, strides, strict=True))
+    pads = ((0, 0),) * len(inputs) if isinstance(padding, str) else padding
+    columns = zip(inputs, kernel, strides, dilations, pads, strict=True)
+    return tuple(int((n + lo + hi - d * (k - 1) - 1 + s) / s) for n, k, s, d, (lo, hi) in columns)
+
+
 def operands(name: str, layout: Layout, input, filters, batch_axes: int | None) -> tuple[Array, Array]:
     """Input and filters as arrays, checked against the layout.
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import ops
 from jaxconv.dialects._common import array, ints, preferred
-from jaxconv.dialects.tensorflow._layout import Layout, operands
+from jaxconv.dialects.tensorflow._layout import Layout, operands, windowed_sizes
 
 Steps = int | Sequence[int]
 Padding = str | Sequence[Sequence[int]]
@@ -61,7 +61,8 @@ def conv2d(
         name: not used.
 
     Returns:
-        (*batch, H', W', out) in the same layout. A size that comes out as 0 gives an empty array, as in TensorFlow.
+        (*batch, H', W', out) in the same layout. A size that comes out as 0 (by TensorFlow's rounding towards zero also
+        where the input is a little too small), or no outputs, give an empty array.
 
     Raises:
         ValueError: sizes, channels, names and numbers of entries that do not fit.
@@ -225,9 +226,9 @@ def _conv(name: str, layout: Layout, input, filters, strides, dilations, padding
             f"{w.shape[-1]}"
         )
     x = layout.to_core(x)
-    empty = _empty(x, w, layout.rank, strides, dilations, padding)
-    if empty is not None:
-        return layout.from_core(jnp.zeros((*x.shape[: -layout.rank - 1], *empty, w.shape[-1]), x.dtype))
+    size = windowed_sizes(x.shape[-layout.rank - 1 : -1], w.shape[: layout.rank], strides, dilations, padding)
+    if 0 in (*size, w.shape[-1]) and min(size) >= 0 and 0 not in w.shape[:-1]:  # TensorFlow gives an empty array
+        return layout.from_core(jnp.zeros((*x.shape[: -layout.rank - 1], *size, w.shape[-1]), x.dtype))
     y = ops.conv(
         x,
         w,
@@ -238,16 +239,6 @@ def _conv(name: str, layout: Layout, input, filters, strides, dilations, padding
         preferred_element_type=preferred(x.dtype),
     )
     return layout.from_core(y)
-
-
-def _empty(x: Array, w: Array, rank: int, strides, dilations, padding) -> tuple[int, ...] | None:
-    """The output size where an axis is exactly empty, which TensorFlow allows."""
-    if padding == "SAME":
-        return None
-    pads = ((0, 0),) * rank if padding == "VALID" else padding
-    columns = zip(x.shape[-rank - 1 : -1], w.shape[:rank], strides, dilations, pads, strict=True)
-    size = tuple((n + lo + hi - d * (k - 1) - 1) // s + 1 for n, k, s, d, (lo, hi) in columns)
-    return size if min(size) == 0 else None
 
 
 def _rank(name: str, filters: Any) -> int:

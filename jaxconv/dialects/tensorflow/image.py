@@ -70,7 +70,7 @@ def image_resize(
     if method not in _METHODS:
         raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, _METHODS))}")
     inputs, outputs = x.shape[-3:-1], _size(size)
-    if 0 in inputs:
+    if 0 in x.shape[-3:]:
         raise ValueError(f"cannot resize an empty image of shape {x.shape}")
     if preserve_aspect_ratio:
         outputs = _within(inputs, outputs)

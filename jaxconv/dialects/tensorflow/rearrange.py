@@ -88,7 +88,7 @@ def space_to_batch(
 
     Args:
         input: (batch, *spatial, *rest); the first M axes after the batch are blocked.
-        block_shape: b, M positive ints.
+        block_shape: b, M positive ints (M may be 0: nothing changes).
         paddings: M pairs of zeros before and after.
         name: not used.
 
@@ -109,6 +109,8 @@ def space_to_batch(
     x = array(input, "input")
     blocks, pads = _blocks(block_shape, paddings, "paddings", x)
     rank = len(blocks)
+    if not rank:
+        return x
     rest = x.ndim - 1 - rank
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), *((0, 0, 0),) * rest])
     if any(n % b for n, b in zip(x.shape[1 : rank + 1], blocks, strict=True)):
@@ -149,6 +151,8 @@ def batch_to_space(
         block_shape = ints(block_shape, "block_shape", 2)
     blocks, cut = _blocks(block_shape, crops, "crops", x)
     rank, count = len(blocks), math.prod(blocks)
+    if not rank:
+        return x
     if x.shape[0] % count:
         raise ValueError(f"batch_to_space: the batch of shape {x.shape} is not a multiple of block_shape={blocks}")
     if any(n * b < lo + hi for n, b, (lo, hi) in zip(x.shape[1:], blocks, cut, strict=False)):
@@ -185,7 +189,7 @@ def _blocks(block_shape: Any, pairs: Any, name: str, x: Array) -> tuple[tuple[in
     numbers = tuple((as_index(lo, name), as_index(hi, name)) for lo, hi in table.tolist())
     if any(min(p) < 0 for p in numbers):
         raise ValueError(f"{name}={numbers} must not be negative")
-    if not blocks or x.ndim < len(blocks) + 1:
+    if x.ndim < len(blocks) + 1:
         raise ValueError(f"block_shape={blocks} needs an input of at least {len(blocks) + 1} axes, got shape {x.shape}")
     return blocks, numbers
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv import ops
 from jaxconv._checks import as_index
 from jaxconv.dialects._common import ints, preferred, static
-from jaxconv.dialects.tensorflow._layout import Layout, operands
+from jaxconv.dialects.tensorflow._layout import Layout, operands, windowed_sizes
 
 Steps = int | Sequence[int]
 Padding = str | Sequence[Sequence[int]]
@@ -187,8 +188,11 @@ def _transpose(name: str, layout: Layout, input, filters, output_shape, strides,
             f"{name}: the input of shape {y.shape} has {y.shape[layout.channel_axis]} channels, filters {w.shape} "
             f"(*kernel, out, in) take {w.shape[-1]}"
         )
+    y = layout.to_core(y)
+    if 0 in y.shape[1:-1] and y.shape[1:-1] == windowed_sizes(size, w.shape[:rank], strides, dilations, padding):
+        return layout.from_core(jnp.zeros((y.shape[0], *size, channels), y.dtype))  # as TensorFlow: nothing to add up
     x = ops.conv_transpose(
-        layout.to_core(y),
+        y,
         w,
         stride=strides,
         padding=padding,

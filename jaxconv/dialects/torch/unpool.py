@@ -43,7 +43,7 @@ def max_unpool2d(
     """torch.nn.functional.max_unpool2d.
 
     ``x[c, indices[c, q]] = input[c, q]``, zero elsewhere; of equal indices the last q in row-major order wins, as
-    PyTorch's CPU kernel does it, on every platform.
+    PyTorch's CPU kernel does it, on every platform. It alone gets the gradient; PyTorch hands it to the others, too.
 
     Args:
         input: (batch, channels, H, W) or (channels, H, W).
