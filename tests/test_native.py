@@ -185,7 +185,7 @@ def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
     """Every instruction set this machine runs, address and undefined-behaviour sanitizers, against the definition."""
     program = tmp_path / "fuzz"
     options = {
-        "avx2": ["-mavx2", "-mfma"],
+        "avx2": ["-mavx2", "-mfma", "-DJAXCONV_COPIED=0"],  # no operand is too small to be read in pieces
         "avx512": ["-DJAXCONV_VECTOR=64", "-DJAXCONV_ROWS=12", "-Wno-psabi"],  # its sizes, on any processor
         "portable": [],
     }[isa]

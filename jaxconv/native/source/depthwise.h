@@ -63,6 +63,20 @@ struct Line {  // of the operand, and the weights of the taps that meet it
   const Real *data, *w;
 };
 
+// What the result's next line reads of the operand and this one has not: `size` numbers of some lines, `pitch` apart. From
+// main memory they would come too late if they were not asked for now; all at once they would stop everything else.
+struct Next {
+  const Real* data;
+  Index lines, pitch, size;
+
+  // Inlined, because GCC takes a function that only prefetches for one that does nothing.
+  [[gnu::always_inline]] void ask(Index part, Index parts) const {
+    const Index share = up((size + parts - 1) / parts, kCacheLine), end = std::min(size, (part + 1) * share);
+    for (Index line = 0; line < lines; ++line)
+      for (Index k = part * share; k < end; k += kCacheLine) __builtin_prefetch(data + line * pitch + k);
+  }
+};
+
 // What a tile of positions is given; `at` is the first one's place in a line, steps lead to the next ones.
 struct Lone {
   const std::vector<Line>& lines;
@@ -71,6 +85,7 @@ struct Lone {
   Index at, step;
   Real* to;
   Index to_step;
+  Next next;
 };
 
 // sum[p] += w[tap][plane] * pixel[p][plane], lane by lane, over all taps.
@@ -111,7 +126,9 @@ void lone_tile(const Lone& a, Index lane) {
 
 template <int P, bool one>
 void lone_tiles(const Lone& a) {
-  lane_pieces(a.g.width, [&](Index lane, int vectors, Index) {
+  const Index parts = std::max<Index>(1, a.g.width / kWide);
+  lane_pieces(a.g.width, [&](Index lane, int vectors, Index c) {
+    a.next.ask(c / kWide, parts);
     (vectors == 2 ? lone_tile<P, 2, one> : lone_tile<P, 1, one>)(a, lane);
   });
 }
@@ -174,10 +191,9 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
                              planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
           }
         }
-        // The lines that the result's next one reads and this one has not: from main memory they would come too late.
         const Index pitch = g.data_size[2] * pixel;
-        const Real* ahead = nullptr;
-        for (const Line& line : lines) ahead = std::max(ahead, line.data + pitch);
+        const Real* behind = nullptr;  // the lines that are read now
+        for (const Line& line : lines) behind = std::max(behind, line.data + pitch);
         const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
                            a1.stride * j1) * g.result_size[2];
         for (std::size_t k = 0; k < part.classes.size(); ++k) {
@@ -190,12 +206,9 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
             const auto run = rows == kRows ? many : rows == 1 ? single : half;
             for (Index j = first; j < last; j += rows) {
               const Index at = std::min(j, last - rows);
-              if (k == 0 && !lines.empty()) {
-                for (Index b = 0; b < a1.step * pitch; b += pitch)
-                  for (Index c = 0; c < rows * step; c += kCacheLine) __builtin_prefetch(ahead + b + at * step + c);
-              }
               Real* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
-              run({lines, taps, planes, at * step, step, to, to_step});
+              const Next next{behind + at * step, k == 0 && behind ? a1.step : 0, pitch, rows * step};
+              run({lines, taps, planes, at * step, step, to, to_step, next});
             }
           }
         }

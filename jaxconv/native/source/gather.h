@@ -35,6 +35,7 @@ struct Gather {
 struct Class {
   std::array<Axis, 3> axis;
   std::vector<Index> taps;  // index of each of the class's taps among the packed ones
+  Index skip, in;           // contracted numbers of a packed tap that the class leaves out at its beginning, and uses
   Index positions() const { return axis[0].count * axis[1].count * axis[2].count; }
 };
 
@@ -110,7 +111,7 @@ struct Tile {
   const Real* none;
   Index shift, in;  // first contracted channel, and how many
   const Real* w;
-  Index tap_stride;
+  Index tap_stride, row;  // from one packed tap to the next, and from one resulting channel to the next of few
   const Index* tap_index;
   Real* const* result;
   Index result_shift;
@@ -192,7 +193,7 @@ void few_tile(const Tile& a) {
   clear(sum);
   const Index whole = a.in / kLanes * kLanes;
   const int rest = static_cast<int>(a.in - whole);
-  const Index row = (a.in + kLanes - 1) / kLanes * kLanes;
+  const Index row = a.row;
   for (Index t = 0; t < a.taps; ++t) {
     const Real* pixel[P];
     if (!a.meet(t, pixel)) continue;
@@ -210,13 +211,17 @@ void few_tile(const Tile& a) {
       }
     }
     if (rest > 0) {
-      for (int p = 0; p < P; ++p) {
-        const Vec value = load_part(pixel[p] + i, rest);
-        for (int o = 0; o < O; ++o) sum[p][o] += load(w + o * row + i) * value;
+#pragma GCC unroll 4
+      for (int o = 0; o < O; ++o) {
+        const Vec weight = load_part(w + o * row + i, rest);  // what follows may be a tap that is left out
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) sum[p][o] += weight * load_part(pixel[p] + i, rest);
       }
     }
   }
+#pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
     for (int o = 0; o < O; ++o) {
       Real total = total_of(sum[p][o]);
       Real* at = a.result[p] + a.result_shift + o;
@@ -272,10 +277,10 @@ inline std::vector<Block> blocks_of(const Gather& g, Form form, Index& size) {
 }
 
 // The matrix of a packed tap: element (contracted i, resulting o) at i*next_in + o*next_out. Where taps are contracted
-// together there are as many such matrices, `channels` contracted numbers each and `next_tap` apart.
+// together there are `taps` such matrices, `channels` contracted numbers each and `next_tap` apart.
 struct Matrix {
   const Real* at;
-  Index next_in, next_out, channels, next_tap;
+  Index next_in, next_out, channels, next_tap, taps;
 };
 
 template <class Weight>
@@ -289,13 +294,13 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
     if (form == Form::few) {
       for (Index o = 0; o < g.out; ++o, to += row) {
         Real* at = to;
-        for (Index k = 0; k < g.in / m.channels; ++k)
+        for (Index k = 0; k < m.taps; ++k)
           for (Index i = 0; i < m.channels; ++i) *at++ = m.at[k * m.next_tap + i * m.next_in + o * m.next_out];
         std::fill(at, to + row, Real{0});
       }
       return;
     }
-    for (Index k = 0; k < g.in / m.channels; ++k)
+    for (Index k = 0; k < m.taps; ++k)
       for (Index i = 0; i < m.channels; ++i, to += b.width) {
         const Real* from = m.at + k * m.next_tap + i * m.next_in;
         if (m.next_out == 1) {
@@ -355,7 +360,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
     for (Index t = 0; t < std::max<Index>(taps, 1); t += step) {
       const Index some = std::min(step, taps - t);
       table.point(g, c, t, some, task.count, none);
-      Tile a{nullptr, task.count, some, none, 0, g.in, nullptr, 0, c.taps.data() + t, nullptr, 0, 0, t > 0};
+      Tile a{nullptr, task.count, some, none, 0, c.in, nullptr, 0, row, c.taps.data() + t, nullptr, 0, 0, t > 0};
       for (Index k = task.block; k < task.end; ++k) {
         const Block& b = blocks[k];
         const Index most = form == Form::few ? kFewRows : b.width == kWide ? kRows : 2 * kRows;
@@ -368,6 +373,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
           a.w = own.data();
           a.tap_index = in_order.data();
         }
+        a.w += c.skip * (form == Form::few ? 1 : b.width);
         a.result_shift = b.group * g.out + b.first;
         a.valid = b.valid;
         // The next group's channels are asked for while this group's are used: they lie a pixel apart, where no

@@ -9,6 +9,12 @@ namespace {
 // Below this many contracted channels the taps of the last axis are contracted together, as one run of memory.
 constexpr Index kThin = 32;
 
+// Numbers of an operand that is copied rather than read in pieces: what fits a second-level cache.
+#ifndef JAXCONV_COPIED
+#define JAXCONV_COPIED 65536
+#endif
+constexpr Index kCopied = JAXCONV_COPIED;
+
 // Sums over lanes are paid for by at least this many contracted numbers of a result.
 constexpr Index kLong = 128;
 
@@ -36,24 +42,35 @@ std::unique_ptr<Scratch<Real>> padded(const Real* from, Index lines, Index size,
   return to;
 }
 
-// Gives every class the taps of its axes, as indices into the kernel's, and merges those of the last axis into one
-// where the contracted channels are few and the operand positions of consecutive taps are consecutive. The order of the
-// last axis's taps in memory is then `order`.
+// Positions of the last axis that use the same of the taps that are contracted together: `taps` of them after `skip`.
+struct Piece {
+  Axis axis;
+  Index skip, taps;
+};
+
+// Taps of the last axis that are contracted together: the first one's index in the kernel, and the way to the next one.
+struct TapRun {
+  Index first, next, taps;
+};
+
 struct Plan {
   Gather g;
   std::vector<Class> classes;
   std::unique_ptr<Scratch<Real>> copy;
-  std::vector<Index> order;  // of the last axis's taps
-  Index run = 1;             // taps that are contracted together
+  std::vector<TapRun> runs;  // none where taps are apart
 };
 
-bool merge(Plan& plan, const Problem& p, std::vector<Axis>& last, const Pool& pool) {
+// Merges the taps of the last axis into one where the contracted channels are few and the operand positions of
+// consecutive taps are consecutive: they are one run of memory. A small operand is copied with zeros around its lines;
+// of a large one the positions that lack some of the taps become pieces of their own.
+std::vector<Piece> merge(Plan& plan, const Problem& p, std::vector<Axis>& last, const Pool& pool) {
   Gather& g = plan.g;
-  if (g.groups > 1 || g.in >= kThin || p.dilation[2] != 1) return false;
-  Index low = 0, high = g.data_size[2], count = last[0].tap.size();
-  if (count < 2) return false;
+  std::size_t most = 0;
+  for (const Axis& axis : last) most = std::max(most, axis.tap.size());
+  if (g.groups > 1 || g.in >= kThin || p.dilation[2] != 1 || most < 2) return {};
+  Index low = 0, high = g.data_size[2];
   for (Axis& axis : last) {
-    if (static_cast<Index>(axis.tap.size()) != count) return false;  // classes of unequal length stay apart
+    if (axis.tap.empty()) continue;
     if (axis.offset.front() > axis.offset.back()) {
       std::reverse(axis.offset.begin(), axis.offset.end());
       std::reverse(axis.tap.begin(), axis.tap.end());
@@ -61,23 +78,46 @@ bool merge(Plan& plan, const Problem& p, std::vector<Axis>& last, const Pool& po
     low = std::min(low, axis.offset.front());
     high = std::max(high, axis.step * (axis.count - 1) + axis.offset.back() + 1);
   }
-  if (low < 0 || high > g.data_size[2]) {
-    if (last[0].step >= 2 * count) return false;  // most of a copy would not be read
-    const Index lines = g.batch * g.data_size[0] * g.data_size[1];
+  const Index lines = g.batch * g.data_size[0] * g.data_size[1];
+  const bool overhangs = low < 0 || high > g.data_size[2];
+  // Where the kernel is the larger one, each piece would have to pack its part of it; where the steps are long, most of
+  // a copy would not be read.
+  const bool small = lines * g.data_size[2] * g.pixel <= std::max(kCopied, p.taps() * p.in * p.out);
+  if (overhangs && small && last[0].step < 2 * static_cast<Index>(most)) {
     plan.copy = padded(g.data, lines, g.data_size[2], -low, high - g.data_size[2], g.pixel, pool);
     g.data = plan.copy->get();
     g.data_size[2] = high - low;
+    for (Axis& axis : last)
+      for (Index& offset : axis.offset) offset -= low;
   }
-  Index at = 0;
-  for (Axis& axis : last) {
-    plan.order.insert(plan.order.end(), axis.tap.begin(), axis.tap.end());
-    axis.offset = {axis.offset.front() - low};
-    axis.tap = {at++};
+  std::vector<Piece> pieces;
+  for (const Axis& axis : last) {
+    const Index taps = axis.tap.size(), run = plan.runs.size();
+    plan.runs.push_back({taps > 0 ? axis.tap[0] : 0, taps > 1 ? axis.tap[1] - axis.tap[0] : 0, taps});
+    // Where a tap enters the operand, and where it leaves.
+    std::vector<Index> cuts{0, axis.count};
+    for (Index offset : axis.offset) {
+      const Index last = g.data_size[2] - 1 - offset;
+      cuts.push_back(std::min(axis.count, offset >= 0 ? 0 : (-offset + axis.step - 1) / axis.step));
+      cuts.push_back(last < 0 ? 0 : std::min(axis.count, last / axis.step + 1));
+    }
+    std::sort(cuts.begin(), cuts.end());
+    for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
+      const Index j = cuts[k], count = cuts[k + 1] - j;
+      if (count == 0) continue;
+      const Index at = taps > 0 ? axis.step * j + axis.offset[0] : 0;
+      const Index skip = std::clamp<Index>(-at, 0, taps), behind = std::clamp<Index>(g.data_size[2] - at, skip, taps);
+      Piece piece{{count, axis.first + axis.stride * j, axis.stride, axis.step, {}, {}}, skip, behind - skip};
+      if (piece.taps > 0) {
+        piece.axis.tap = {run};
+        piece.axis.offset = {at + skip};
+      }
+      pieces.push_back(std::move(piece));
+    }
   }
-  plan.run = count;
-  g.in *= count;
-  g.taps = p.kernel[0] * p.kernel[1] * at;
-  return true;
+  g.in *= most;
+  g.taps = p.kernel[0] * p.kernel[1] * static_cast<Index>(last.size());
+  return pieces;
 }
 
 // Every contracted channel becomes a plane of lanes; depthwise kernels and operands are that already.
@@ -115,15 +155,20 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
   for (const auto& axis : axes) met *= axis[0].tap.size();
   const Index uses = volume(p.output) * p.taps() / std::max<Index>(1, volume(g.data_size));
   const Form form = form_of(p, g.in, g.out, met, uses);
-  if (form != Form::narrow) merge(plan, p, axes[2], pool);
-  const Index last = plan.run > 1 ? static_cast<Index>(axes[2].size()) : p.kernel[2];
+  std::vector<Piece> pieces;
+  if (form != Form::narrow) pieces = merge(plan, p, axes[2], pool);
+  const bool merged = !pieces.empty();
+  if (!merged) {
+    for (const Axis& axis : axes[2]) pieces.push_back({axis, 0, 1});
+  }
+  const Index last = merged ? static_cast<Index>(axes[2].size()) : p.kernel[2];
   for (const Axis& a : axes[0])
     for (const Axis& b : axes[1])
-      for (const Axis& c : axes[2]) {
-        Class one{{a, b, c}, {}};
+      for (const Piece& c : pieces) {
+        Class one{{a, b, c.axis}, {}, c.skip * contracted, c.taps * contracted};
         for (Index i : a.tap)
           for (Index j : b.tap)
-            for (Index k : c.tap) one.taps.push_back((i * p.kernel[1] + j) * last + k);
+            for (Index k : c.axis.tap) one.taps.push_back((i * p.kernel[1] + j) * last + k);
         plan.classes.push_back(std::move(one));
       }
   if (form == Form::narrow) {
@@ -132,15 +177,11 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
   }
   const Index matrix = p.in * total;
   gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) -> Matrix {
-    Index tap = t, next = 0;
-    if (plan.run > 1) {
-      const Index* order = plan.order.data() + t % last * plan.run;
-      tap = t / last * p.kernel[2] + order[0];
-      next = (order[1] - order[0]) * matrix;  // a class's taps are evenly spaced
-    }
-    const Real* at = w + tap * matrix;
-    if (transposed) return {at + first * total + group * p.out, 1, total, contracted, next};
-    return {at + group * p.out + first, total, 1, contracted, next};
+    TapRun run{t % last, 0, 1};
+    if (merged) run = plan.runs[t % last];
+    const Real* at = w + (t / last * p.kernel[2] + run.first) * matrix;
+    if (transposed) return {at + first * total + group * p.out, 1, total, contracted, run.next * matrix, run.taps};
+    return {at + group * p.out + first, total, 1, contracted, run.next * matrix, run.taps};
   });
 }
 
