@@ -45,26 +45,28 @@ def speed():
     about = record_of("layers-cpu.json")
     rows = {part: rows_of_json(about[part]) for part in ("real", "unseen")}
     of = {"real": "layers of published networks", "unseen": "layers drawn at random"}
+    titles = {"lax": "lax", "flax": "Flax", "equinox": "Equinox", "torch": "PyTorch"}
+    titles = {p: t for p, t in titles.items() if any(p in row.seconds for row in rows["real"])}
     found = {}
     for (part, measured), (task, name) in itertools.product(
         rows.items(), (("forward", "forward"), ("gradients", "both gradients"))
     ):
         found[f"{name}, {len({row.layer for row in measured})} {of[part]}"] = {
             peer: [(row.ratio(peer), row.layer) for row in measured if row.task == task and row.ratio(peer)]
-            for peer in ("lax", "torch")
+            for peer in titles
         }
     networks = record_of("networks-cpu.json")["networks"]
     for task in ("training step", "inference"):
         these = {name: row["seconds"] for name, row in networks.items() if name.endswith(task)}
         found[f"{task}, {len(these)} networks"] = {
             peer: [(took[peer] / took["jaxconv"], name) for name, took in these.items() if peer in took]
-            for peer in ("lax", "torch")
+            for peer in titles
         }
-    out = ["Times of lax and of PyTorch over jaxconv's, geometric mean and worst case:", "", "| | lax | PyTorch |"]
-    out.append("|---|---|---|")
+    out = ["Their times over jaxconv's, geometric mean and worst case:", "", f"| | {' | '.join(titles.values())} |"]
+    out.append("|---" * (1 + len(titles)) + "|")
     for name, peers in found.items():
-        means = {peer: summarise(ratios, min) for peer, ratios in peers.items() if ratios}
-        cells = [f"{m.mean:.2f} ({m.worst:.2f})" for m in means.values()]
+        means = [summarise(ratios, min) for ratios in peers.values()]
+        cells = ["-" if m is None else f"{m.mean:.2f} ({m.worst:.2f})" for m in means]
         out.append(f"| {name} | {' | '.join(cells)} |")
     out += ["", f"{described(about)}."]
     return "\n".join(out)

@@ -196,8 +196,9 @@ def _costs(row: Row, name: str, p: Prepared, memory: bool) -> None:
     if jax.default_backend() == "cpu":
         rise = resident_bytes(p.call) if memory else None
         if rise is not None:
-            # A result may take memory that was resident already, such as an earlier call's; it counts all the same.
-            row.peak_bytes[name] = max(row.bytes, p.operand_bytes + rise)
+            # Results and temporaries may take memory that was resident already, such as an earlier call's; they count
+            # all the same.
+            row.peak_bytes[name] = max(row.bytes + (p.temporary_bytes or 0), p.operand_bytes + rise)
     elif p.temporary_bytes is not None:
         row.peak_bytes[name] = row.bytes + p.temporary_bytes
 
