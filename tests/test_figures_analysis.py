@@ -265,6 +265,10 @@ def test_gridding_and_overlap_of_volumes_are_drawn_as_planes():
     np.testing.assert_allclose(cells(planes_[0])[0], middle[1] / middle.mean(), rtol=1e-6)
     board = jc.analysis.checkerboard(up, jax.ShapeDtypeStruct((1, 12, 12, 12, 1), jnp.float32), fixes=False)
     assert len(figures.overlap(board).axes) == 4 and "2×2×2" in figures.overlap(board).get_suptitle()
+    even = lambda x: jc.conv(x, jnp.ones((3, 3, 3, 1, 1)), padding=1)  # noqa: E731
+    board = jc.analysis.checkerboard(even, jax.ShapeDtypeStruct((1, 12, 12, 12, 1), jnp.float32), fixes=False)
+    assert not (board.phases - board.phases.mean((1, 2, 3), keepdims=True)).any()
+    assert len(figures.overlap(board).axes) == 4
     with pytest.raises(ValueError, match=r"one, two or three axes, got kernel \(3, 3, 3, 3\)"):
         figures.overlap((3, 3, 3, 3), stride=(2,) * 4)
 

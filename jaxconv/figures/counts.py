@@ -166,7 +166,7 @@ def gridding(
 def _stacked(axes: Any, name: str, counts: np.ndarray, width: float, size: float) -> None:
     """A layer's map, or the planes of a volume below each other, in one scale of colours."""
     maps = maps_of(counts, "gridding")
-    scale = (float(counts[counts > 0].min()), float(counts.max())) if len(maps) > 1 else None
+    scale = (float(counts[counts > 0].min()), float(counts.max())) if len(maps) > 1 and counts.any() else None
     for ax, (where, plane) in zip(axes, maps, strict=False):
         counts_panel(ax, plane, scale=scale, width=width)
         said = [_share(name, counts)] if ax is axes[0] else []

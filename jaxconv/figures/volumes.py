@@ -31,14 +31,15 @@ def middle_of(box: Sequence[slice]) -> tuple[int, ...]:
 
 
 def maps_of(counts: np.ndarray, what: str) -> list[tuple[str, np.ndarray]]:
-    """Counts over one or two axes as one map; over three, the planes through what is used nearest to the middle.
+    """Counts over one or two axes as one map; over three, the planes through what is used nearest to the middle (the
+    middle itself where nothing is).
 
     >>> [(where, plane.shape) for where, plane in maps_of(np.ones((3, 5, 7)), "counts")]
     [('axis 0 at 1', (5, 7)), ('axis 1 at 2', (3, 7)), ('axis 2 at 3', (3, 5))]
     """
-    if counts.ndim != 3 or not counts.any():
+    if counts.ndim != 3 or not counts.size:
         return [("", as_map(counts, what))]
-    used = np.argwhere(counts)
+    used = np.argwhere(counts if counts.any() else np.ones_like(counts))
     at = used[np.abs(2 * used - np.asarray(counts.shape) + 1).sum(axis=1).argmin()]
     return [(f"axis {a} at {at[a]}", plane.astype(np.float64)) for a, _, plane in planes(counts, at)]
 
