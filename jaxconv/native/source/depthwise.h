@@ -30,21 +30,13 @@ struct Stretch {
 
 inline std::vector<Stretch> stretches(const Axis& axis, Index size, Index pixel) {
   const Index taps = axis.tap.size();
-  std::vector<Index> low, high, cuts{0, axis.count};
-  for (Index o : axis.offset) {
-    const Index last = size - 1 - o;
-    low.push_back(std::min(axis.count, o >= 0 ? 0 : (-o + axis.step - 1) / axis.step));
-    high.push_back(std::max(low.back(), last < 0 ? 0 : std::min(axis.count, last / axis.step + 1)));
-    cuts.push_back(low.back());
-    cuts.push_back(high.back());
-  }
-  std::sort(cuts.begin(), cuts.end());
+  const std::vector<Index> cuts = cuts_of(axis, size);
   std::vector<Stretch> all;
   for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
-    if (cuts[k] == cuts[k + 1]) continue;
     Stretch one{cuts[k], cuts[k + 1], 0, 0, 0, 0, 0};
     for (Index t = 0; t < taps; ++t) {
-      if (low[t] > one.first || high[t] < one.end) continue;
+      const Found met = found(axis, axis.offset[t], size);
+      if (met.low > one.first || met.high < one.end) continue;
       if (one.taps++ == 0) {
         one.offset = axis.offset[t] * pixel;
         one.weight = axis.tap[t] * pixel;
@@ -139,27 +131,30 @@ constexpr Index kNumbers = 4096;  // of a unit where classes take turns, so that
 inline void gather_planes(const Gather& g, const std::vector<Class>& classes, const Planes& planes,
                           const std::array<Index, 3>& kernel, const Pool& pool) {
   const Index pixel = planes.planes * planes.width;
+  struct Residue {  // of the last axis
+    const Axis* axis;
+    std::vector<Stretch> stretches;
+  };
   // Classes that differ along the last axis only fill the same lines between them.
   struct Part {
-    std::vector<const Class*> classes;
-    std::vector<std::vector<Stretch>> last;  // of each of them
-    Index piece, pieces, units;              // positions of a piece, pieces of a line, units of all lines
+    const Axis *a0, *a1;
+    std::vector<Residue> residues;
+    Index piece, pieces, units;  // positions of a piece, pieces of a line, units of all lines
   };
   std::vector<Part> parts;
   Index units = 0;
   for (std::size_t k = 0; k < classes.size();) {
-    const Class& c = classes[k];
-    Part part{};
+    const Axis &a0 = classes[k].axis[0], &a1 = classes[k].axis[1];
+    Part part{&a0, &a1, {}, kPiece, 0, 0};
     Index longest = 0;
-    for (; k < classes.size() && classes[k].axis[0].first == c.axis[0].first &&
-           classes[k].axis[1].first == c.axis[1].first; ++k) {
-      part.classes.push_back(&classes[k]);
-      part.last.push_back(stretches(classes[k].axis[2], g.data_size[2], pixel));
-      longest = std::max(longest, classes[k].axis[2].count);
+    for (; k < classes.size() && classes[k].axis[0].first == a0.first && classes[k].axis[1].first == a1.first; ++k) {
+      const Axis& a2 = classes[k].axis[2];
+      part.residues.push_back({&a2, stretches(a2, g.data_size[2], pixel)});
+      longest = std::max(longest, a2.count);
     }
-    part.piece = part.classes.size() > 1 ? up(std::max<Index>(1, kNumbers / planes.width), kRows) : kPiece;
+    if (part.residues.size() > 1) part.piece = up(std::max<Index>(1, kNumbers / planes.width), kRows);
     part.pieces = (longest + part.piece - 1) / part.piece;
-    part.units = g.batch * c.axis[0].count * c.axis[1].count * part.pieces;
+    part.units = g.batch * a0.count * a1.count * part.pieces;
     units += part.units;
     parts.push_back(std::move(part));
   }
@@ -167,52 +162,54 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
   const auto many = one ? lone_tiles<kRows, true> : lone_tiles<kRows, false>;
   const auto half = one ? lone_tiles<kRows / 2, true> : lone_tiles<kRows / 2, false>;
   const auto single = one ? lone_tiles<1, true> : lone_tiles<1, false>;
+  // A piece of a line of the result, of all of the part's classes.
+  auto fill = [&](const Part& part, Index unit) {
+    thread_local std::vector<Line> lines;
+    const Axis &a0 = *part.a0, &a1 = *part.a1;
+    const Index line = unit / part.pieces, j1 = line % a1.count, j0 = line / a1.count % a0.count;
+    const Index n = line / a1.count / a0.count, begin = unit % part.pieces * part.piece;
+    const Index pitch = g.data_size[2] * pixel;
+    lines.clear();
+    for (std::size_t t0 = 0; t0 < a0.tap.size(); ++t0) {
+      const Index u0 = a0.step * j0 + a0.offset[t0];
+      if (u0 < 0 || u0 >= g.data_size[0]) continue;
+      for (std::size_t t1 = 0; t1 < a1.tap.size(); ++t1) {
+        const Index u1 = a1.step * j1 + a1.offset[t1];
+        if (u1 < 0 || u1 >= g.data_size[1]) continue;
+        lines.push_back({planes.data + ((n * g.data_size[0] + u0) * g.data_size[1] + u1) * pitch,
+                         planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
+      }
+    }
+    const Real* behind = nullptr;  // the lines that are read now
+    for (const Line& one : lines) behind = std::max(behind, one.data + pitch);
+    const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
+                       a1.stride * j1) * g.result_size[2];
+    Index ahead = behind ? a1.step : 0;  // lines to ask for, while the first class is filled
+    for (const Residue& residue : part.residues) {
+      const Axis& a2 = *residue.axis;
+      const Index stop = std::min(a2.count, begin + part.piece);
+      const Index step = a2.step * pixel, to_step = a2.stride * planes.valid;
+      for (const Stretch& taps : residue.stretches) {
+        const Index first = std::max(begin, taps.first), last = std::min(stop, taps.end), count = last - first;
+        const Index rows = count >= kRows ? kRows : count >= kRows / 2 ? kRows / 2 : 1;
+        const auto run = rows == kRows ? many : rows == 1 ? single : half;
+        for (Index j = first; j < last; j += rows) {
+          const Index at = std::min(j, last - rows);
+          Real* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
+          run({lines, taps, planes, at * step, step, to, to_step, {behind + at * step, ahead, pitch, rows * step}});
+        }
+      }
+      ahead = 0;
+    }
+  };
   const Index tasks = std::min(units, 16 * pool.threads);
   pool.run(tasks, [&](Index task) {
-    thread_local std::vector<Line> lines;
     const Index end = (task + 1) * units / tasks;
     Index before = 0;  // units of earlier classes
     for (const Part& part : parts) {
-      const Axis &a0 = part.classes[0]->axis[0], &a1 = part.classes[0]->axis[1];
       const Index from = std::max<Index>(0, task * units / tasks - before), to = std::min(part.units, end - before);
+      for (Index unit = from; unit < to; ++unit) fill(part, unit);
       before += part.units;
-      for (Index unit = from; unit < to; ++unit) {
-        const Index line = unit / part.pieces, j1 = line % a1.count, j0 = line / a1.count % a0.count;
-        const Index n = line / a1.count / a0.count;
-        const Index begin = unit % part.pieces * part.piece;
-        lines.clear();
-        for (std::size_t t0 = 0; t0 < a0.tap.size(); ++t0) {
-          const Index u0 = a0.step * j0 + a0.offset[t0];
-          if (u0 < 0 || u0 >= g.data_size[0]) continue;
-          for (std::size_t t1 = 0; t1 < a1.tap.size(); ++t1) {
-            const Index u1 = a1.step * j1 + a1.offset[t1];
-            if (u1 < 0 || u1 >= g.data_size[1]) continue;
-            lines.push_back({planes.data + ((n * g.data_size[0] + u0) * g.data_size[1] + u1) * g.data_size[2] * pixel,
-                             planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
-          }
-        }
-        const Index pitch = g.data_size[2] * pixel;
-        const Real* behind = nullptr;  // the lines that are read now
-        for (const Line& line : lines) behind = std::max(behind, line.data + pitch);
-        const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
-                           a1.stride * j1) * g.result_size[2];
-        for (std::size_t k = 0; k < part.classes.size(); ++k) {
-          const Axis& a2 = part.classes[k]->axis[2];
-          const Index stop = std::min(a2.count, begin + part.piece);
-          const Index step = a2.step * pixel, to_step = a2.stride * planes.valid;
-          for (const Stretch& taps : part.last[k]) {
-            const Index first = std::max(begin, taps.first), last = std::min(stop, taps.end), count = last - first;
-            const Index rows = count >= kRows ? kRows : count >= kRows / 2 ? kRows / 2 : 1;
-            const auto run = rows == kRows ? many : rows == 1 ? single : half;
-            for (Index j = first; j < last; j += rows) {
-              const Index at = std::min(j, last - rows);
-              Real* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
-              const Next next{behind + at * step, k == 0 && behind ? a1.step : 0, pitch, rows * step};
-              run({lines, taps, planes, at * step, step, to, to_step, next});
-            }
-          }
-        }
-      }
     }
   });
 }

@@ -21,6 +21,29 @@ struct Axis {
   std::vector<Index> tap, offset;
 };
 
+// Positions low <= j < high of an axis that find their operand position step*j + offset among `size`.
+struct Found {
+  Index low, high;
+};
+inline Found found(const Axis& axis, Index offset, Index size) {
+  const Index last = size - 1 - offset;
+  const Index low = std::min(axis.count, offset >= 0 ? 0 : (-offset + axis.step - 1) / axis.step);
+  return {low, std::max(low, last < 0 ? 0 : std::min(axis.count, last / axis.step + 1))};
+}
+
+// Where along an axis a tap enters or leaves the operand, in order, from 0 to its last position's end: between two such
+// places the taps that are met do not change.
+inline std::vector<Index> cuts_of(const Axis& axis, Index size) {
+  std::vector<Index> cuts{0, axis.count};
+  for (Index offset : axis.offset) {
+    const Found met = found(axis, offset, size);
+    cuts.insert(cuts.end(), {met.low, met.high});
+  }
+  std::sort(cuts.begin(), cuts.end());
+  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+  return cuts;
+}
+
 struct Gather {
   const Real* data;  // operand, batch x positions x pixel
   Real* result;      // batch x positions x (groups * out)
@@ -75,16 +98,14 @@ class Table {
       const Index t = first + k;
       const Index o0 = c.axis[0].offset[t / (n1 * n2)], o1 = c.axis[1].offset[t / n2 % n1];
       const Index o2 = c.axis[2].offset[t % n2];
-      // Operand positions of the last axis lie inside for low <= j < high.
-      const Index low = o2 >= 0 ? 0 : (-o2 + step - 1) / step;
-      const Index last = g.data_size[2] - 1 - o2, high = last < 0 ? 0 : last / step + 1;
+      const Found inside = found(c.axis[2], o2, g.data_size[2]);
       for (const Segment& s : segments_) {
         const Real** row = pixels_.data() + k * pitch + s.position;
         const Index u0 = s.u0 + o0, u1 = s.u1 + o1;
         Index begin = s.count, end = s.count;
         if (u0 >= 0 && u0 < g.data_size[0] && u1 >= 0 && u1 < g.data_size[1]) {
-          begin = std::clamp<Index>(low - s.j2, 0, s.count);
-          end = std::clamp<Index>(high - s.j2, begin, s.count);
+          begin = std::clamp<Index>(inside.low - s.j2, 0, s.count);
+          end = std::clamp<Index>(inside.high - s.j2, begin, s.count);
         }
         for (Index p = 0; p < begin; ++p) row[p] = none;
         const Index line = ((s.n * g.data_size[0] + u0) * g.data_size[1] + u1) * g.data_size[2];

@@ -57,7 +57,7 @@ struct Plan {
   Gather g;
   std::vector<Class> classes;
   std::unique_ptr<Scratch<Real>> copy;
-  std::vector<TapRun> runs;  // none where taps are apart
+  std::vector<TapRun> runs;  // what a packed tap of the last axis holds
 };
 
 // Merges the taps of the last axis into one where the contracted channels are few and the operand positions of
@@ -94,17 +94,9 @@ std::vector<Piece> merge(Plan& plan, const Problem& p, std::vector<Axis>& last, 
   for (const Axis& axis : last) {
     const Index taps = axis.tap.size(), run = plan.runs.size();
     plan.runs.push_back({taps > 0 ? axis.tap[0] : 0, taps > 1 ? axis.tap[1] - axis.tap[0] : 0, taps});
-    // Where a tap enters the operand, and where it leaves.
-    std::vector<Index> cuts{0, axis.count};
-    for (Index offset : axis.offset) {
-      const Index last = g.data_size[2] - 1 - offset;
-      cuts.push_back(std::min(axis.count, offset >= 0 ? 0 : (-offset + axis.step - 1) / axis.step));
-      cuts.push_back(last < 0 ? 0 : std::min(axis.count, last / axis.step + 1));
-    }
-    std::sort(cuts.begin(), cuts.end());
+    const std::vector<Index> cuts = cuts_of(axis, g.data_size[2]);
     for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
       const Index j = cuts[k], count = cuts[k + 1] - j;
-      if (count == 0) continue;
       const Index at = taps > 0 ? axis.step * j + axis.offset[0] : 0;
       const Index skip = std::clamp<Index>(-at, 0, taps), behind = std::clamp<Index>(g.data_size[2] - at, skip, taps);
       Piece piece{{count, axis.first + axis.stride * j, axis.stride, axis.step, {}, {}}, skip, behind - skip};
@@ -157,11 +149,11 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
   const Form form = form_of(p, g.in, g.out, met, uses);
   std::vector<Piece> pieces;
   if (form != Form::narrow) pieces = merge(plan, p, axes[2], pool);
-  const bool merged = !pieces.empty();
-  if (!merged) {
+  if (pieces.empty()) {
     for (const Axis& axis : axes[2]) pieces.push_back({axis, 0, 1});
+    for (Index t = 0; t < p.kernel[2]; ++t) plan.runs.push_back({t, 0, 1});
   }
-  const Index last = merged ? static_cast<Index>(axes[2].size()) : p.kernel[2];
+  const Index last = plan.runs.size();
   for (const Axis& a : axes[0])
     for (const Axis& b : axes[1])
       for (const Piece& c : pieces) {
@@ -177,8 +169,7 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
   }
   const Index matrix = p.in * total;
   gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) -> Matrix {
-    TapRun run{t % last, 0, 1};
-    if (merged) run = plan.runs[t % last];
+    const TapRun& run = plan.runs[t % last];
     const Real* at = w + (t / last * p.kernel[2] + run.first) * matrix;
     if (transposed) return {at + first * total + group * p.out, 1, total, contracted, run.next * matrix, run.taps};
     return {at + group * p.out + first, total, 1, contracted, run.next * matrix, run.taps};
