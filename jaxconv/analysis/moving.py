@@ -24,6 +24,7 @@ class AtSizes:
     def __init__(self, fn: Any, image: Any, args: Sequence[Any], axes: Sequence[int]):
         self.fn, self.image, self.args, self.axes = fn, image, tuple(args), tuple(axes)
         self._traced: dict[tuple[int, ...], Traced] = {}
+        self._equations: dict[tuple[int, ...], Shapes] = {}
 
     def arguments(self, sizes: Sequence[int]) -> tuple[Any, ...]:
         shape = list(self.image.shape)
@@ -39,8 +40,12 @@ class AtSizes:
 
     def equations(self, sizes: Sequence[int]) -> Shapes:
         """Every equation that the result needs at this size: its name and the shapes of its operands and results."""
-        closed = jax.make_jaxpr(self.fn)(*self.arguments(sizes))
-        return list(_equations(closed, [True] * len(closed.jaxpr.outvars)))
+        key = tuple(sizes)
+        if key not in self._equations:
+            known = self._traced.get(key)
+            closed = jax.make_jaxpr(self.fn)(*self.arguments(key)) if known is None else known.jaxpr
+            self._equations[key] = list(_equations(closed, [True] * len(closed.jaxpr.outvars)))
+        return self._equations[key]
 
 
 def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tuple[int, ...]]]]:

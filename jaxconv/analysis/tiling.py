@@ -134,10 +134,7 @@ class Tiled:
 
     def _check_passes(self, image, args, axes, out_axes, plans: Sequence[Plan]) -> None:
         """Compare the whole of a small image of random pixels with its tiles: counts of means show only there."""
-        shape = list(image.shape)
-        for axis, p in zip(axes, plans, strict=True):
-            shape[axis] = p.crop + (p.align if p.crop < p.size else 0)
-        noise = _noise(np.random.default_rng(0), shape, image.dtype)
+        noise = _noise(image, axes, plans)
         tiles = Tiled(self._fn, self._tile, self._spatial_axes, False, False, True)(noise, *args)
         _refuse_difference(np.asarray(self._jitted(jnp.asarray(noise), *args)), tiles, "an image and its tiles")
 
@@ -147,20 +144,10 @@ class Tiled:
         Weights that depend on the position (coordinates, an align-corners resize) do not show in what is read, but
         here.
         """
-        rng = np.random.default_rng(0)
-        shape = list(image.shape)
-        shifts = [p.align if p.crop < p.size else 0 for p in plans]
-        for axis, p, shift in zip(axes, plans, shifts, strict=True):
-            shape[axis] = p.crop + shift
-        noise = _noise(rng, shape, image.dtype)
-        results = []
-        for offset in (False, True):
-            where = [slice(None)] * len(shape)
-            for axis, p, shift in zip(axes, plans, shifts, strict=True):
-                start = shift if offset else 0
-                where[axis] = slice(start, start + p.crop)
-            results.append(np.asarray(self._jitted(jnp.asarray(noise[tuple(where)]), *args)))
-        first, second = results
+        noise = _noise(image, axes, plans)
+        shifts = [_shift(p) for p in plans]
+        corners = [0] * len(plans), shifts
+        first, second = (np.asarray(self._jitted(_crop(noise, axes, corner, plans), *args)) for corner in corners)
         left, right = [slice(None)] * first.ndim, [slice(None)] * first.ndim
         for axis, p, shift in zip(out_axes, plans, shifts, strict=True):
             moved = p.shift(shift) if shift else 0
@@ -187,7 +174,16 @@ def _refuse_difference(first: np.ndarray, second: np.ndarray, what: str) -> None
         )
 
 
-def _noise(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
+def _shift(plan: Plan) -> int:
+    """From one crop to another that overlaps it most; none along an axis that is not cut."""
+    return plan.align if plan.crop < plan.size else 0
+
+
+def _noise(image: Any, axes: Sequence[int], plans: Sequence[Plan]) -> np.ndarray:
+    """Random pixels of an image that holds two such crops."""
+    rng, dtype, shape = np.random.default_rng(0), image.dtype, list(image.shape)
+    for axis, p in zip(axes, plans, strict=True):
+        shape[axis] = p.crop + _shift(p)
     if np.issubdtype(dtype, np.integer):
         info = np.iinfo(dtype)
         return rng.integers(max(info.min, -255), min(info.max, 255), shape, endpoint=True).astype(dtype)
