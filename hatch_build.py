@@ -1,4 +1,4 @@
-"""Builds the compiled CPU kernels (jaxconv/native) with the package, where the machine has a C++ compiler.
+"""Builds the compiled CPU kernels (jaxconv/lowering/cpu) with the package, where the machine has a C++ compiler.
 
 Without one the package is complete but slower on CPUs: `jaxconv.native.status` says so. ``JAXCONV_BUILD_NATIVE=0``
 skips the build, ``JAXCONV_BUILD_NATIVE=1`` makes its failure an error.
@@ -90,7 +90,7 @@ class NativeBuildHook(BuildHookInterface):
         wanted = os.environ.get("JAXCONV_BUILD_NATIVE")
         if self.target_name != "wheel" or wanted == "0":
             return
-        folder = Path(self.root) / "jaxconv" / "native"
+        folder = Path(self.root) / "jaxconv" / "lowering" / "cpu"
         target = folder / "kernels.so"
         try:
             build(folder / "source", target)
@@ -100,6 +100,6 @@ class NativeBuildHook(BuildHookInterface):
             self.app.display_warning(f"jaxconv's CPU kernels were not built, XLA's own operations serve: {error}")
             target.unlink(missing_ok=True)
             return
-        build_data["artifacts"].append("jaxconv/native/kernels.so")
+        build_data["artifacts"].append("jaxconv/lowering/cpu/kernels.so")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

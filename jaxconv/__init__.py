@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxconv._accelerate import accelerate
     from jaxconv.geometry import ConvGeometry
-    from jaxconv.matrix import conv_matrix
-    from jaxconv.operator import ConvOperator
+    from jaxconv.linear import ConvOperator, conv_matrix
     from jaxconv.ops import conv, conv_kernel, conv_transpose
-    from jaxconv.pooling import avg_pool, max_pool, max_unpool
-    from jaxconv.resample import fold, pixel_shuffle, pixel_unshuffle, resize, unfold
+    from jaxconv.resampling import (
+        avg_pool,
+        fold,
+        max_pool,
+        max_unpool,
+        pixel_shuffle,
+        pixel_unshuffle,
+        resize,
+        unfold,
+    )
 
 __version__ = "0.1.0"
 
@@ -43,11 +50,18 @@ _SUBPACKAGES = ("analysis", "benchmark", "convert", "dialects", "figures", "init
 _HOMES = {
     "_accelerate": ("accelerate",),
     "geometry": ("ConvGeometry",),
-    "matrix": ("conv_matrix",),
-    "operator": ("ConvOperator",),
+    "linear": ("ConvOperator", "conv_matrix"),
     "ops": ("conv", "conv_kernel", "conv_transpose"),
-    "pooling": ("avg_pool", "max_pool", "max_unpool"),
-    "resample": ("fold", "pixel_shuffle", "pixel_unshuffle", "resize", "unfold"),
+    "resampling": (
+        "avg_pool",
+        "fold",
+        "max_pool",
+        "max_unpool",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "resize",
+        "unfold",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

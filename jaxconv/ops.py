@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxconv import lowering, native, trilinear
+from jaxconv import lowering, trilinear
 from jaxconv import padding as padding_modes
 from jaxconv.geometry import ConvGeometry, Padding
+from jaxconv.lowering import cpu
 
 
 def conv(
@@ -327,7 +328,7 @@ def _check_method(method: str, face: str, geometry: ConvGeometry, channels_in: i
     if method == "auto" or lowering.serves(method, face, geometry, channels_in, channels_out):
         return
     able = [m for m in lowering.METHODS if lowering.serves(m, face, geometry, channels_in, channels_out)]
-    why = f"; the compiled kernels are {native.status()}" if method == "native" and not native.available() else ""
+    why = f"; the compiled kernels are {cpu.status()}" if method == "native" and not cpu.available() else ""
     raise ValueError(
         f"method={method!r} cannot compute this {face} face (stride={geometry.stride}, dilation={geometry.dilation}, "
         f"groups={geometry.groups}, kernel_size={geometry.kernel_size}); these can: 'auto', "

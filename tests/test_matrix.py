@@ -11,7 +11,7 @@ from cases import MODES, Case, random_case
 
 import jaxconv as jc
 from jaxconv.geometry import ConvGeometry
-from jaxconv.matrix import equivalent_kernels, matrix_of, matrix_size
+from jaxconv.linear.matrix import equivalent_kernels, matrix_of, matrix_size
 
 FORMATS = ("bcoo", "bcsr", "dense", "scipy")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxconv import pooling
 from jaxconv.models import FSRCNN, REGISTRY, ENet, UNet
+from jaxconv.resampling import pooling
 
 
 def filled(make, seed=3):

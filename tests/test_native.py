@@ -17,15 +17,15 @@ import pytest
 from test_core_faces import error
 
 import jaxconv as jc
-from jaxconv import lowering, native, trilinear
+from jaxconv import trilinear
 from jaxconv.benchmark.cases import Layer, random_layers
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import Call
+from jaxconv.lowering import Call, cpu
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "jaxconv" / "native" / "source"
+SOURCE = ROOT / "jaxconv" / "lowering" / "cpu" / "source"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-built = pytest.mark.skipif(not native.available(), reason=f"compiled kernels: {native.status()}")
+built = pytest.mark.skipif(not cpu.available(), reason=f"compiled kernels: {cpu.status()}")
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 
 
@@ -92,23 +92,23 @@ for g, data in ((f, split), (jax.jit(shares), x)):
 @built
 def test_a_library_for_a_newer_jaxlib_is_left_alone(monkeypatch):
     """Registering it would cost jax its CPU backend."""
-    monkeypatch.setattr(native, "_interface", lambda: 0)
-    native.status.cache_clear()
+    monkeypatch.setattr(cpu, "_interface", lambda: 0)
+    cpu.status.cache_clear()
     try:
-        assert native.status().startswith("built for a newer jaxlib than this one (interface ")
-        assert not native.available()
+        assert cpu.status().startswith("built for a newer jaxlib than this one (interface ")
+        assert not cpu.available()
     finally:
         monkeypatch.undo()
-        native.status.cache_clear()
-    assert native.available()
+        cpu.status.cache_clear()
+    assert cpu.available()
 
 
 def test_switched_off_the_operations_of_xla_serve():
     said = process(
         """
 import jax, jax.numpy as jnp, jaxconv as jc
-from jaxconv import native
-print(native.status())
+from jaxconv.lowering import cpu
+print(cpu.status())
 x, w = jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
 print("custom_call" in jax.jit(jc.conv).lower(x, w).as_text())
 try:
@@ -170,9 +170,9 @@ def test_runs_are_deterministic_and_threads_do_not_disturb_each_other():
 def test_empty_and_unsupported_calls_are_left_to_xla():
     g = ConvGeometry.resolve(input_size=(4, 4), kernel_size=(3, 3))
     full = Call("apply", g, 2, 3, 5, np.dtype("float32"), np.dtype("float32"), None, "cpu", True)
-    assert lowering.native.serves_call(full)
+    assert cpu.faces.serves_call(full)
     for change in ({"batch": 0}, {"native": False}, {"dtype": np.dtype("int32"), "out_dtype": np.dtype("int32")}):
-        assert not lowering.native.serves_call(dataclasses.replace(full, **change)), change
+        assert not cpu.faces.serves_call(dataclasses.replace(full, **change)), change
     empty = jc.conv(jnp.ones((0, 4, 4, 3)), jnp.ones((3, 3, 3, 5)), method="native")
     assert empty.shape == (0, 2, 2, 5)
 

@@ -7,7 +7,7 @@ import pytest
 from test_matrix import REGISTRY
 
 import jaxconv as jc
-from jaxconv.operator import Identity
+from jaxconv.linear import Identity
 
 
 def random_operator(rng, kernel=(3, 3, 2, 3), size=(6, 5), dtype=np.float64, **params):

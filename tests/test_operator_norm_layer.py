@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.operator.spectrum import reshaped_kernel_norm
+from jaxconv.linear.spectrum import reshaped_kernel_norm
 
 nnx = pytest.importorskip("flax.nnx")
 

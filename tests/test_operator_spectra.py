@@ -7,8 +7,8 @@ import pytest
 from cases import random_case
 
 import jaxconv as jc
-from jaxconv.operator.circulant import is_block_circulant
-from jaxconv.operator.spectrum import reshaped_kernel_norm
+from jaxconv.linear.circulant import is_block_circulant
+from jaxconv.linear.spectrum import reshaped_kernel_norm
 
 
 def dense_norm(operator):

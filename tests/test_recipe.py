@@ -8,7 +8,7 @@ import reference
 from cases import random_case
 from test_matrix import REGISTRY
 
-from jaxconv.recipe import conv_transpose_steps
+from jaxconv.linear.recipe import conv_transpose_steps
 
 
 def check(case):

@@ -10,8 +10,8 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxconv as jc
-from jaxconv import axis_maps, axis_reads
-from jaxconv.axis_maps import resize_map
+from jaxconv.resampling import axis_maps, axis_reads
+from jaxconv.resampling.axis_maps import resize_map
 
 
 def kernel(t, method, a):

@@ -14,7 +14,7 @@ import skimage.transform
 
 import jaxconv as jc
 from jaxconv import figures
-from jaxconv.operator.spectrum import reshaped_kernel_norm
+from jaxconv.linear.spectrum import reshaped_kernel_norm
 
 HERE = pathlib.Path(__file__).parent
 

@@ -16,7 +16,7 @@ from jaxconv import trilinear
 from jaxconv._accelerate.equation import Equation
 from jaxconv._accelerate.face import evaluate
 from jaxconv._accelerate.recognise import Assignment, assignments, refusal
-from jaxconv._jaxprs import map_jaxprs, mesh_of, spliced, trace, with_eqns
+from jaxconv.jaxprs.surgery import map_jaxprs, mesh_of, spliced, trace, with_eqns
 
 _CONVOLUTION = "conv_general_dilated"
 _FACES = {p.name: face for p, face in trilinear.FACES.items()}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxconv._jaxprs import map_jaxprs, spliced, trace, with_eqns
+from jaxconv.jaxprs.surgery import map_jaxprs, spliced, trace, with_eqns
 
 from .constants import Const, delayed, known
 from .interpret import line_of

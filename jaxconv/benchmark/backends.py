@@ -20,7 +20,7 @@ from jaxconv.benchmark.contenders import SPATIAL, Absent, Prepared, fresh_caches
 from jaxconv.benchmark.networks import Backend, Network, forward, inputs
 from jaxconv.benchmark.runner import time_in_turn
 from jaxconv.ops import conv, conv_transpose
-from jaxconv.pooling import max_pool, max_unpool
+from jaxconv.resampling.pooling import max_pool, max_unpool
 
 TASKS = ("training step", "inference")
 RATE = 1e-3

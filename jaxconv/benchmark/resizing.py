@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxconv.benchmark.contenders import Absent, Prepared, compiled
 from jaxconv.benchmark.runner import Summary, summarise, time_in_turn
-from jaxconv.resample import resize
+from jaxconv.resampling.resample import resize
 
 TASKS = ("forward", "gradient")
 SHAPES = {

@@ -1,8 +1,8 @@
 """Interpolation kernels that only the dialects know, as axis maps of the core.
 
 Every resampling of every framework is one small linear map an axis; the core applies it
-([`apply_axis_maps`][jaxconv.axis_reads.apply_axis_maps]). Here are the rows of these maps for filters and source
-coordinates of any kind.
+([`apply_axis_maps`][jaxconv.resampling.axis_reads.apply_axis_maps]). Here are the rows of these maps for filters and
+source coordinates of any kind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxconv.axis_maps import AxisMap
+from jaxconv.resampling.axis_maps import AxisMap
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxconv.figures.from_network import layer_operator
 from jaxconv.figures.grid import CURRENT, EMPTY, EXTRA, INPUT, KERNEL, OUTPUT, PAD, ZERO, draw_grid, legend
-from jaxconv.operator import ConvOperator, LinearOperator, Transposed
+from jaxconv.linear import ConvOperator, LinearOperator, Transposed
 from jaxconv.padding import source_positions
 
 MAX_SIDE = 24

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxconv.analysis.links import Affine, transposed
 from jaxconv.analysis.trace import trace
-from jaxconv.operator import ConvOperator, LinearOperator
+from jaxconv.linear import ConvOperator, LinearOperator
 
 
 def layer_operator(fn: Callable[..., Any], args: Sequence[Any], layer: int = 0) -> LinearOperator:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.operator import ConvOperator
+from jaxconv.linear import ConvOperator
 
 
 def deconvolution(operator: ConvOperator, image: Any, blurred: Any, restored: dict[str, Any]) -> Any:

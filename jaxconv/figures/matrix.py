@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxconv.figures.grid import INK, draw_grid, ink_on, number, tap_colours
-from jaxconv.matrix import axis_tables, entries_of
-from jaxconv.operator import ConvOperator
+from jaxconv.linear import ConvOperator
+from jaxconv.linear.matrix import axis_tables, entries_of
 
 MAX_SIDE = 1024
 

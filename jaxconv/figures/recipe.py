@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv.figures.grid import CURRENT, EXTRA, INPUT, KERNEL, OUTPUT, PAD, ZERO, as_plane, draw_grid, legend, number
-from jaxconv.recipe import Recipe, conv_transpose_steps
+from jaxconv.linear.recipe import Recipe, conv_transpose_steps
 
 MAX_SIDE = 20
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.figures.grid import INK
-from jaxconv.operator import ConvOperator
-from jaxconv.operator.spectrum import reshaped_kernel_norm
+from jaxconv.linear import ConvOperator
+from jaxconv.linear.spectrum import reshaped_kernel_norm
 
 
 def spectrum_plot(operators: dict[str, ConvOperator] | ConvOperator, *, method: str = "auto") -> Any:

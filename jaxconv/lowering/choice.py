@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import blocks, costs, native, patches, residues, rules, taps, window
+from jaxconv.lowering import blocks, costs, patches, residues, rules, taps, window
 from jaxconv.lowering.call import Call
+from jaxconv.lowering.cpu import faces as native
 
 
 class Lowering(NamedTuple):

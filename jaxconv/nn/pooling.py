@@ -8,9 +8,9 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from jaxconv import pooling
 from jaxconv.geometry import Padding
 from jaxconv.nn._settings import tuple_of_ints
+from jaxconv.resampling import pooling
 
 
 def _frozen(value):

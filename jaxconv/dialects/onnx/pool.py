@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv import pooling
 from jaxconv.dialects._common import array, channels_first, channels_last, concrete, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
+from jaxconv.resampling import pooling
 
 
 def MaxPool(

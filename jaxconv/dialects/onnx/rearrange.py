@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import resample
 from jaxconv._checks import as_index
 from jaxconv.dialects._common import array, channels_first, channels_last, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 from jaxconv.geometry import ConvGeometry
+from jaxconv.resampling import resample
 
 
 def DepthToSpace(input: ArrayLike, *, blocksize: int, mode: str = "DCR", opset: int | None = None) -> Array:

@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import axis_maps, axis_reads
 from jaxconv.dialects._common import array, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
+from jaxconv.resampling import axis_maps, axis_reads
 
 _COORDINATES = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",

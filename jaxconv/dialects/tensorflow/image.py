@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import axis_maps, axis_reads
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, ints, static
+from jaxconv.resampling import axis_maps, axis_reads
 
 _FILTERS: dict[str, tuple[_filters.Kernel, float]] = {
     "bilinear": (_filters.triangle, 1),

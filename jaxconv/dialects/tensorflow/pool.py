@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxconv import pooling
 from jaxconv.dialects._common import array, boolean
 from jaxconv.dialects.tensorflow._layout import Layout
+from jaxconv.resampling import pooling
 
 Steps = int | Sequence[int]
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv import resample
 from jaxconv._checks import as_index
 from jaxconv.dialects._common import array, ints, static
+from jaxconv.resampling import resample
 
 _FORMATS = ("NHWC", "NCHW", "NCHW_VECT_C")
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import pooling
 from jaxconv._checks import as_index
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
+from jaxconv.resampling import pooling
 
 Ints = int | Sequence[int]
 

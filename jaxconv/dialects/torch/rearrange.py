@@ -11,10 +11,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv import padding as padding_modes
-from jaxconv import resample
 from jaxconv._checks import as_index
 from jaxconv.dialects._common import array, channels_first, channels_last, ints
 from jaxconv.geometry import ConvGeometry
+from jaxconv.resampling import resample
 
 Ints = int | Sequence[int]
 

@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import axis_maps, axis_reads
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
+from jaxconv.resampling import axis_maps, axis_reads
 
 Size = int | Sequence[int]
 Scale = float | Sequence[float]

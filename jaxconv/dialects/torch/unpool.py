@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv import pooling
 from jaxconv.dialects._common import array, channels_first, channels_last, concrete, ints
+from jaxconv.resampling import pooling
 
 Ints = int | Sequence[int]
 

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv.operator.algebra import MAX_BYTES, LinearOperator
-from jaxconv.operator.circulant import (
+from jaxconv.linear.algebra import MAX_BYTES, LinearOperator
+from jaxconv.linear.circulant import (
     from_frequencies_in,
     is_block_circulant,
     symbol,
     to_frequencies_out,
 )
-from jaxconv.operator.conv import ConvOperator
+from jaxconv.linear.operator import ConvOperator
 
 METHODS = ("auto", "fft", "lsmr", "cg")
 

@@ -172,26 +172,26 @@ class LinearOperator(abc.ABC):
     # ------------------------------------------------------------------ spectra and solves
 
     def norm(self, *, tol: float = 1e-4, max_restarts: int = 200, key: Array | None = None) -> Array:
-        """Operator norm, the largest singular value; see [`operator_norm`][jaxconv.operator.spectrum.operator_norm]."""
-        from jaxconv.operator.spectrum import operator_norm
+        """Operator norm, the largest singular value; see [`operator_norm`][jaxconv.linear.spectrum.operator_norm]."""
+        from jaxconv.linear.spectrum import operator_norm
 
         return operator_norm(self, tol=tol, max_restarts=max_restarts, key=key)
 
     def singular_values(self, k: int | None = None, *, method: str = "auto") -> Array:
-        """Singular values, descending; see [`singular_values`][jaxconv.operator.spectrum.singular_values]."""
-        from jaxconv.operator.spectrum import singular_values
+        """Singular values, descending; see [`singular_values`][jaxconv.linear.spectrum.singular_values]."""
+        from jaxconv.linear.spectrum import singular_values
 
         return singular_values(self, k, method=method)
 
     def lstsq(self, y: ArrayLike, **options: Any) -> Any:
-        """Least-squares solution of ``A x = y``; see [`least_squares`][jaxconv.operator.solve.least_squares]."""
-        from jaxconv.operator.solve import least_squares
+        """Least-squares solution of ``A x = y``; see [`least_squares`][jaxconv.linear.solve.least_squares]."""
+        from jaxconv.linear.solve import least_squares
 
         return least_squares(self, y, **options)
 
     def pinv(self, **options: Any) -> LinearOperator:
-        """Pseudo-inverse as an operator; see [`PseudoInverse`][jaxconv.operator.PseudoInverse]."""
-        from jaxconv.operator.solve import PseudoInverse
+        """Pseudo-inverse as an operator; see [`PseudoInverse`][jaxconv.linear.PseudoInverse]."""
+        from jaxconv.linear.solve import PseudoInverse
 
         return PseudoInverse(self, **options)
 

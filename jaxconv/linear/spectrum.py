@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxconv.operator.algebra import Conjugated, LinearOperator, Transposed
-from jaxconv.operator.circulant import is_block_circulant, symbol
-from jaxconv.operator.conv import ConvOperator
+from jaxconv.linear.algebra import Conjugated, LinearOperator, Transposed
+from jaxconv.linear.circulant import is_block_circulant, symbol
+from jaxconv.linear.operator import ConvOperator
 
 # Up to this smaller side the dense SVD is taken: 2048 x 2048 float32 values take about 6 s on two cores.
 DENSE_LIMIT = 2048

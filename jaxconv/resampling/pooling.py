@@ -13,10 +13,18 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv.axis_maps import AxisMap
-from jaxconv.axis_reads import apply_axis_map
-from jaxconv.unpooling import unpool
-from jaxconv.windows import AxisWindow, Ints, Padding, axis_taps, on_sharded_axes, resolve_windows, spatial_rank
+from jaxconv.resampling.axis_maps import AxisMap
+from jaxconv.resampling.axis_reads import apply_axis_map
+from jaxconv.resampling.unpooling import unpool
+from jaxconv.resampling.windows import (
+    AxisWindow,
+    Ints,
+    Padding,
+    axis_taps,
+    on_sharded_axes,
+    resolve_windows,
+    spatial_rank,
+)
 
 _LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
 

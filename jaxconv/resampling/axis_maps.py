@@ -1,6 +1,6 @@
 """Linear maps along one axis, static and sparse: at most T weighted reads for every output.
 
-The transpose is a map of the same kind. How they are applied is in `jaxconv.axis_reads`.
+The transpose is a map of the same kind. How they are applied is in `jaxconv.resampling.axis_reads`.
 """
 
 from functools import cached_property, lru_cache

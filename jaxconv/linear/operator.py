@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 from jaxconv import ops
 from jaxconv._checks import sizes_tuple
 from jaxconv.geometry import ConvGeometry, Padding
-from jaxconv.matrix import matrix_of
-from jaxconv.operator.algebra import MAX_BYTES, LinearOperator
+from jaxconv.linear.algebra import MAX_BYTES, LinearOperator
+from jaxconv.linear.matrix import matrix_of
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from jaxconv.geometry import ConvGeometry
-from jaxconv.matrix import axis_tables
+from jaxconv.linear.matrix import axis_tables
 
 
 def is_block_circulant(geometry: ConvGeometry) -> bool:

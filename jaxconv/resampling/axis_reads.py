@@ -1,4 +1,4 @@
-"""How the linear maps of `jaxconv.axis_maps` are applied to arrays.
+"""How the linear maps of `jaxconv.resampling.axis_maps` are applied to arrays.
 
 A map of T reads an output is T gathers in one fused loop, or less where the reads are evenly spaced. Reverse mode
 applies the transposed map in the same way, so that no scatter is left there. A product with the dense matrix is many
@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._compat import left_to_the_partitioner, partition_of, sharded_from
-from jaxconv.axis_maps import AxisMap
+from jaxconv.resampling.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
 _LARGEST_DENSE = 1 << 22  # entries

@@ -16,9 +16,9 @@ from jax.typing import ArrayLike
 
 from jaxconv._checks import per_axis
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
-from jaxconv.axis_maps import resize_map
-from jaxconv.axis_reads import apply_axis_maps
-from jaxconv.windows import (
+from jaxconv.resampling.axis_maps import resize_map
+from jaxconv.resampling.axis_reads import apply_axis_maps
+from jaxconv.resampling.windows import (
     AxisWindow,
     Ints,
     Padding,

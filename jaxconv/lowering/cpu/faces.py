@@ -11,22 +11,20 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxconv import native
 from jaxconv.geometry import ConvGeometry
+from jaxconv.lowering import cpu
 from jaxconv.lowering.call import Call
 
 
 def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
     """Base dilation 1 and at most three axes, where the kernels were built."""
-    return g.rank <= native.MOST_AXES and all(b == 1 for b in g.base_dilation) and native.available()
+    return g.rank <= cpu.MOST_AXES and all(b == 1 for b in g.base_dilation) and cpu.available()
 
 
 def serves_call(call: Call) -> bool:
     """Whether the kernels can take this very call: on one CPU device, in a format they know, with something to do."""
     sizes = (call.batch, call.channels_in, call.channels_out, *call.geometry.input_size, *call.geometry.output_size)
-    return (
-        call.native and np.dtype(call.dtype).name in native.DTYPES and call.accumulator == call.dtype and min(sizes) > 0
-    )
+    return call.native and np.dtype(call.dtype).name in cpu.DTYPES and call.accumulator == call.dtype and min(sizes) > 0
 
 
 def apply(x: Array, w: Array, call: Call) -> Array:
@@ -48,12 +46,12 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
 def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> Array:
     g = call.geometry
     dtype = np.dtype(call.dtype)
-    spare = native.MOST_AXES - g.rank
+    spare = cpu.MOST_AXES - g.rank
     sizes = [
         *(1,) * spare, *g.input_size, *(1,) * spare, *g.kernel_size, *(1,) * spare, *g.output_size,
         *(1,) * spare, *g.stride, *(1,) * spare, *g.dilation, *(0,) * spare, *g.offsets,
         g.groups, call.channels_in // g.groups, call.channels_out // g.groups, call.batch,
     ]  # fmt: skip
     result = jax.ShapeDtypeStruct(shape, dtype)
-    out = jax.ffi.ffi_call(native.target(face, dtype.name), result)(a, b, sizes=np.array(sizes, np.int64))
+    out = jax.ffi.ffi_call(cpu.target(face, dtype.name), result)(a, b, sizes=np.array(sizes, np.int64))
     return out.astype(call.out_dtype)
