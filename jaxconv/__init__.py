@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxconv._accelerate import accelerate
+    from jaxconv._sizes import sizes
     from jaxconv.geometry import ConvGeometry
     from jaxconv.linear import ConvOperator, conv_matrix
     from jaxconv.ops import conv, conv_kernel, conv_transpose
@@ -41,6 +42,7 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "resize",
+    "sizes",
     "unfold",
 ]
 
@@ -49,6 +51,7 @@ _SUBPACKAGES = ("analysis", "benchmark", "convert", "dialects", "figures", "init
 # Where each function lives. They load when they are first named, so that `jaxconv --help` does not wait for jax.
 _HOMES = {
     "_accelerate": ("accelerate",),
+    "_sizes": ("sizes",),
     "geometry": ("ConvGeometry",),
     "linear": ("ConvOperator", "conv_matrix"),
     "ops": ("conv", "conv_kernel", "conv_transpose"),

@@ -1,14 +1,17 @@
 """Sizes: forward, backward, by every rule, against trying sizes one by one."""
 
 import dataclasses
+import functools
 import itertools
 
+import jax
 import numpy as np
 import pytest
 import reference
 from cases import RULES, random_case
 from ways import geometry
 
+import jaxconv as jc
 from jaxconv import ConvGeometry
 from jaxconv.padding import runs, source_positions
 
@@ -95,3 +98,36 @@ def test_source_positions_and_runs_describe_numpy_pad(mode):
         for start, length, step in runs(n, (lo, hi), mode):
             rebuilt += [start + step * j for j in range(length)]
         assert rebuilt == positions.tolist()
+
+
+def test_sizes_lists_exactly_the_settings_that_lead_from_one_size_to_another(rng):
+    for start, end in rng.integers(1, 20, (6, 2)).tolist():
+        found = jc.sizes(start, end)
+        up = end > start
+        x = np.ones((start, 1), np.float32)
+        for f in found[:: max(1, len(found) // 3)]:
+            w = np.ones((f.kernel_size, 1, 1), np.float32)
+            result = jax.eval_shape(functools.partial(jc.conv_transpose if up else jc.conv, **f.arguments), x, w)
+            assert result.shape == (end, 1), (start, end, f)
+            assert f.even == (f.kernel_size % f.stride == 0)
+        # The definition, for one stride: every kernel and padding whose output has that many elements.
+        large, small = max(start, end), min(start, end)
+        expected = {
+            (k, p)
+            for k in range(1, 9)
+            for p in range(k // 2 + 1)
+            if k >= 2 and large + 2 * p >= k and len(range(0, large + 2 * p - k + 1, 2)) == small
+        }
+        assert {(f.kernel_size, f.padding) for f in jc.sizes(start, end, stride=2)} == expected
+
+
+def test_sizes_refuses_what_is_no_size():
+    for settings, message in (
+        (dict(start=0, end=3), "start=0 must be at least 1"),
+        (dict(start=3, end=5, stride=0), "stride=0 must be at least 1"),
+        (dict(start=3, end=5, padding=-1), "padding=-1 must be at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jc.sizes(**settings)
+    with pytest.raises(TypeError, match="end=2.5 must be an integer"):
+        jc.sizes(3, 2.5)

@@ -18,7 +18,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROWS = (
     {"_checks", "_compat", "jaxprs"},
     {"geometry"},
-    {"padding", "resampling"},
+    {"_sizes", "padding", "resampling"},
     {"lowering"},
     {"native", "trilinear"},
     {"ops"},
