@@ -105,6 +105,13 @@ def test_search_with_strides_mixed_kernels_and_branches():
     branched = search_rates([1, 2], max_rate=3, rank=2)
     assert branched and all(c.ok and c.counts_nd(2).all() for c in branched)
     assert search_rates(2, receptive_field=10) == []
+    # Odd kernels have odd fields; three 3x3 layers see 27 pixels at most.
+    assert search_rates(2, receptive_field=6).why.endswith("the nearest fields are 5 and 7")
+    assert search_rates(3, receptive_field=30).why.endswith("has a field of 30; the nearest field is 27")
+    assert search_rates(3, receptive_field=30, max_rate=2).why.endswith("the nearest field is 11")
+    assert "none within 32 pixels" in search_rates(2, receptive_field=100).why
+    table = str(search_rates(3, receptive_field=17)).splitlines()
+    assert table[1].split()[:4] == ["1,", "2,", "5", "17"] and max(map(len, table)) <= 80
 
 
 def test_bad_schedules_are_named():

@@ -14,6 +14,8 @@ from itertools import combinations_with_replacement, product
 import numpy as np
 
 _SEARCH_LIMIT = 100_000
+# How far from a wanted field that no schedule has the nearest ones are looked for, in pixels.
+_NEAREST_WITHIN = 32
 
 Stage = tuple[int, ...]
 
@@ -49,6 +51,25 @@ class RateCheck:
         (49, 169)
         """
         return _counts([_as_stage(r) for r in self.rates], self.kernel_size, self.strides, rank)
+
+
+class RateSchedules(list[RateCheck]):
+    """The schedules that `search_rates` found, best first: a list that also says why it is empty, and prints as a table.
+
+    `why` is a sentence where nothing was found, with the nearest fields that schedules without holes have; else "".
+    """
+
+    why: str = ""
+
+    def __str__(self) -> str:
+        if not self:
+            return self.why
+        rows = [f"{'rates':24} {'field':>5} {'evenness':>8}  textbook rule"]
+        for check in self:
+            rule = {True: "holds", False: "refuses it", None: "says nothing"}[check.rule_ok]
+            rates = ", ".join(map(str, check.rates))
+            rows.append(f"{rates:24} {check.receptive_field:5d} {check.evenness:8.3f}  {rule}")
+        return "\n".join(rows)
 
 
 def _as_stage(rate: int | Sequence[int]) -> Stage:
@@ -250,7 +271,7 @@ def search_rates(
     strides: int | Sequence[int] = 1,
     rank: int = 1,
     top: int = 20,
-) -> list[RateCheck]:
+) -> RateSchedules:
     """Find the dilation schedules without holes, best first.
 
     All schedules of the wanted receptive field are compared (those with holes are cut off by the exact condition that
@@ -267,7 +288,8 @@ def search_rates(
         top: how many schedules to return at most.
 
     Returns:
-        A list of `RateCheck`, best first; empty where no schedule without holes has the wanted field.
+        A list of `RateCheck`, best first; empty where no schedule without holes has the wanted field: its `why` then
+        names the nearest fields that can be had.
 
     Raises:
         ValueError: for arguments below 1, or where the search would be too large without a tighter limit.
@@ -276,6 +298,8 @@ def search_rates(
     (1, 2, 5)
     >>> search_rates(3, kernel_size=3)[0].rates
     (1, 3, 9)
+    >>> search_rates(5, kernel_size=3, receptive_field=64).why
+    'no schedule without holes of 5 layers has a field of 64; the nearest fields are 63 and 65'
     """
     branches = (1,) * layers if isinstance(layers, (int, np.integer)) else tuple(layers)
     if not branches:
@@ -286,15 +310,47 @@ def search_rates(
     for name, value in (("receptive_field", receptive_field), ("max_rate", max_rate), ("rank", rank), ("top", top)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if all(b == 1 for b in branches):
-        found = _chains(kernels, widths, receptive_field, max_rate)
-    else:
-        found = _branched(branches, kernels, widths, receptive_field, max_rate)
-    checks = [_check(stages, kernels, widths, rank) for stages in found]
-    checks = [check for check in checks if check.ok]
+    checks = list(_without_holes(branches, kernels, widths, receptive_field, max_rate, rank))
     wide = receptive_field is None
     checks.sort(key=lambda c: (-c.receptive_field if wide else 0, -round(c.evenness, 12), c.rule_ok is False, c.rates))
-    return checks[:top]
+    found = RateSchedules(checks[:top])
+    if not found and receptive_field is not None:
+        found.why = _why_none(branches, kernels, widths, receptive_field, max_rate, rank)
+    return found
+
+
+def _without_holes(branches, kernels, widths, wanted: int | None, max_rate: int | None, rank: int):
+    """The checks of all schedules without holes that have the wanted field, unsorted."""
+    plain = all(b == 1 for b in branches)
+    found = (
+        _chains(kernels, widths, wanted, max_rate) if plain else _branched(branches, kernels, widths, wanted, max_rate)
+    )
+    for stages in found:
+        check = _check(stages, kernels, widths, rank)
+        if check.ok:
+            yield check
+
+
+def _why_none(branches, kernels, widths, wanted: int, max_rate: int | None, rank: int) -> str:
+    """A sentence with the nearest fields below and above that schedules without holes have."""
+
+    def nearest(fields: range) -> list[int]:
+        for field in fields:
+            try:
+                if any(True for _ in _without_holes(branches, kernels, widths, field, max_rate, rank)):
+                    return [field]
+            except ValueError:  # too many to compare
+                break
+        return []
+
+    near = nearest(range(wanted - 1, max(wanted - _NEAREST_WITHIN, 1) - 1, -1))
+    near += nearest(range(wanted + 1, wanted + _NEAREST_WITHIN + 1))
+    limit = "" if max_rate is None else f" with rates up to {max_rate}"
+    start = f"no schedule without holes of {len(branches)} layers{limit} has a field of {wanted}"
+    if not near:
+        return f"{start}, and none within {_NEAREST_WITHIN} pixels of it"
+    plural = "fields are" if len(near) > 1 else "field is"
+    return f"{start}; the nearest {plural} {' and '.join(map(str, near))}"
 
 
 def _too_many() -> ValueError:
