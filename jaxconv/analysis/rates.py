@@ -54,7 +54,7 @@ class RateCheck:
 
 
 class RateSchedules(list[RateCheck]):
-    """The schedules that `search_rates` found, best first: a list that also says why it is empty, and prints as a table.
+    """The schedules that `search_rates` found, best first: a list that says why it is empty and prints as a table.
 
     `why` is a sentence where nothing was found, with the nearest fields that schedules without holes have; else "".
     """
