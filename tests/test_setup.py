@@ -147,6 +147,35 @@ def test_imports_go_downwards():
     assert not upwards
 
 
+# The rooms inside a sub-package, in the same order: from a room to those before it only.
+ROOMS = {"analysis": ({"graph"}, {"field"}, {"dilation", "tiling", "units", "upsampling"})}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_inside_a_part_import_downwards(package):
+    row_of = {name: row for row, names in enumerate(ROOMS[package]) for name in names}
+    rooms = {path.name: path for path in (PACKAGE / package).iterdir() if (path / "__init__.py").exists()}
+    assert set(rooms) == set(row_of)
+    upwards = [
+        f"{path.relative_to(ROOT)} imports {package}.{other}"
+        for room, folder in rooms.items()
+        for path in folder.rglob("*.py")
+        for other in rooms_imported(path, package)
+        if other != room and not row_of[other] < row_of[room]
+    ]
+    assert not upwards
+
+
+def rooms_imported(path, package):
+    """The rooms of a sub-package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            inside = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join((*inside, *filter(None, [node.module]))).split(".")
+            if module[:2] == ["jaxconv", package] and len(module) > 2:
+                yield module[2]
+
+
 def test_matrix_is_an_independent_route():
     (matrix,) = (path for path in SOURCES if path.relative_to(PACKAGE).as_posix() == "linear/matrix.py")
     assert {part for _, part in imported_parts(matrix)} <= {"geometry", "padding", "_checks"}

@@ -12,12 +12,12 @@ import numpy as np
 
 from jaxconv import analysis
 from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Gridding, ReceptiveField
-from jaxconv.analysis.erf import measured
-from jaxconv.analysis.gradient import Pullback
-from jaxconv.analysis.holes import LayerGridding, layerwise
-from jaxconv.analysis.moving import alignments
-from jaxconv.analysis.overlap import LayerOverlap, predicted
-from jaxconv.analysis.trace import Traced, spatial_axes_of
+from jaxconv.analysis.dilation.gridding import LayerGridding, layerwise
+from jaxconv.analysis.field.effective import measured
+from jaxconv.analysis.field.gradient import Pullback
+from jaxconv.analysis.graph.sweep import alignments
+from jaxconv.analysis.graph.trace import Traced, spatial_axes_of
+from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, predicted
 from jaxconv.explain.target import Target
 
 TILE = 512

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxconv import analysis
-from jaxconv.analysis.holes import LayerGridding
-from jaxconv.analysis.overlap import LayerOverlap
+from jaxconv.analysis.dilation.gridding import LayerGridding
+from jaxconv.analysis.upsampling.checkerboard import LayerOverlap
 from jaxconv.explain.collect import Explanation
 
 PROBLEM, NOTE, FINE = "problem", "note", "fine"

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxconv import figures
 from jaxconv.analysis import GradientField
-from jaxconv.analysis.overlap import LayerOverlap
+from jaxconv.analysis.upsampling.checkerboard import LayerOverlap
 from jaxconv.explain.collect import Explanation
 from jaxconv.explain.findings import by, overlap_name, percent
 

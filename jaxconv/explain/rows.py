@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from jaxconv.analysis.holes import LayerGridding
-from jaxconv.analysis.overlap import LayerOverlap
+from jaxconv.analysis.dilation.gridding import LayerGridding
+from jaxconv.analysis.upsampling.checkerboard import LayerOverlap
 from jaxconv.explain.collect import Explanation
 from jaxconv.explain.findings import by, percent
 

@@ -220,7 +220,7 @@ def _module(place: str) -> Any:
 
 def _try(target: Target) -> None:
     """The function must take its arguments: the error is its own, in one sentence."""
-    from jaxconv.analysis.trace import with_state
+    from jaxconv.jaxprs.modules import with_state
 
     try:
         pure, args = with_state(target.fn, target.args)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxconv.analysis import Gridding, RateCheck, ReceptiveField, check_rates
 from jaxconv.analysis import gridding as find_gridding
 from jaxconv.analysis import receptive_field as find_field
-from jaxconv.analysis.holes import LayerGridding
+from jaxconv.analysis.dilation.gridding import LayerGridding
 from jaxconv.figures.maps import as_map, by, counts_panel, roomy
 from jaxconv.figures.volumes import count_planes, maps_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxconv.analysis.links import Affine, transposed
-from jaxconv.analysis.trace import trace
+from jaxconv.analysis.graph.links import Affine, transposed
+from jaxconv.analysis.graph.trace import trace
 from jaxconv.linear import ConvOperator, LinearOperator
 
 

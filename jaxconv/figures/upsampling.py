@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxconv.analysis import Checkerboard, ReceptiveField
 from jaxconv.analysis import receptive_field as find_field
-from jaxconv.analysis.moving import alignments
-from jaxconv.analysis.overlap import LayerOverlap, spread
-from jaxconv.analysis.probe import fold
+from jaxconv.analysis.graph.sweep import alignments
+from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, spread
+from jaxconv.analysis.upsampling.probe import fold
 from jaxconv.figures.grid import INK, INPUT, as_plane, number
 from jaxconv.figures.maps import as_map, by, counts_panel, style
 from jaxconv.figures.volumes import maps_of

@@ -1,0 +1,1 @@
+"""What dilated convolutions leave out: gridding layer by layer, and dilation schedules."""

@@ -1,0 +1,1 @@
+"""Receptive fields: exact from the graph, measured by gradients, and effective."""

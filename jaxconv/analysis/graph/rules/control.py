@@ -1,0 +1,139 @@
+"""Rules for calls and control flow: everything is read in place; loops of known length are read turn by turn."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jaxconv.jaxprs.constants import Const, known
+
+from ..nodes import Axis, Value, uniform
+from ..reader import Anything, Reader, rule
+from .pointwise import stretched, values_of
+from .shape import joined, sliced
+
+_TURNS = 10_000
+
+
+@rule("jit", "pjit", "closed_call", "core_call", "core_closed_call", "remat2", "remat", "checkpoint", "custom_jvp_call")
+@rule("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "xla_call")
+def _call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = eqn.params.get(key)
+        if inner is not None:
+            return reader.inside("", inner, inputs)
+    raise reader.refuse("it carries no jaxpr")
+
+
+@rule("cond")
+def _cond(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    which, *operands = inputs
+    branches = eqn.params["branches"]
+    if isinstance(which, Const):
+        try:
+            chosen = int(np.clip(int(which.array()), 0, len(branches) - 1))
+        except ValueError:
+            chosen = None
+        if chosen is not None:
+            return reader.inside(f"branch {chosen}", branches[chosen], operands)
+    taken = [reader.inside(f"branch {i}", b, operands) for i, b in enumerate(branches)]
+    return [_either(reader, outputs, which) for outputs in zip(*taken, strict=True)]
+
+
+def _either(reader: Reader, outputs: tuple[Anything, ...], which: Anything) -> Anything:
+    """What depends on the branch taken: the sources of all branches and of the choice, each once."""
+    values = values_of(list(outputs))
+    values += [stretched(reader, v, outputs[0].shape) for v in values_of([which])]
+    return reader.graph.pointwise(values, reader.place) if values else outputs[0]
+
+
+@rule("scan")
+def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    p = eqn.params
+    length, fixed, carried = p["length"], *scan_parts(eqn)
+    if length > _TURNS:
+        raise reader.refuse(f"{length} turns are too many to follow")
+    consts, carry, stacked = inputs[:fixed], list(inputs[fixed : fixed + carried]), inputs[fixed + carried :]
+    free = all(isinstance(v, Const) or (not v.axes[0].spatial and v.axes[0].count == 1) for v in stacked)
+    if carried == 0 and free and length > 0:
+        once = reader.inside("turns", p["jaxpr"], [*consts, *(_row(reader, v, 0) for v in stacked)])
+        return [_repeated(reader, v, length, aval.aval) for v, aval in zip(once, eqn.outvars, strict=True)]
+    rows: list[list[Anything]] = []
+    turns = range(length - 1, -1, -1) if p["reverse"] else range(length)
+    for turn in turns:
+        now = [_row(reader, v, turn) for v in stacked]
+        outputs = reader.inside(f"turn {turn}", p["jaxpr"], [*consts, *carry, *now])
+        carry = outputs[:carried]
+        rows.append(outputs[carried:])
+    if p["reverse"]:
+        rows.reverse()
+    spatial = any(isinstance(v, Value) and v.axes[0].spatial for v in stacked)
+    avals = [v.aval for v in eqn.outvars[carried:]]
+    return [*carry, *(_stack(reader, [row[i] for row in rows], aval, spatial) for i, aval in enumerate(avals))]
+
+
+def scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many operands stay fixed and how many are carried; scanned ones lose an axis inside of the body.
+
+    The parameters that say so have changed between versions of jax; the shapes have not.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+    scanned = sum(len(o.aval.shape) != len(i.aval.shape) for o, i in zip(eqn.invars, body.invars, strict=True))
+    carried = sum(len(o.aval.shape) == len(i.aval.shape) for o, i in zip(eqn.outvars, body.outvars, strict=True))
+    return len(eqn.invars) - scanned - carried, carried
+
+
+def _repeated(reader: Reader, row: Anything, length: int, aval: Any) -> Anything:
+    """The stack of turns that all read alike, as over a batch."""
+    if isinstance(row, Const):
+        return Const(aval)
+    axes = [uniform(length), *row.axes]
+    return reader.graph.remap(row, axes, range(1, len(axes)))
+
+
+def _row(reader: Reader, value: Anything, turn: int) -> Anything:
+    if isinstance(value, Const):
+        return Const(_Shape(value.shape[1:], value.dtype), lambda: value.value[turn])
+    starts = [turn] + [0] * (len(value.axes) - 1)
+    one = sliced(reader, value, starts, (1, *value.shape[1:]), (1,) * len(value.axes))
+    return reader.graph.remap(one, one.axes[1:], [None, *range(len(one.axes) - 1)])
+
+
+def _lifted(row: Const) -> np.ndarray:
+    return np.asarray(row.value)[None]
+
+
+class _Shape:
+    def __init__(self, shape: tuple[int, ...], dtype: Any):
+        self.shape, self.dtype = tuple(shape), dtype
+
+
+def _stack(reader: Reader, rows: list[Anything], aval: Any, spatial: bool) -> Anything:
+    if not values_of(rows):
+        return Const(aval, lambda: np.stack([np.asarray(r.value) for r in rows]))  # type: ignore[union-attr]
+    lifted: list[Anything] = []
+    for row in rows:
+        if isinstance(row, Value):
+            axes = [Axis(1, "s" if spatial else "c"), *row.axes]
+            row = reader.graph.remap(row, axes, range(1, len(axes)))
+        else:
+            row = Const(_Shape((1, *row.shape), row.dtype), partial(_lifted, row))
+        lifted.append(row)
+    return joined(reader, lifted, 0, channels=False) if len(lifted) > 1 else lifted[0]
+
+
+@rule("while")
+def _while(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    p = eqn.params
+    a, b = p["cond_nconsts"], p["body_nconsts"]
+    test_consts, body_consts, carry = inputs[:a], inputs[a : a + b], list(inputs[a + b :])
+    for turn in range(_TURNS):
+        (again,) = reader.inside("test", p["cond_jaxpr"], [*test_consts, *carry])
+        if isinstance(again, Value):
+            raise reader.refuse("its number of turns depends on the data")
+        if not bool(again.array()):
+            return carry
+        carry = reader.inside(f"turn {turn}", p["body_jaxpr"], [*body_consts, *carry])
+        # Counters are evaluated turn by turn: a chain of delayed values would grow with the number of turns.
+        carry = [known(v.value) if isinstance(v, Const) and v.shape == () else v for v in carry]
+    raise reader.refuse(f"more than {_TURNS} turns")

@@ -1,0 +1,1 @@
+"""Whole images tile by tile, with the result of the whole."""

@@ -1,0 +1,160 @@
+"""How a function changes with the size of its image: which steps stay, and which sizes grow in proportion."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from ..graph.links import Link
+from ..graph.nodes import Node
+from ..graph.reader import NAMED_CALLS
+from ..graph.sweep import Bounds, ancestors
+from ..graph.trace import Traced, trace
+
+Shapes = list[tuple[str, list[tuple[int, ...]]]]
+
+
+class AtSizes:
+    """A function of an image, looked at with the image at other sizes."""
+
+    def __init__(self, fn: Any, image: Any, args: Sequence[Any], axes: Sequence[int]):
+        self.fn, self.image, self.args, self.axes = fn, image, tuple(args), tuple(axes)
+        self._traced: dict[tuple[int, ...], Traced] = {}
+        self._equations: dict[tuple[int, ...], Shapes] = {}
+
+    def arguments(self, sizes: Sequence[int]) -> tuple[Any, ...]:
+        shape = list(self.image.shape)
+        for a, n in zip(self.axes, sizes, strict=True):
+            shape[a] = n
+        return jax.ShapeDtypeStruct(tuple(shape), self.image.dtype), *self.args
+
+    def traced(self, sizes: Sequence[int]) -> Traced:
+        key = tuple(sizes)
+        if key not in self._traced:
+            self._traced[key] = trace(self.fn, self.arguments(key), self.axes, None)
+        return self._traced[key]
+
+    def equations(self, sizes: Sequence[int]) -> Shapes:
+        """Every equation that the result needs at this size: its name and the shapes of its operands and results."""
+        key = tuple(sizes)
+        if key not in self._equations:
+            known = self._traced.get(key)
+            closed = jax.make_jaxpr(self.fn)(*self.arguments(key)) if known is None else known.jaxpr
+            self._equations[key] = list(_equations(closed, [True] * len(closed.jaxpr.outvars)))
+        return self._equations[key]
+
+
+def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    needed = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and not isinstance(v, Literal)}
+    live: list[tuple[Any, list[bool]]] = []
+    for eqn in reversed(jaxpr.eqns):
+        wanted = [v in needed for v in eqn.outvars]
+        if any(wanted):
+            live.append((eqn, wanted))
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+    for eqn, wanted in reversed(live):
+        yield eqn.primitive.name, [getattr(v.aval, "shape", ()) for v in (*eqn.invars, *eqn.outvars)]
+        if eqn.params.get("name") in NAMED_CALLS:
+            continue  # what is inside may be done in an order that depends on the sizes
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                opened: Any = getattr(inner, "jaxpr", inner)
+                results = len(opened.outvars)
+                yield from _equations(inner, wanted if results == len(wanted) else [True] * results)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, ClosedJaxpr | Jaxpr)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value whose steps depend on the size of the image: it reads `n_in` positions as `n_out` at the image's size.
+
+    `jump` is what a step of what it reads is worth in pixels; `kind` and `place` name it.
+    """
+
+    kind: str
+    place: str
+    n_in: int
+    n_out: int
+    jump: Fraction
+
+    @property
+    def period(self) -> int:
+        """After how many pixels its positions fall on the same places again."""
+        return abs((Fraction(self.n_in, self.n_out) * self.jump).numerator)
+
+    @property
+    def plain_period(self) -> int:
+        """The same for the plain ratio that its sizes were probably rounded from."""
+        return abs((Fraction(self.n_in, self.n_out).limit_denominator(12) * self.jump).numerator) or 1
+
+    def __str__(self) -> str:
+        if self.n_in == self.n_out:
+            return f"{self.kind} at {self.place or 'top level'}"
+        return f"{self.kind} of {self.n_in} to {self.n_out} positions at {self.place or 'top level'}"
+
+
+def changed_step(at: AtSizes, crops: Sequence[int], i: int, shift: int, size: int) -> Change | None:
+    """The first value that has another step along axis i where the image is `shift` pixels longer than `crops`.
+
+    Steps are compared as a set: a resize takes its axes in an order that depends on their sizes.
+    """
+    here = at.traced(crops)
+    jumps, longer = _jumps(here, i), _jumps(at.traced(with_size(crops, i, crops[i] + shift)), i)
+    kept = {j for found in longer.values() for j in found}
+    for node in ancestors(here.out, choices=True):
+        if any(j and j not in kept for j in jumps.get(node.number, ())):
+            return _described(at, crops, i, size, node, jumps)
+    return None
+
+
+def _jumps(traced: Traced, i: int) -> dict[int, list[Fraction | None]]:
+    return Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True).jumps
+
+
+def with_size(sizes: Sequence[int], i: int, size: int) -> list[int]:
+    """The sizes with another one on axis i."""
+    return [size if j == i else n for j, n in enumerate(sizes)]
+
+
+def _described(at: AtSizes, crops: Sequence[int], i: int, size: int, node: Node, jumps: Any) -> Change:
+    """What a node reads and is, with the sizes of the whole image in place of the crop's."""
+    for edge in node.edges:
+        for jump, link in zip(jumps.get(edge.src.number, ()), edge.links, strict=False):
+            if jump and link is not None and link.n_in != link.n_out:
+                n_in, n_out = _whole_sizes(at, crops, i, size, link)
+                kind = "resize" if node.primitive in ("gather", "dot_general") else node.primitive
+                return Change(kind, node.place, n_in, n_out, jump)
+    return Change(node.primitive, node.place, 1, 1, Fraction(size))
+
+
+def _whole_sizes(at: AtSizes, crops: Sequence[int], i: int, size: int, link: Link) -> tuple[int, int]:
+    """What a link's sizes in the crop are where axis i is whole."""
+    for (_, small), (_, large) in zip(at.equations(crops), at.equations(with_size(crops, i, size)), strict=False):
+        pairs = [list(zip(s, n, strict=False)) for s, n in zip(small, large, strict=False)]
+        before = [n for shape in pairs[:-1] for m, n in shape if m == link.n_in]
+        after = [n for m, n in pairs[-1] if m == link.n_out]
+        if before and after:
+            return max(before), max(after)
+    return link.n_in, link.n_out
+
+
+def uneven_growth(at: AtSizes, crops: Sequence[int], i: int, shift: int, size: int) -> str | None:
+    """A value whose size does not grow in proportion from the crop to the image; None where all do."""
+    shapes = []
+    for n in (crops[i], crops[i] + shift, size):
+        shapes.append(at.equations(with_size(crops, i, n)))
+    steps = (size - crops[i]) // shift
+    if len({tuple(name for name, _ in found) for found in shapes}) != 1:
+        return None  # loops over parts of the image; the comparison of crops has to do
+    for (name, small), (_, next_), (_, whole) in zip(*shapes, strict=True):
+        for a, b, c in zip(small, next_, whole, strict=False):
+            if any(z - x != steps * (y - x) for x, y, z in zip(a, b, c, strict=False)):
+                return f"{name} has shapes {a}, {b}, {c} at {crops[i]}, {crops[i] + shift} and {size} pixels"
+    return None

@@ -1,0 +1,1 @@
+"""Checkerboard patterns of upsampling layers, predicted and measured on flat images."""

@@ -1,0 +1,267 @@
+"""Runs a function on flat images and keeps what its layers put out: periodic patterns in it are the network's own."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jaxconv.jaxprs.modules import with_state
+
+from ..field.gradient import Pullback, numbers_for
+from ..graph.links import Affine, transposed
+from ..graph.reader import Reader
+
+_CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat2",
+    "remat",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+)
+_KEPT = ("conv_general_dilated", "conv_apply", "conv_adjoint", "reshape", "broadcast_in_dim")
+_LAYER_CALLS = ("max_pool", "avg_pool", "max_unpool", "max_pool_with_indices", "_resize", "resize")
+
+
+@dataclass
+class Record:
+    """One layer's output on flat images: `phases` is (draws, *period, channels), the mean of every phase."""
+
+    primitive: str
+    place: str
+    eqn: Any
+    size: tuple[int, ...]
+    period: tuple[int, ...]
+    phases: np.ndarray
+    dtype: Any = np.float32
+
+    @property
+    def unevenness(self) -> float:
+        """Root mean square of what differs between phases, relative to what they share."""
+        return phase_unevenness(self.phases)
+
+
+def phase_unevenness(phases: np.ndarray) -> float:
+    """sqrt(mean over draws and channels of the variance over phases / mean square of the mean over phases)."""
+    values = np.asarray(phases, np.float64)
+    axes = tuple(range(1, values.ndim - 1))
+    mean = values.mean(axis=axes, keepdims=True)
+    uneven, even = float(((values - mean) ** 2).mean()), float((mean**2).mean())
+    if uneven <= 1e-12 * even:
+        return 0.0
+    return math.sqrt(uneven / even) if even > 0 else math.inf
+
+
+def fold(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
+    """The mean of every phase over the middle of an array: batch axes first, the phases, then what is left."""
+    array = np.moveaxis(np.asarray(array), axes, range(len(axes)))
+    cells = [max(int(n * keep) // p, 1) for n, p in zip(array.shape, period, strict=False)]
+    starts = [(n - c * p) // 2 // p * p for n, c, p in zip(array.shape, cells, period, strict=False)]
+    middle = tuple(slice(s, s + c * p) for s, c, p in zip(starts, cells, period, strict=True))
+    array = array[middle].astype(np.float64)  # cut first: most of it is not needed in double precision
+    for i, p in enumerate(period):
+        array = np.moveaxis(array, i, 0)
+        array = np.moveaxis(array.reshape(cells[i], p, *array.shape[1:]).mean(axis=0), 0, i)
+    return array
+
+
+def flat_images(image: Any, axes: Sequence[int], draws: int, seed: int) -> list[np.ndarray]:
+    """Images that are the same everywhere, one random value a channel."""
+    rng = np.random.default_rng(seed)
+    shape = [1 if a in axes else n for a, n in enumerate(image.shape)]
+    values: list[np.ndarray]
+    if np.issubdtype(image.dtype, np.integer):
+        values = [rng.integers(0, 128, shape) for _ in range(draws)]
+    else:
+        values = [rng.standard_normal(shape) for _ in range(draws)]
+    return [np.broadcast_to(v.astype(image.dtype), image.shape) for v in values]
+
+
+def probe(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    axes: Sequence[int],
+    output: int | None,
+    draws: int,
+    seed: int,
+    places: Sequence[int],
+) -> list[Record]:
+    """The records of every layer and of the output (last), on flat images; `places` are the output's spatial axes.
+
+    Raises:
+        ValueError: where the output has other spatial axes than the image.
+    """
+    fn, args = with_state(fn, args)
+    closed = jax.make_jaxpr(fn)(*args)
+    _, *rest = numbers_for(args, seed)
+    sites: list[tuple[str, str, Any]] = []
+
+    @jax.jit
+    def run(image: Any, rest: Any) -> list[Any]:
+        sites.clear()
+        recorder = _Recorder(sites)
+        leaves = jax.tree.leaves([image, *rest])
+        outputs, _ = recorder.closed(closed, leaves, [n == 0 for n in range(len(leaves))])
+        return [*recorder.kept, outputs[output or 0]]
+
+    records: list[Record] = []
+    results = [[np.asarray(a) for a in run(image, rest)] for image in flat_images(args[0], axes, draws, seed)]
+    coarsest = [args[0].shape[a] for a in axes]
+    rank = len(args[0].shape)
+    for number, (primitive, place, eqn) in enumerate([*sites, ("output", "output", None)]):
+        arrays = [r[number] for r in results]
+        last = primitive == "output"
+        if last and len(places) != len(axes):
+            raise ValueError(
+                f"the output of shape {arrays[0].shape} has {len(places)} spatial axes, the image {len(axes)}: a "
+                "checkerboard is looked for on an output that is an image"
+            )
+        if arrays[0].ndim != rank and not last:
+            continue
+        where = places if last else axes
+        size = tuple(arrays[0].shape[a] for a in where)
+        coarsest = [_coarser(a, b) for a, b in zip(coarsest, size, strict=True)]
+        period = tuple(phases_between(n, c) for n, c in zip(size, coarsest, strict=True))
+        phases = np.stack([fold(a, where, period) for a in arrays])
+        phases = phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
+        regrouped = (records and records[-1].size == size) or all(n == 1 for n in size)
+        if primitive in ("reshape", "broadcast_in_dim") and regrouped:
+            continue  # channels regrouped, biases, statistics: not an upsampling
+        records.append(Record(primitive, place, eqn, size, period, phases, arrays[0].dtype))
+    return records
+
+
+def _coarser(known: int, size: int) -> int:
+    """The smaller grid; one position is none: it is a bias, a mean over the image, or the seed of a generator."""
+    return size if known <= 1 else known if size <= 1 else min(known, size)
+
+
+def phases_between(fine: int, coarse: int) -> int:
+    """How many positions of a fine grid one step of a coarse grid is worth, where both cover the same image."""
+    return max(round(fine / coarse), 1) if coarse > 1 else 1
+
+
+def gradient_phases(
+    pullback: Pullback, axes: Sequence[int], period: Sequence[int], draws: int, seed: int
+) -> np.ndarray | None:
+    """The mean gradient at every phase of the input, for cotangents that are the same everywhere; None for integers."""
+    image, shape = pullback.args[0], pullback.result
+    if len(shape.shape) != len(image.shape) or not pullback.differentiable:
+        return None
+    _, *rest = numbers_for(pullback.args, seed)
+    flat = jax.ShapeDtypeStruct(tuple(1 if a in axes else n for a, n in enumerate(shape.shape)), shape.dtype)
+    images = flat_images(image, axes, draws, seed)
+    cotangents = flat_images(flat, (), draws, seed + 1)
+    folded = [fold(pullback(x, rest, c), axes, period) for x, c in zip(images, cotangents, strict=True)]
+    phases = np.stack(folded)
+    return phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
+
+
+class _Recorder:
+    """Runs a jaxpr under a trace and keeps the outputs of layers, calls opened.
+
+    Along with the values goes whether they depend on the image: kernels and biases are no layers' outputs.
+    """
+
+    def __init__(self, sites: list[tuple[str, str, Any]]):
+        self.sites = sites
+        self.kept: list[Any] = []
+        self._reader = Reader()
+
+    def closed(
+        self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Any], seen: Sequence[bool]
+    ) -> tuple[list[Any], list[bool]]:
+        inner, consts = (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, [])
+        env: dict[Any, Any] = dict(zip(inner.constvars, consts, strict=True))
+        env.update(zip(inner.invars, args, strict=True))
+        dependent = {v for v, yes in zip(inner.invars, seen, strict=True) if yes}
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, Literal) else env[atom]
+
+        def depends(atom: Any) -> bool:
+            return not isinstance(atom, Literal) and atom in dependent
+
+        for eqn in inner.eqns:
+            flags = [depends(v) for v in eqn.invars]
+            outputs, made = self._apply(eqn, [read(v) for v in eqn.invars], flags)
+            env.update(zip(eqn.outvars, outputs, strict=True))
+            dependent.update(v for v, yes in zip(eqn.outvars, made, strict=True) if yes)
+        return [read(v) for v in inner.outvars], [depends(v) for v in inner.outvars]
+
+    def _apply(self, eqn: Any, values: list[Any], seen: list[bool]) -> tuple[list[Any], list[bool]]:
+        name = eqn.primitive.name
+        call = str(eqn.params.get("name", ""))
+        if name in _CALLS:
+            inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+            if call not in _LAYER_CALLS:
+                return self.closed(inner, values, seen)
+            outer, self.sites, self.kept = (self.sites, self.kept), [], []  # what is inside is not in image layout
+            outputs, flags = self.closed(inner, values, seen)
+            self.sites, self.kept = outer
+            self._keep(call, eqn, outputs[0])
+            return outputs, flags
+        outputs = eqn.primitive.bind(*values, **eqn.params)
+        outputs = list(outputs) if eqn.primitive.multiple_results else [outputs]
+        if any(seen) and (name in _KEPT or name.startswith("reduce_window")):
+            self._keep(name, eqn, outputs[0])
+        return outputs, [any(seen)] * len(outputs)
+
+    def _keep(self, name: str, eqn: Any, output: Any) -> None:
+        if jnp.issubdtype(output.dtype, jnp.floating):
+            self.sites.append((name, self._reader.place_of(eqn), eqn))
+            self.kept.append(output)
+
+
+def relations(eqn: Any) -> list[Affine]:
+    """The sliding relation of a convolution on each of its axes; empty for other equations."""
+    p, name = eqn.params if eqn is not None else {}, eqn.primitive.name if eqn is not None else ""
+    if name == "conv_general_dilated":
+        lhs, rhs, out = p["dimension_numbers"]
+        x, w, y = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+        return [
+            Affine(
+                n_in=x[lhs[2 + i]],
+                n_out=y[out[2 + i]],
+                taps=w[rhs[2 + i]],
+                stride=p["window_strides"][i],
+                dilation=p["rhs_dilation"][i],
+                base=p["lhs_dilation"][i],
+                low=p["padding"][i][0],
+            )
+            for i in range(len(p["window_strides"]))
+        ]
+    if name not in ("conv_apply", "conv_adjoint"):
+        return []
+    g = p["geometry"]
+    forward = [
+        Affine(n, m, k, s, d, b, pads[0])
+        for n, m, k, s, d, b, pads in zip(
+            g.input_size, g.output_size, g.kernel_size, g.stride, g.dilation, g.base_dilation, g.pads, strict=True
+        )
+    ]
+    if name == "conv_apply":
+        return forward
+    return [transposed(r) for r in forward]
+
+
+def taps_per_phase(relation: Affine) -> tuple[int, ...]:
+    """How many taps meet the input at each output phase, away from the borders."""
+    period = relation.base // math.gcd(relation.base, relation.stride)
+    taps = np.arange(relation.taps) * relation.dilation
+    return tuple(int((((relation.stride * q - relation.low) + taps) % relation.base == 0).sum()) for q in range(period))
+
+
+def reads_per_phase(relation: Affine) -> tuple[int, ...]:
+    """How many outputs read each input phase, away from the borders: what its gradient adds up."""
+    period = relation.stride // math.gcd(relation.base, relation.stride)
+    taps = np.arange(relation.taps) * relation.dilation
+    return tuple(int(((relation.base * u + relation.low - taps) % relation.stride == 0).sum()) for u in range(period))

@@ -1,0 +1,102 @@
+"""Flax NNX modules as pure functions whose submodules' calls stand in scopes of their paths."""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import jax
+
+# The paths of the modules that are being called by name, by identity, and those whose calls are open.
+_NAMING: ContextVar[tuple[dict[int, tuple[str, ...]], list[tuple[str, ...]]] | None] = ContextVar(
+    "naming", default=None
+)
+
+
+def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself; a Flax NNX module as a pure function of its input (its state is split off and put back)."""
+    if not callable(fn):
+        raise TypeError(f"fn must be a function or a callable module, got {type(fn).__name__}")
+    nnx = _nnx()
+    if nnx is None or not isinstance(fn, nnx.Module):
+        return fn
+    graphdef, state = nnx.split(fn)
+
+    def pure(*args: Any) -> Any:
+        # Variables made anew: those of the state belong to the trace around, and batch norm in training writes to them.
+        return call_named(nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, state)), args)
+
+    return pure
+
+
+def with_state(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function and its arguments; an NNX module's state becomes one more argument, so that shapes are enough."""
+    nnx = _nnx()
+    if nnx is None or not isinstance(fn, nnx.Module):
+        return as_function(fn), tuple(args)
+    graphdef, state = nnx.split(fn)
+
+    def pure(*inputs: Any) -> Any:
+        *own, values = inputs
+        return call_named(nnx.merge(graphdef, values), own)
+
+    return pure, (*args, state)
+
+
+def _nnx() -> Any:
+    """flax.nnx where the program has already imported it: only then can an object be one of its modules."""
+    import sys
+
+    return sys.modules.get("flax.nnx")
+
+
+def call_named(module: Any, args: Sequence[Any]) -> Any:
+    """Call an NNX module so that what its submodules do is traced in scopes such as `encoder/0/conv`.
+
+    Args:
+        module: an NNX module that nobody else holds (fresh from `nnx.merge`): its parts change their class.
+        args: its arguments.
+
+    Returns:
+        What the module returns.
+    """
+    from flax import nnx
+
+    paths = {}
+    for path, part in nnx.iter_graph(module):
+        if isinstance(part, nnx.Module) and id(part) not in paths:
+            paths[id(part)] = tuple(str(p) for p in path)
+            if callable(part):
+                object.__setattr__(part, "__class__", _named(type(part)))
+    token = _NAMING.set((paths, [()]))
+    try:
+        return module(*args)
+    finally:
+        _NAMING.reset(token)
+
+
+@cache
+def _named(kind: type) -> type:
+    """A subclass whose call opens the scope of its object; one for each class, as NNX registers every subclass."""
+    if getattr(kind, "_jaxconv_named", False):
+        return kind
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        naming = _NAMING.get()
+        path = naming[0].get(id(self)) if naming is not None else None
+        if naming is None or path is None:
+            return kind.__call__(self, *args, **kwargs)
+        outer = naming[1][-1]
+        # Relative to the open call: what belongs to another branch keeps its whole path.
+        own = path[len(outer) :] if path[: len(outer)] == outer else path
+        naming[1].append(path)
+        try:
+            if not own:
+                return kind.__call__(self, *args, **kwargs)
+            with jax.named_scope("/".join(own)):
+                return kind.__call__(self, *args, **kwargs)
+        finally:
+            naming[1].pop()
+
+    body = {"__call__": call, "_jaxconv_named": True, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind)(kind.__name__, (kind,), body)

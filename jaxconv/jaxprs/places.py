@@ -1,0 +1,18 @@
+"""Where in the user's program an equation stands."""
+
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+def line_of(eqn: Any) -> str:
+    """The innermost line of the user's (or of a model's), not of a library's."""
+    traceback = getattr(eqn.source_info, "traceback", None)
+    for frame in getattr(traceback, "frames", ()):
+        path = frame.file_name.replace("\\", "/")
+        library = "-packages/" in path or path.startswith("<")
+        own = path.startswith(_PACKAGE) and "/models/" not in path
+        if not library and not own:
+            return f"{path.rsplit('/', 1)[-1]}:{frame.line_num}"
+    return ""
