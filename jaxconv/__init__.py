@@ -76,7 +76,10 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _SUBPACKAGES or name in _HOMES:
         return importlib.import_module(f"jaxconv.{name}")
-    raise AttributeError(f"module 'jaxconv' has no attribute {name!r}")
+    from jaxconv._hints import FUNCTIONS
+
+    hint = f": {FUNCTIONS[name]}" if name in FUNCTIONS else ""
+    raise AttributeError(f"module 'jaxconv' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

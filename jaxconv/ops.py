@@ -13,10 +13,12 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import lowering, trilinear
 from jaxconv import padding as padding_modes
+from jaxconv._hints import channels_first, hinting
 from jaxconv.geometry import ConvGeometry, Padding
 from jaxconv.lowering import cpu
 
 
+@hinting
 def conv(
     x: ArrayLike,
     w: ArrayLike,
@@ -78,6 +80,7 @@ def conv(
     return trilinear.apply(x, w, geometry, **params)
 
 
+@hinting
 def conv_transpose(
     y: ArrayLike,
     w: ArrayLike,
@@ -157,6 +160,7 @@ def conv_transpose(
     return padding_modes.fold(padded, geometry, padded.ndim - rank - 1)
 
 
+@hinting
 def conv_kernel(
     x: ArrayLike,
     y: ArrayLike,
@@ -293,13 +297,23 @@ def _check_channels(groups: int, *, x: Array | None = None, w: Array | None = No
             f"x has {x.shape[-1]} channels and groups={groups}, so the kernel's axis -2 must be "
             f"{x.shape[-1] // groups}, got {w.shape[-2]} "
             f"(x {x.shape}, w {w.shape}; kernels are (*kernel_size, in // groups, out))"
+            + (channels_first(x.shape, w.ndim - 2, w.shape[-2] * groups) or _torch_kernel(w, x.shape[-1] // groups))
         )
     if y is not None and w.shape[-1] != y.shape[-1]:
         raise ValueError(
             f"y has {y.shape[-1]} channels, but the kernel's last axis is {w.shape[-1]} (y {y.shape}, w {w.shape}; "
             "conv_transpose takes the forward "
             "convolution's kernel (*kernel_size, out_of_the_transpose // groups, in_of_the_transpose))"
+            + (channels_first(y.shape, w.ndim - 2, w.shape[-1]) or _torch_kernel(w, y.shape[-1]))
         )
+
+
+def _torch_kernel(w: Array, channels: int) -> str:
+    """A sentence for a kernel that would fit if it were PyTorch's, channels first; "" where it would not."""
+    if channels in w.shape[:2] and w.ndim > 3:
+        axes = (*range(2, w.ndim), 1, 0)
+        return f"; a kernel of PyTorch has its channels first: w.transpose{axes} makes it ours"
+    return ""
 
 
 def _operands(

@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go from a row to rows above it only; within a row, only inside one sub-package.
 ROWS = (
-    {"_checks", "_compat", "jaxprs"},
+    {"_checks", "_compat", "_hints", "jaxprs"},
     {"geometry"},
     {"_sizes", "padding", "resampling"},
     {"lowering"},
@@ -178,7 +178,7 @@ def rooms_imported(path, package):
 
 def test_matrix_is_an_independent_route():
     (matrix,) = (path for path in SOURCES if path.relative_to(PACKAGE).as_posix() == "linear/matrix.py")
-    assert {part for _, part in imported_parts(matrix)} <= {"geometry", "padding", "_checks"}
+    assert {part for _, part in imported_parts(matrix)} <= {"geometry", "padding", "_checks", "_hints"}
 
 
 @pytest.mark.parametrize("folder", ["jaxconv", "tests", "benchmarks", "docs"])

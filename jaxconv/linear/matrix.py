@@ -20,6 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._checks import sizes_tuple
+from jaxconv._hints import hinting
 from jaxconv.geometry import ConvGeometry, Padding
 from jaxconv.padding import source_positions
 
@@ -28,6 +29,7 @@ MAX_BYTES = 4 * 2**30
 _INDEX_LIMIT = 2**31 - 1
 
 
+@hinting
 def conv_matrix(
     w: ArrayLike,
     input_size: int | Sequence[int],

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import ops
 from jaxconv._checks import sizes_tuple
+from jaxconv._hints import hinting
 from jaxconv.geometry import ConvGeometry, Padding
 from jaxconv.linear.algebra import MAX_BYTES, LinearOperator
 from jaxconv.linear.matrix import matrix_of
@@ -53,6 +54,7 @@ class ConvOperator(LinearOperator):
         arXiv:2311.17283).
     """
 
+    @hinting
     def __init__(
         self,
         w: ArrayLike,

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv import ops
+from jaxconv._hints import hinting
 from jaxconv.geometry import Padding
 from jaxconv.nn._settings import Initializer, Settings, add_bias, conv_init, conv_transpose_init
 
@@ -20,6 +21,7 @@ from jaxconv.nn._settings import Initializer, Settings, add_bias, conv_init, con
 class _ConvBase(nnx.Module):
     """Settings and parameters that both convolutions hold; `_kernel_channels` says which way round the kernel lies."""
 
+    @hinting
     def __init__(
         self, in_features, out_features, settings, *,
         use_bias, dtype, param_dtype, precision, method, kernel_init, bias_init, rngs,
@@ -91,6 +93,7 @@ class Conv(_ConvBase):
     Source: LeCun et al. 1989; dilation: Yu and Koltun 2016 (arXiv:1511.07122).
     """
 
+    @hinting
     def __init__(
         self,
         in_features: int,
@@ -171,6 +174,7 @@ class ConvTranspose(_ConvBase):
     Source: Dumoulin and Visin 2016 (arXiv:1603.07285), section 4; Zeiler et al. 2010 (deconvolutional networks).
     """
 
+    @hinting
     def __init__(
         self,
         in_features: int,

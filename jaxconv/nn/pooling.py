@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
+from jaxconv._hints import hinting
 from jaxconv.geometry import Padding
 from jaxconv.nn._settings import tuple_of_ints
 from jaxconv.resampling import pooling
@@ -40,6 +41,7 @@ class MaxPool(nnx.Module):
         (1, 3, 2, 3)
     """
 
+    @hinting
     def __init__(
         self,
         window: Sequence[int],
@@ -84,6 +86,7 @@ class AvgPool(nnx.Module):
         (1, 3, 2, 3)
     """
 
+    @hinting
     def __init__(
         self,
         window: Sequence[int],

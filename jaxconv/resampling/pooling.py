@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv._hints import hinting
 from jaxconv.resampling.axis_maps import AxisMap
 from jaxconv.resampling.axis_reads import apply_axis_map
 from jaxconv.resampling.unpooling import unpool
@@ -29,6 +30,7 @@ from jaxconv.resampling.windows import (
 _LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
 
 
+@hinting
 def max_pool(
     x: ArrayLike,
     window: Ints,
@@ -74,6 +76,7 @@ def max_pool(
     return _max_pool_with_indices(x, windows) if return_indices else _max_pool(x, windows)
 
 
+@hinting
 def avg_pool(
     x: ArrayLike,
     window: Ints,
@@ -116,6 +119,7 @@ def avg_pool(
     return _avg_pool(x, windows, bool(count_include_pad), divisor)
 
 
+@hinting
 def max_unpool(y: ArrayLike, indices: ArrayLike, output_size: Ints) -> Array:
     """Put values back to the positions that max-pooling took them from; zero elsewhere.
 

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxconv._checks import per_axis
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
+from jaxconv._hints import hinting
 from jaxconv.resampling.axis_maps import resize_map
 from jaxconv.resampling.axis_reads import apply_axis_maps
 from jaxconv.resampling.windows import (
@@ -32,6 +33,7 @@ from jaxconv.resampling.windows import (
 _METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
 
 
+@hinting
 def resize(
     x: ArrayLike,
     size: Ints | None = None,
@@ -113,6 +115,7 @@ def _scales(scale: Any, rank: int) -> tuple[float | None, ...]:
 
 
 # ---------------------------------------------------------------------------------------------------------- shuffles
+@hinting
 def pixel_shuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
     """Move channels into space: (*batch, *spatial, C * prod(r)) to (*batch, *(spatial * r), C).
 
@@ -141,6 +144,7 @@ def pixel_shuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
     return _pixel_shuffle(x, factors, order)
 
 
+@hinting
 def pixel_unshuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
     """Move space into channels: the inverse of `pixel_shuffle`.
 
@@ -220,6 +224,7 @@ def _to_channels(x: Array, factors: tuple[int, ...], order: str) -> Array:
 
 
 # ----------------------------------------------------------------------------------------------------------- windows
+@hinting
 def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0, dilation: Ints = 1) -> Array:
     """The window under every output position, laid out as channels.
 
@@ -244,6 +249,7 @@ def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0
     return _unfold(x, resolve_windows(x.shape, window, stride, padding, dilation))
 
 
+@hinting
 def fold(
     cols: ArrayLike, output_size: Ints, window: Ints, *, stride: Ints = 1, padding: Padding = 0, dilation: Ints = 1
 ) -> Array:
