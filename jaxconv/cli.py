@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jaxconv
+
 try:
     import tyro
 except ModuleNotFoundError:
@@ -200,6 +202,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a mistake in what was given is one sentence on stderr and exit status 1."""
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"jaxconv {jaxconv.__version__}")
+        return 0
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

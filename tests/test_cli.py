@@ -188,3 +188,15 @@ def test_help_does_not_wait_for_jax():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert ran.stdout.split() == ["False", "False"]
+
+
+def test_version_and_module_are_the_same_command():
+    import jaxconv
+
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxconv", "--version"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (0, f"jaxconv {jaxconv.__version__}\n"), done.stderr

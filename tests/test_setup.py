@@ -27,7 +27,7 @@ ROWS = (
     {"figures", "models"},
     {"benchmark", "train"},
     {"convert", "explain"},
-    {"cli"},
+    {"cli"},  # and jaxconv/__main__.py, which calls it; the package itself imports nothing of its own at once
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 CORE = ("ops", "geometry", "linear", "resampling", "initializers", "dialects", "analysis")
@@ -142,7 +142,7 @@ def test_imports_go_downwards():
         f"{path.relative_to(ROOT)}:{line} imports jaxconv.{other}"
         for path in SOURCES
         for line, other in imported_parts(path)
-        if home(path) not in ("", other) and not ROW_OF.get(other, len(ROWS)) < ROW_OF[home(path)]
+        if other and home(path) not in ("", other) and not ROW_OF.get(other, len(ROWS)) < ROW_OF[home(path)]
     ]
     assert not upwards
 
