@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from jaxconv.geometry import ConvGeometry
 
+# Platforms whose matrix units add half-precision products in float32, whatever type the result has.
+ACCELERATORS = ("cuda", "rocm", "tpu")
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -44,6 +47,20 @@ class Call:
         if jnp.issubdtype(self.out_dtype, jnp.floating) and jnp.finfo(self.out_dtype).bits < 32:
             return jnp.dtype(jnp.float32)
         return self.out_dtype
+
+    @property
+    def product_dtype(self) -> Any:
+        """The dtype to ask of one convolution or matrix product whose value is the result.
+
+        Accelerators add half-precision products in float32 and round once at the end, if they are asked for the
+        operands' own type. Asked for float32, XLA's GPU backend widens both operands first: cuDNN then runs in float32,
+        adjoints are not recognised and activations no longer fuse. CPUs, and platforms nobody measured, are asked for
+        the type to sum in. What is still added to other products is summed in
+        [`accumulator`][jaxconv.lowering.Call.accumulator] everywhere.
+        """
+        if self.platform in ACCELERATORS and self.dtype == self.out_dtype:
+            return self.out_dtype
+        return self.accumulator
 
     @property
     def depthwise(self) -> bool:

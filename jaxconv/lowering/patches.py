@@ -56,20 +56,20 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
 def kernel(x: Array, y: Array, call: Call) -> Array:
     """w = P^T y, contracted with y's side first: y is the smaller matrix, and stays where it is."""
     g = call.geometry
-    wide = call.accumulator
+    dtype = call.product_dtype
     padded, lows = taps.pad_for(x, g.output_size, g.stride, _shifts(g))
     pieces = [_take(padded, sh, lows, g.output_size, g.stride) for sh in _shifts(g)]
     count, per_group = len(pieces), call.channels_in // g.groups
     if g.groups == 1:
         p = jnp.concatenate(pieces, axis=-1)
         lead = tuple(range(p.ndim - 1))
-        w = lax.dot_general(y, p, ((lead, lead), ((), ())), precision=call.precision, preferred_element_type=wide)
+        w = lax.dot_general(y, p, ((lead, lead), ((), ())), precision=call.precision, preferred_element_type=dtype)
         return w.T.reshape(*g.kernel_size, per_group, call.channels_out).astype(call.out_dtype)
     stacked = jnp.concatenate([p.reshape(*p.shape[:-1], g.groups, per_group) for p in pieces], axis=-1)
     y = y.reshape(*y.shape[:-1], g.groups, call.channels_out // g.groups)
     lead, group = tuple(range(y.ndim - 2)), (y.ndim - 2,)
     w = lax.dot_general(
-        y, stacked, ((lead, lead), (group, group)), precision=call.precision, preferred_element_type=wide
+        y, stacked, ((lead, lead), (group, group)), precision=call.precision, preferred_element_type=dtype
     )
     w = w.reshape(g.groups, call.channels_out // g.groups, count, per_group)
     w = jnp.transpose(w, (2, 3, 0, 1))
@@ -95,4 +95,4 @@ def _contract(pieces: list[Array], w: Array, call: Call, channels: int) -> Array
         pieces = [q.reshape(*q.shape[:-1], groups, q.shape[-1] // groups) for q in pieces]
     p = jnp.concatenate(pieces, axis=-1)
     p = p.reshape(*p.shape[:-2], -1) if groups > 1 else p
-    return taps.product(p, w.reshape(-1, channels), call).astype(call.out_dtype)
+    return taps.product(p, w.reshape(-1, channels), call, call.product_dtype).astype(call.out_dtype)

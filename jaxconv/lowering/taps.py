@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -48,7 +49,11 @@ def apply(x: Array, w: Array, call: Call) -> Array:
     g = call.geometry
     if call.depthwise:
         return _depthwise_sum(x, w, call, g, list(boxes(g)), g.output_size)
-    pieces = ((out_low, product(cut(x, in_low, size, g.stride), w[t], call)) for t, out_low, in_low, size in boxes(g))
+    found = list(boxes(g))
+    dtype = _term_dtype(call, found)
+    pieces = (
+        (out_low, product(cut(x, in_low, size, g.stride), w[t], call, dtype)) for t, out_low, in_low, size in found
+    )
     return _add_up(pieces, (x.shape[0], *g.output_size, call.channels_out), call)
 
 
@@ -64,9 +69,10 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
         transposed = swap_grouped_channels(w, g.groups)
     else:
         transposed = jnp.swapaxes(w, -1, -2)
-    ones = (1,) * g.rank
+    ones, found = (1,) * g.rank, list(boxes(g))
+    dtype = _term_dtype(call, found)
     pieces = (
-        (in_low, product(cut(y, out_low, size, ones), transposed[t], call)) for t, out_low, in_low, size in boxes(g)
+        (in_low, product(cut(y, out_low, size, ones), transposed[t], call, dtype)) for t, out_low, in_low, size in found
     )
     return _add_up(pieces, (y.shape[0], *g.input_size, call.channels_in), call)
 
@@ -79,7 +85,7 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
     found = {}
     for t, out_low, in_low, size in boxes(g):
         found[t] = _pairing(cut(x, in_low, size, g.stride), cut(y, out_low, size, ones), call)
-    zero = jnp.zeros(shape, call.accumulator)
+    zero = jnp.zeros(shape, call.product_dtype)
     taps = [found.get(t, zero) for t in itertools.product(*map(range, g.kernel_size))]
     return jnp.stack(taps).reshape(*g.kernel_size, *shape).astype(call.out_dtype)
 
@@ -99,6 +105,11 @@ def boxes(g: ConvGeometry) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], t
             yield t, tuple(out_low), tuple(in_low), tuple(size)
 
 
+def _term_dtype(call: Call, found: list) -> Any:
+    """What each tap's product is asked for: terms of a sum are not rounded before it is done."""
+    return call.product_dtype if len(found) == 1 else call.accumulator
+
+
 def cut(a: Array, low: tuple[int, ...], size: tuple[int, ...], step: tuple[int, ...]) -> Array:
     """Spatial slice of `size` elements from `low` in steps of `step`."""
     stop = [lo + st * (m - 1) + 1 for lo, m, st in zip(low, size, step, strict=True)]
@@ -107,12 +118,12 @@ def cut(a: Array, low: tuple[int, ...], size: tuple[int, ...], step: tuple[int, 
     return lax.slice(a, (0, *low, 0), (a.shape[0], *stop, a.shape[-1]), (1, *step, 1))
 
 
-def product(a: Array, w: Array, call: Call) -> Array:
-    """(..., I) times (I/groups, O), group by group."""
-    groups, wide = call.geometry.groups, call.accumulator
+def product(a: Array, w: Array, call: Call, dtype: Any) -> Array:
+    """(..., I) times (I/groups, O), group by group, as an array of `dtype`."""
+    groups = call.geometry.groups
     if groups == 1:
         return lax.dot_general(
-            a, w, (((a.ndim - 1,), (0,)), ((), ())), precision=call.precision, preferred_element_type=wide
+            a, w, (((a.ndim - 1,), (0,)), ((), ())), precision=call.precision, preferred_element_type=dtype
         )
     out = w.shape[-1] // groups
     a = a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
@@ -122,23 +133,24 @@ def product(a: Array, w: Array, call: Call) -> Array:
         w,
         (((a.ndim - 1,), (0,)), ((a.ndim - 2,), (1,))),
         precision=call.precision,
-        preferred_element_type=wide,
+        preferred_element_type=dtype,
     )
     return jnp.moveaxis(y, 0, -2).reshape(*a.shape[:-2], groups * out)
 
 
 def _pairing(a: Array, b: Array, call: Call) -> Array:
     """(..., I) paired with (..., O) over all leading axes: (I/groups, O)."""
-    groups, wide = call.geometry.groups, call.accumulator
+    groups, dtype = call.geometry.groups, call.product_dtype
     lead = tuple(range(a.ndim - 1))
     if call.depthwise and a.shape[-1] == b.shape[-1]:
-        return jnp.sum(a.astype(wide) * b.astype(wide), axis=lead)[None]
+        wide = call.accumulator
+        return jnp.sum(a.astype(wide) * b.astype(wide), axis=lead)[None].astype(dtype)
     if groups == 1:
-        return lax.dot_general(a, b, ((lead, lead), ((), ())), precision=call.precision, preferred_element_type=wide)
+        return lax.dot_general(a, b, ((lead, lead), ((), ())), precision=call.precision, preferred_element_type=dtype)
     a = a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
     b = b.reshape(*b.shape[:-1], groups, b.shape[-1] // groups)
     group = (a.ndim - 2,)
-    w = lax.dot_general(a, b, ((lead, lead), (group, group)), precision=call.precision, preferred_element_type=wide)
+    w = lax.dot_general(a, b, ((lead, lead), (group, group)), precision=call.precision, preferred_element_type=dtype)
     return jnp.moveaxis(w, 0, 1).reshape(w.shape[1], -1)
 
 
@@ -152,7 +164,7 @@ def _add_up(pieces, shape: tuple[int, ...], call: Call) -> Array:
             total = piece
             continue
         if total is None:
-            total = jnp.zeros(shape, call.accumulator)
+            total = jnp.zeros(shape, piece.dtype)
         if piece.shape == shape:
             total = total + piece
         else:

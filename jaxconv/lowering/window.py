@@ -138,7 +138,7 @@ def _window(
         feature_group_count=feature_groups,
         batch_group_count=batch_groups,
         precision=call.precision,
-        preferred_element_type=call.accumulator,
+        preferred_element_type=call.product_dtype,
     )
     return out.astype(call.out_dtype)
 

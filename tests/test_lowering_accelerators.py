@@ -1,0 +1,124 @@
+"""What accelerators are handed, read off the lowered programs: no accelerator, and no compiler of one, is needed."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxconv as jc
+from jaxconv import lowering
+from jaxconv.geometry import ConvGeometry
+from jaxconv.trilinear import adjoint, apply, kernel
+
+SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+# One geometry that each lowering serves, with groups and without; two taps at least.
+GEOMETRIES = {
+    "strided": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(4, 4), stride=2, padding=1), 4, 6),
+    "plain": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(3, 3), padding=1), 4, 6),
+    "atrous": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(3, 3), dilation=2, padding=2), 4, 6),
+    "patchwise": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(2, 2), stride=2), 4, 6),
+    "grouped": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(3, 3), padding=1, groups=2), 4, 6),
+    "depthwise": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(4, 4), stride=2, padding=1, groups=4), 4, 4),
+}
+
+
+def lowered(f, platform, *operands):
+    return jax.jit(f).trace(*operands).lower(lowering_platforms=(platform,)).as_text()
+
+
+def products(text):
+    """(types of both operands, type of the result) of every convolution and matrix product in a lowered program."""
+    found = re.findall(r"stablehlo\.(?:convolution|dot_general)\b.*: \((.*?), (.*?)\) -> (\S+)", text)
+    return {tuple(t.strip("<>").split("x")[-1] for t in types) for types in found}
+
+
+def calls(geometry, channels_in, channels_out, dtype):
+    batch, rank = 2, geometry.rank
+    x = jnp.ones((batch, *geometry.input_size, channels_in), dtype)
+    w = jnp.ones((*geometry.kernel_size, channels_in // geometry.groups, channels_out), dtype)
+    y = jnp.ones((batch, *geometry.output_size, channels_out), dtype)
+    assert x.ndim == rank + 2
+    return {"apply": (apply, x, w), "adjoint": (adjoint, y, w), "kernel": (kernel, x, y)}
+
+
+def every_face(dtype, **params):
+    for name, (geometry, i, o) in GEOMETRIES.items():
+        for face, (f, a, b) in calls(geometry, i, o, dtype).items():
+            for method in ("auto", *lowering.METHODS):
+                if method != "auto" and not lowering.serves(method, face, geometry, i, o):
+                    continue
+                yield (name, face, method), lambda a, b, f=f, g=geometry, m=method: f(a, b, g, method=m, **params), a, b
+
+
+@pytest.mark.parametrize(("dtype", "platform"), [("bfloat16", "cuda"), ("float16", "tpu")])
+def test_half_precision_products_are_asked_for_in_the_operands_own_type(dtype, platform):
+    """Asked for float32, XLA's GPU backend widens the operands of a convolution: twice the bytes, nothing recognised.
+
+    Terms of a sum over taps alone are asked for in float32 (matrix products, which take it without widening): they are
+    not rounded before the sum is done.
+    """
+    half, seen = SHORT[dtype], 0
+    for (name, face, method), f, a, b in every_face(dtype):
+        found = products(lowered(f, platform, a, b))
+        sums = method == "taps" and face != "kernel" and name not in ("depthwise", "patchwise")
+        allowed = {(half, half, half), (half, half, "f32")} if sums or method == "taps" else {(half, half, half)}
+        assert found <= allowed, (name, face, method, found)
+        assert not sums or (half, half, "f32") in found
+        seen += len(found)
+    assert seen > 40
+
+
+def test_an_explicit_result_type_is_kept():
+    platform = "rocm"
+    for case, f, a, b in every_face("bfloat16", out_dtype=jnp.dtype("float32")):
+        text = lowered(f, platform, a, b)
+        assert products(text) <= {("bf16", "bf16", "f32")}, case
+        assert re.search(r"-> \(tensor<[\dx]+xf32>", text)
+
+
+def test_cpus_and_unknown_platforms_sum_in_float32():
+    geometry, i, o = GEOMETRIES["plain"]
+    for face, (f, a, b) in calls(geometry, i, o, "bfloat16").items():
+        text = lowered(lambda a, b, f=f: f(a, b, geometry, method="window"), "cpu", a, b)
+        assert products(text) == {("f32", "f32", "f32")}, face
+    for platform in ("cpu", None):
+        assert lowering.Call("apply", geometry, 1, i, o, jnp.dtype("bfloat16"), jnp.dtype("bfloat16"),
+                             platform=platform).product_dtype == jnp.float32  # fmt: skip
+
+
+@pytest.mark.parametrize("face", ["apply", "adjoint", "kernel"])
+def test_what_accelerators_run_is_as_accurate_as_one_rounding(face):
+    """Their programs, run here: the error against float64 is that of rounding the exact result once."""
+    geometry = ConvGeometry.resolve(input_size=(24, 24), kernel_size=(3, 3), stride=1, dilation=2, padding=2)
+    rng = np.random.default_rng(5)
+    shapes = {"x": (4, 24, 24, 32), "w": (3, 3, 32, 48), "y": (4, 24, 24, 48)}
+    names = {"apply": "xw", "adjoint": "yw", "kernel": "xy"}[face]
+    a, b = (jnp.asarray(rng.standard_normal(shapes[n]), jnp.bfloat16) for n in names)
+    f = {"apply": apply, "adjoint": adjoint, "kernel": kernel}[face]
+    with jax.enable_x64(True):
+        want = np.asarray(f(*(jnp.asarray(np.asarray(v, np.float64)) for v in (a, b)), geometry, method="window"))
+
+    def error(got):
+        return np.sqrt(np.mean((np.asarray(got, np.float64) - want) ** 2) / np.mean(want**2))
+
+    call = lowering.Call(face, geometry, 4, 32, 48, a.dtype, a.dtype, platform="tpu")
+    for method in lowering.METHODS:
+        if method != "native" and lowering.serves(method, face, geometry, 32, 48):
+            got = jax.jit(functools.partial(lowering.run, method, call))(a, b)
+            assert got.dtype == a.dtype
+            assert error(got) <= 1.05 * error(want.astype(a.dtype)), method
+
+
+def test_gradients_of_a_half_precision_layer_stay_in_its_type():
+    """The whole of a training step: value and both gradients, convolution and transposed convolution."""
+    x, w, v = (jnp.ones(s, jnp.bfloat16) for s in ((2, 8, 8, 4), (4, 4, 4, 6), (4, 4, 3, 6)))
+
+    def loss(x, w, v):
+        y = jax.nn.relu(jc.conv(x, w, stride=2, padding=1))
+        return jnp.sum(jc.conv_transpose(y, v, stride=2, padding=1).astype(jnp.float32) ** 2)
+
+    text = lowered(jax.value_and_grad(loss, (0, 1, 2)), "cuda", x, w, v)
+    assert products(text) == {("bf16", "bf16", "bf16")}
