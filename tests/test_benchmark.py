@@ -3,6 +3,11 @@
 import contextlib
 import dataclasses
 import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -11,12 +16,25 @@ import pytest
 pytest.importorskip("tyro")
 
 from jaxconv import benchmark
-from jaxconv.benchmark import backends, contenders, enet, networks, random_layers, report, resizing, runner, scaling
+from jaxconv.benchmark import (
+    backends,
+    contenders,
+    enet,
+    hardware,
+    networks,
+    programs,
+    random_layers,
+    report,
+    resizing,
+    runner,
+    scaling,
+)
 from jaxconv.benchmark.cases import Layer
 from jaxconv.benchmark.memory import resident_bytes
 from jaxconv.benchmark.runner import Row, Summary, speed
 from jaxconv.cli import main
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAYERS = {
     "strided": Layer("strided", 2, (9, 8), 4, 6, (3, 3), 2, 1, 1),
     "transposed": Layer("transposed", 1, (5, 4), 4, 6, (3, 3), 2, 1, 1, 1, True, 1),
@@ -266,3 +284,95 @@ def test_resize_contenders_compute_the_same(quick):
     rows = resizing.measure([resizing.Case("small", (1, 8, 8, 2), 2.0, "linear")], 1)
     assert [row["task"] for row in rows] == ["forward", "gradient"]
     assert "| linear | gradient | jax.image.resize | 1 |" in resizing.table(rows)
+
+
+def run_program(program, seed=0):
+    """A program on random operands."""
+    return jax.tree.leaves(program.lower().compile()(*hardware.Data(seed, 2**12).of(program.operands)))
+
+
+def test_programs_of_layers_are_the_contenders_own(quick):
+    """As many operands and results as the measured calls have, and work and bytes as the rows of a run."""
+    for layer in (LAYERS["transposed"], LAYERS["grouped, dilated"]):
+        for program in programs.layer_programs([layer], "float32", programs.FACES, ("jaxconv", "lax")):
+            out = jax.eval_shape(program.function, *program.operands)
+            want = contenders.CONTENDERS[program.contender](layer, program.task, "float32").call()
+            assert [a.shape for a in jax.tree.leaves(out)] == [a.shape for a in jax.tree.leaves(want)], program
+            assert program.multiply_adds == layer.multiply_adds and program.bytes == 4 * layer.elements
+
+
+@pytest.mark.slow
+def test_neighbours_are_what_jax_users_would_write():
+    """Values and gradients of every pair, apart from unfold, whose columns have another order, and from cubic."""
+    compared = 0
+    found = programs.neighbour_programs(programs.neighbours(2, 16, 4), "float32")
+    by_row = {}
+    for program in found:
+        by_row.setdefault(program.row, {})[program.contender] = program
+    for (what, task), pair in by_row.items():
+        assert pair["jaxconv"].bytes > 0
+        if (
+            "fold" in what
+            or "cubic" in what
+            or "lax" not in pair
+            or (what, task) == ("max_pool 2, indices", "gradient")
+        ):
+            continue
+        for a, b in zip(run_program(pair["jaxconv"]), run_program(pair["lax"]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=f"{what} {task}")
+            compared += 1
+    assert compared == 16 and len(by_row) == 28
+
+
+def test_compiling_many_gives_up_in_time_and_says_what_failed():
+    def slow(x):
+        time.sleep(0.5)
+        return x
+
+    def wrong(x):
+        raise TypeError("no such thing")
+
+    shape = (jax.ShapeDtypeStruct((2,), "float32"),)
+    made = [
+        programs.Program(name, "forward", "jaxconv", f, shape)
+        for name, f in (("good", lambda x: x + 1), ("wrong", wrong), ("slow", slow), ("never", slow))
+    ]
+    said = []
+    found = hardware.compile_all(made, 0.3, 1, 0.0, said.append)
+    assert found["good", "forward", "jaxconv"].executable is not None
+    assert found["wrong", "forward", "jaxconv"].why == "TypeError: no such thing"
+    for name in ("slow", "never"):
+        assert found[name, "forward", "jaxconv"].executable is None
+        assert "not compiled within" in found[name, "forward", "jaxconv"].why
+    assert said and "slow forward jaxconv" in said[0] and "never" not in said[0]
+
+
+def test_calls_are_queued_back_to_back_and_the_best_sample_counts(monkeypatch):
+    """Under a clock that only waiting moves: 1 ms for each call queued, and 9 ms more for the first wait."""
+    clock, queued, waits = [0.0], [], []
+
+    def wait(handle):
+        clock[0] += 1e-3 * len(queued) + (0 if waits else 9e-3)
+        waits.append(len(queued))
+        queued.clear()
+
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: clock[0])
+    best = hardware.time_in_turn({"one": hardware.Call(lambda: queued.append(1), wait)}, 3, sample=19.5e-3)
+    assert best == {"one": pytest.approx(1e-3)} and waits[-3:] == [20, 20, 20]
+
+
+@pytest.mark.slow
+def test_the_accelerator_script_can_be_rehearsed(tmp_path):
+    out = tmp_path / "record.json"
+    command = [sys.executable, "benchmarks/on_accelerator.py", "--rehearse", "--budget", "240", "--out", str(out)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    sections = json.loads(out.read_text())["sections"]
+    assert list(sections) == ["tests", "networks", "layers", "neighbours", "tf32", "compile"]
+    assert sections["tests"]["passed"]
+    for name, least in (("networks", 4), ("layers", 12), ("neighbours", 28), ("tf32", 12)):
+        rows = [row for row in sections[name]["rows"] if "jaxconv" in row["seconds"]]
+        assert len(rows) >= least, sections[name]
+    assert "slower than a peer by more than 2%" in done.stdout

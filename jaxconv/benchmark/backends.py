@@ -119,6 +119,23 @@ def _step(net: Network, backend: Backend) -> Callable:
     return step
 
 
+def function(net: Network, contender: str, task: str) -> Callable[..., Any]:
+    """What is compiled: (parameters, image) to the loss and new parameters, or to the output.
+
+    Args:
+        net: the network.
+        contender: "jaxconv", "accelerate" or "lax".
+        task: "training step" or "inference".
+
+    Returns:
+        The function.
+    """
+    training = task == "training step"
+    backend: Any = (Ours if contender == "jaxconv" else Lax)(training)
+    f = _step(net, backend) if training else lambda ws, x: forward(net, ws, x, backend)
+    return accelerate(f) if contender == "accelerate" else f
+
+
 NETWORK_CONTENDERS = ("jaxconv", "accelerate", "lax", "torch")
 
 
@@ -141,11 +158,10 @@ def prepare(net: Network, contender: str, dtype: str, task: str = "training step
         return _torch(net, dtype, task)
     training = task == "training step"
     args = inputs(net, dtype, flipped=contender != "jaxconv")
-    backend: Any = (Ours if contender == "jaxconv" else Lax)(training)
-    f = _step(net, backend) if training else lambda ws, x: forward(net, ws, x, backend)
+    f = function(net, contender, task)
     fresh_caches()
     start = time.perf_counter()
-    program = jax.jit(accelerate(f) if contender == "accelerate" else f).lower(*args).compile()
+    program = jax.jit(f).lower(*args).compile()
     compiling = time.perf_counter() - start
     out = jax.block_until_ready(program(*args))
     first = time.perf_counter() - start
@@ -174,6 +190,33 @@ def _torch(net: Network, dtype: str, task: str) -> tuple[Prepared, float]:
 
 
 def _torch_in(layout: Any, net: Network, dtype: str, task: str) -> tuple[Prepared, float]:
+    import torch
+
+    step = torch_step(layout, net, dtype, task)
+
+    def call():
+        out = step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return out
+
+    first = call()
+    figure = first[0].detach() if task == "training step" else first.float().square().mean()
+    return Prepared(call), float(figure)
+
+
+def torch_step(layout: Any, net: Network, dtype: str, task: str) -> Callable[[], Any]:
+    """The network in PyTorch, on the GPU where there is one, as a call without arguments that does not wait.
+
+    Args:
+        layout: memory format of images and kernels.
+        net: the network.
+        dtype: of kernels and image.
+        task: "training step" or "inference".
+
+    Returns:
+        The call; it returns the loss and new parameters, or the output.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -226,10 +269,6 @@ def _torch_in(layout: Any, net: Network, dtype: str, task: str) -> tuple[Prepare
             gradient = torch.autograd.grad(loss, ws, allow_unused=True)  # statistics that training does not use
             with torch.no_grad():
                 out = loss, [w if g is None else w - RATE * g for w, g in zip(ws, gradient, strict=True)]
-        if device == "cuda":
-            torch.cuda.synchronize()
         return out
 
-    first = step()
-    figure = first[0].detach() if training else first.float().square().mean()
-    return Prepared(step), float(figure)
+    return step

@@ -240,48 +240,79 @@ def equinox_(layer: Layer, task: str, dtype: str) -> Prepared:
     return _jax_task(forward, task, first[data], jnp.asarray(w, dtype), first[ct])
 
 
+def torch_operation(layer: Layer, task: str) -> Callable[..., Any]:
+    """The task in PyTorch's operators, of (data, kernel), or of (cotangent, data, kernel) for gradients alone.
+
+    Uneven pads are an operation before the forward pass; its gradient takes `torch_operands`' padded data.
+    """
+    import torch
+
+    g, r = layer.geometry, layer.geometry.rank
+    uneven = _uneven(layer)
+    padding = [0 if uneven else lo for lo, _ in g.pads]
+    pads = _torch_pads(layer)
+    extra = list(g.output_padding) if layer.transposed else [0] * r
+    tail = (None, list(g.stride), padding, list(g.dilation), layer.transposed, extra, g.groups)
+    mask = [i in WANTED.get(task, ()) for i in range(2)] + [False]
+
+    def forward(d, k):
+        d = torch.nn.functional.pad(d, pads) if uneven else d
+        return torch.ops.aten.convolution(d, k, *tail)
+
+    def backward(c, d, k):
+        out = torch.ops.aten.convolution_backward(c, d, k, *tail, mask)
+        if uneven and mask[0]:
+            for axis, ((lo, _), n) in enumerate(zip(g.pads, g.input_size, strict=True)):
+                out = (out[0].narrow(2 + axis, lo, n), *out[1:])
+        return out
+
+    return forward if task == "forward" else backward
+
+
+def _uneven(layer: Layer) -> bool:
+    return any(lo != hi for lo, hi in layer.geometry.pads)
+
+
+def _torch_pads(layer: Layer) -> list[int]:
+    return [amount for pair in reversed(layer.geometry.pads) for amount in pair]
+
+
+def torch_operands(layer: Layer, task: str, x: Any, w: Any, y: Any) -> tuple[Any, ...]:
+    """What `torch_operation` takes, from the form's tensors in jaxconv's layout.
+
+    Raises:
+        Absent: PyTorch has no such layer.
+    """
+    import torch
+
+    uneven = _uneven(layer)
+    if uneven and layer.transposed:
+        raise Absent("PyTorch crops both sides of a transposed convolution alike")
+    x, y, w = x.movedim(-1, 1), y.movedim(-1, 1), w.movedim((-1, -2), (0, 1))
+    if uneven and task != "forward":
+        x = torch.nn.functional.pad(x, _torch_pads(layer))
+    data, ct = (y, x) if layer.transposed else (x, y)
+    return (data, w) if task == "forward" else (ct, data, w)
+
+
 def torch_(layer: Layer, task: str, dtype: str) -> Prepared:
     """PyTorch's own operators, contiguous and channels-last, whichever is faster for the layer."""
     if importlib.util.find_spec("torch") is None:
         raise Absent("torch is not installed")
     import torch
 
-    g, r = layer.geometry, layer.geometry.rank
-    uneven = any(lo != hi for lo, hi in g.pads)
-    if uneven and layer.transposed:
-        raise Absent("PyTorch crops both sides of a transposed convolution alike")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = {k: torch.from_numpy(v).to(device, getattr(torch, dtype)) for k, v in arrays(layer).items()}
-    x, y = a["x"].movedim(-1, 1), a["y"].movedim(-1, 1)
-    w = a["w"].movedim((-1, -2), (0, 1))
-    padding = [0 if uneven else lo for lo, _ in g.pads]
-    # Uneven pads are an operation before the forward pass; its gradient finds the padded input ready.
-    pads = [amount for pair in reversed(g.pads) for amount in pair]
-    if uneven and task != "forward":
-        x = torch.nn.functional.pad(x, pads)
-    extra = list(g.output_padding) if layer.transposed else [0] * r
-    data, c_of = (y, x) if layer.transposed else (x, y)
-    tail = (None, list(g.stride), padding, list(g.dilation), layer.transposed, extra, g.groups)
-    formats = [torch.contiguous_format] + ([] if r == 1 else [{2: torch.channels_last, 3: torch.channels_last_3d}[r]])
-    mask = [i in WANTED.get(task, ()) for i in range(2)] + [False]
+    operands, operation = torch_operands(layer, task, **a), torch_operation(layer, task)
     best: tuple[float, Prepared] | None = None
-    for layout in formats:
-        operands = (data, w) if task == "forward" else (c_of, data, w)
+    for layout in torch_formats(layer.geometry.rank):
         count = int(max(1, min(SETS, SETS_BYTES // sum(t.nbytes for t in operands))))
         sets = [tuple(t.roll(i, 0).contiguous(memory_format=layout) for t in operands) for i in range(count)]
         turns = itertools.cycle(sets)
 
         def call(turns=turns):
             with torch.no_grad():
-                if task == "forward":
-                    d, k = next(turns)
-                    d = torch.nn.functional.pad(d, pads) if uneven else d
-                    out = torch.ops.aten.convolution(d, k, *tail)
-                else:
-                    out = torch.ops.aten.convolution_backward(*next(turns), *tail, mask)
-                    if uneven and mask[0]:
-                        for axis, ((lo, _), n) in enumerate(zip(g.pads, g.input_size, strict=True)):
-                            out = (out[0].narrow(2 + axis, lo, n), *out[1:])
+                out = operation(*next(turns))
             if device == "cuda":
                 torch.cuda.synchronize()
             return out
@@ -298,6 +329,14 @@ def torch_(layer: Layer, task: str, dtype: str) -> Prepared:
             best = (min(times), ready)
     assert best is not None  # there is at least one format
     return best[1]
+
+
+def torch_formats(rank: int) -> list[Any]:
+    """PyTorch's memory formats for so many spatial axes: contiguous, and channels-last where there is one."""
+    import torch
+
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}
+    return [torch.contiguous_format] + ([last[rank]] if rank in last else [])
 
 
 CONTENDERS: dict[str, Callable[..., Prepared]] = {

@@ -1,0 +1,488 @@
+"""Everything worth knowing of jaxconv on the accelerator of this machine, in a few minutes.
+
+    python benchmarks/on_accelerator.py [--budget 280] [--out FILE.json] [--sections tests,networks,...] [--rehearse]
+
+Sections, in this order, each written to the record as it ends: `tests` (those marked gpu), `networks` (training steps
+and inference in bfloat16), `layers` (every face of the registry in bfloat16), `neighbours` (pooling, unpooling,
+resizing, windows), `tf32` (the faces in float32, products in TF32), `compile` (compilation alone, in fresh processes).
+Each has a share of the time that is left; what does not fit is skipped and named.
+
+Contenders, in turn in one process: jaxconv; `jaxconv.accelerate` of the lax version; lax as flax calls it; PyTorch in
+its channels-last format with cuDNN's benchmark mode, where it is installed. All programs of a section are compiled side
+by side before anything is timed. The record is benchmarks/results/accelerator-DEVICE.json, and --out too.
+
+Needs jax, numpy and pytest alone; runs from a checkout as `PYTHONPATH=. python benchmarks/on_accelerator.py`.
+`--rehearse` runs all of it at tiny sizes on a CPU, and writes --out only.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# PyTorch and the compilers' trials need memory beside what jax takes at its start.
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.55")
+
+# Sections in order of worth, and the weight of each in what is left of the budget.
+SECTIONS = {"tests": 4, "networks": 7, "layers": 6, "neighbours": 1.5, "tf32": 3.5, "compile": 2}
+# Elements of a layer's three tensors together: well beyond a GPU's cache.
+ELEMENTS = 2**26
+WORST = 8
+
+
+class Run:
+    """The record of a run, its clock and its sizes."""
+
+    def __init__(self, options):
+        import jax
+
+        from jaxconv.benchmark import hardware, report, runner
+
+        self.options, self.rehearse = options, options.rehearse
+        self.h, self.write_json = hardware, report.write_json
+        self.end = time.monotonic() + options.budget
+        self.torch = find_torch(self)
+        device = jax.devices()[0]
+        self.workers = max(os.cpu_count() or 2, 2)
+        slug = re.sub("[^a-z0-9]+", "-", device.device_kind.lower()).strip("-")
+        self.paths = [options.out] if options.out else []
+        if not self.rehearse:
+            self.paths.insert(0, ROOT / "benchmarks" / "results" / f"accelerator-{slug}.json")
+        self.record = {**runner.machine(), "budget": options.budget, "rehearsal": self.rehearse, "sections": {}}
+        self.data = hardware.Data(size=2**20 if self.rehearse else hardware.POOL)
+        size, long = (256, 2**20) if self.rehearse else (8192, 2**29)
+        self.peaks = {d: hardware.peaks(d, size, long) for d in ("bfloat16", "float32")}
+        self.record["peaks"] = self.peaks
+        self.record["queueing_seconds"] = hardware.queueing_seconds()
+        self.timing = {"repeats": 1, "sample": 1e-3} if self.rehearse else {}
+
+    def say(self, text):
+        print(f"[{self.left():4.0f} s left] {text}", flush=True)
+
+    def left(self):
+        return self.end - time.monotonic()
+
+    def save(self):
+        for path in self.paths:
+            self.write_json(pathlib.Path(path), self.record)
+
+    def compile(self, programs, until):
+        """Compile side by side for at most 60% of the section's time, 20% more for what has begun."""
+        seconds = until - time.monotonic()
+        found = self.h.compile_all(programs, 0.6 * seconds, self.workers, 0.2 * seconds, self.say)
+        ready = sum(c.executable is not None for c in found.values())
+        self.say(f"{ready} of {len(found)} programs compiled in {seconds - (until - time.monotonic()):.1f} s")
+        return found
+
+
+def find_torch(run):
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    if not torch.cuda.is_available() and not run.rehearse:
+        return None
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    return torch
+
+
+def torch_wait(torch):
+    return (lambda out: torch.cuda.synchronize()) if torch.cuda.is_available() else (lambda out: out)
+
+
+# ------------------------------------------------------------------------------------------------------------ sections
+def section_tests(run, until):
+    """The tests marked gpu, in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-m", "gpu", "-q", "-rfEs", "--tb=short"]
+    command += ["-o", "addopts=", "-W", "default", "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-k", "bfloat16 and (up or pooled or linear)"] if run.rehearse else []
+    env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": str(ROOT)}
+    limit = max(until - time.monotonic(), 5)
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired as late:
+        return {"verdict": f"not ended within {limit:.0f} s", "passed": False, "output": said_so_far(late)[-3000:]}
+    lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-500:]]
+    passed = done.returncode == 0
+    out = {"verdict": lines[-1], "passed": passed}
+    return out if passed else {**out, "output": (done.stdout + done.stderr)[-6000:]}
+
+
+def said_so_far(late):
+    return late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
+
+
+def rows_of(compiled):
+    """Compiled programs by what contenders share, in order."""
+    rows = {}
+    for (what, task, who), one in compiled.items():
+        rows.setdefault((what, task), {})[who] = one
+    return rows
+
+
+def timed_row(run, contenders, calls, dtype):
+    """One row of the record from compiled contenders and calls that are ready (PyTorch's among them)."""
+    seconds = run.h.time_in_turn(calls, **run.timing) if calls else {}
+    programs = {name: one.program for name, one in contenders.items()}
+    ours = programs["jaxconv"]
+    return {
+        "what": ours.what,
+        "task": ours.task,
+        "seconds": seconds,
+        "share": {
+            name: run.h.share(ours, took, run.peaks[dtype])
+            for name, took in seconds.items()
+            if ours.bytes or ours.multiply_adds
+        },
+        "compile": {name: one.seconds for name, one in contenders.items() if one.seconds is not None},
+        "temporary_bytes": {
+            name: int(one.executable.memory_analysis().temp_size_in_bytes)
+            for name, one in contenders.items()
+            if one.executable is not None
+        },
+        "absent": {name: one.why for name, one in contenders.items() if one.why},
+    }
+
+
+def say_row(run, row):
+    took = row["seconds"]
+    if "jaxconv" not in took:
+        return run.say(f"{row['what']}, {row['task']}: {row['absent']}")
+    cells = [f"{name} {took[name] / took['jaxconv']:.2f}" for name in took if name != "jaxconv"]
+    cells += [f"no {name}" for name in row["absent"]]
+    reached = f"  {row['share']['jaxconv']:.0%}" if row.get("share") else ""
+    run.say(f"{row['what'][:36]:36} {row['task']:15} {1e3 * took['jaxconv']:8.3f} ms{reached}  {'  '.join(cells)}")
+
+
+def time_rows(run, compiled, until, dtype, prepare, forget=None):
+    """Time row by row until the section's time is over; `prepare(row, contenders)` gives the calls."""
+    rows, skipped, last = [], [], None
+    for key, contenders in rows_of(compiled).items():
+        if time.monotonic() > until:
+            skipped.append(" ".join(key))
+            continue
+        if forget is not None and last != key[0]:
+            forget()
+        last = key[0]
+        calls, notes = {}, {}
+        try:
+            calls, notes = prepare(key, contenders)
+            rows.append(timed_row(run, contenders, calls, dtype))
+            rows[-1]["absent"].update(notes)
+        except Exception as error:  # the other rows are still worth their time
+            absent = {"jaxconv": f"{type(error).__name__}: {str(error)[:300]}"}
+            rows.append({"what": key[0], "task": key[1], "seconds": {}, "absent": absent})
+        say_row(run, rows[-1])
+    if skipped:
+        run.say(f"no time for {len(skipped)} rows: {'; '.join(skipped[:6])} ...")
+    return {"dtype": dtype, "rows": rows, "skipped": skipped}
+
+
+def ready_calls(run, contenders):
+    return {
+        name: run.h.call_of(one.executable, run.data.of(one.program.operands))
+        for name, one in contenders.items()
+        if one.executable is not None
+    }
+
+
+def working(calls):
+    """The calls that can be made at all, and what the others said (out of memory, say)."""
+    kept, notes = {}, {}
+    for name, call in calls.items():
+        try:
+            call.wait(call.queue())
+            kept[name] = call
+        except RuntimeError as why:
+            notes[name] = f"{type(why).__name__}: {str(why)[:200]}"
+    return kept, notes
+
+
+def loss_of(call):
+    loss = call.queue()[0]
+    return float(loss.detach() if hasattr(loss, "detach") else loss)
+
+
+def section_networks(run, until):
+    """Training steps and inference of whole networks."""
+    from jaxconv.benchmark import backends, contenders, networks, programs
+
+    tiny = (networks.Network("U-Net", "unet", 1, (16, 16), (4, 8)),
+            networks.Network("stack", "stack", 1, (12, 12), (4,), 4))  # fmt: skip
+    nets = tiny if run.rehearse else sorted(networks.ON_GPU, key=lambda n: n.kind not in ("unet", "stack"))
+    by_name = {net.name: net for net in nets}
+    compiled = run.compile(programs.network_programs(nets, "bfloat16"), until)
+    held, torch = {}, run.torch
+
+    def forget():
+        held.clear()
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def prepare(key, ready):
+        net, task = by_name[key[0]], key[1]
+        calls = {}
+        for name, one in ready.items():
+            if one.executable is not None:
+                flipped = name != "jaxconv"
+                if flipped not in held:
+                    held[flipped] = backends.inputs(net, "bfloat16", flipped)
+                calls[name] = run.h.call_of(one.executable, held[flipped])
+        if torch is not None:
+            step = backends.torch_step(contenders.torch_formats(net.rank)[-1], net, "bfloat16", task)
+            calls["torch"] = run.h.Call(step, torch_wait(torch))
+        calls, notes = working(calls)
+        if task == "training step":
+            losses = {name: loss_of(call) for name, call in calls.items()}
+            if max(losses.values()) > 1.05 * min(losses.values()):
+                notes["the same loss"] = f"losses differ: {losses}"
+        return calls, notes
+
+    return time_rows(run, compiled, until, "bfloat16", prepare, forget)
+
+
+def sized(run, layer):
+    """A registry layer with a batch that a GPU is busy with; for a rehearsal a small one."""
+    if run.rehearse:
+        least = 4 if layer.transposed else layer.dilation * (layer.kernel[0] - 1) // 2 + 2
+        return dataclasses.replace(layer, batch=1, size=tuple(min(n, max(6, least)) for n in layer.size))
+    factor = max(1.0, ELEMENTS / layer.elements)
+    return dataclasses.replace(layer, batch=layer.batch * 2 ** round(math.log2(factor)))
+
+
+def section_layers(run, until, dtype="bfloat16"):
+    """Every face of the registry's layers."""
+    from jaxconv.benchmark import cases, contenders, programs
+
+    layers = [sized(run, layer) for layer in (cases.REAL[6::9] if run.rehearse else cases.REAL)]
+    by_name = {layer.name: layer for layer in layers}
+    found = programs.layer_programs(layers, dtype, contenders=("jaxconv", "lax"))
+    # lax's kernel gradients can take longest: they come last, so that a deadline costs nothing else.
+    last = sorted(found, key=lambda p: (p.contender == "lax") * (1 + (p.task == "kernel gradient")))
+    compiled = run.compile(last, until)
+    compiled = {(*p.row, p.contender): compiled[(*p.row, p.contender)] for p in found}
+    torch, device = run.torch, "cpu" if run.rehearse else "cuda"
+
+    def prepare(key, ready):
+        calls, layer = ready_calls(run, ready), by_name[key[0]]
+        if torch is None:
+            return working(calls)
+        kind = getattr(torch, dtype)
+        a = {name: torch.randn(shape, device=device, dtype=kind) for name, shape in layer.shapes.items()}
+        layout = contenders.torch_formats(layer.geometry.rank)[-1]
+        try:
+            operands = contenders.torch_operands(layer, key[1], **a)
+        except contenders.Absent as why:
+            calls, notes = working(calls)
+            return calls, {**notes, "torch": str(why)}
+        operands = [t.contiguous(memory_format=layout) for t in operands]
+        operation = contenders.torch_operation(layer, key[1])
+
+        def call():
+            with torch.no_grad():
+                return operation(*operands)
+
+        return working({**calls, "torch": run.h.Call(call, torch_wait(torch))})
+
+    out = time_rows(run, compiled, until, dtype, prepare, run.data.forget)
+    return {**out, "layers": {layer.name: layer.shapes for layer in layers}}
+
+
+def section_tf32(run, until):
+    """The faces in float32 as both frameworks compute them there by default: products in TF32."""
+    return section_layers(run, until, "float32")
+
+
+TORCH_NEIGHBOURS = {
+    "max_pool 2": lambda f, x: f.max_pool2d(x, 2),
+    "max_pool 3 s2": lambda f, x: f.max_pool2d(x, 3, stride=2, padding=1),
+    "max_pool 2, indices": lambda f, x: f.max_pool2d(x, 2, return_indices=True),
+    "max_pool 3 s2, indices": lambda f, x: f.max_pool2d(x, 3, stride=2, padding=1, return_indices=True),
+    "max_unpool": lambda f, x, at: f.max_unpool2d(x, at, 2),
+    "avg_pool 2": lambda f, x: f.avg_pool2d(x, 2),
+    "resize nearest, x2": lambda f, x: f.interpolate(x, scale_factor=2, mode="nearest"),
+    "resize linear, x2": lambda f, x: f.interpolate(x, scale_factor=2, mode="bilinear"),
+    "resize cubic, x2": lambda f, x: f.interpolate(x, scale_factor=2, mode="bicubic"),
+    "resize linear, x0.5, antialias": lambda f, x: f.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True),
+    "pixel_shuffle 2": lambda f, x: f.pixel_shuffle(x, 2),
+    "unfold 3": lambda f, x: f.unfold(x, 3, padding=1),
+    "unfold 16 s16": lambda f, x: f.unfold(x, 16, stride=16),
+}
+
+
+def section_neighbours(run, until):
+    """Pooling, unpooling, resizing, shuffles and windows, with their gradients."""
+    from jaxconv.benchmark import programs
+
+    operations = programs.neighbours(2, 16, 8) if run.rehearse else programs.neighbours(16, 256, 64)
+    by_name = {operation.name: operation for operation in operations}
+    compiled = run.compile(programs.neighbour_programs(operations, "bfloat16"), until)
+    torch, device = run.torch, "cpu" if run.rehearse else "cuda"
+
+    def prepare(key, ready):
+        calls = ready_calls(run, ready)
+        if torch is None or key[0] not in TORCH_NEIGHBOURS:
+            return working(calls)
+        image, *rest = by_name[key[0]].shapes
+        x = torch.randn(image, device=device, dtype=torch.bfloat16).movedim(-1, 1)
+        x.requires_grad_(key[1] == "gradient")
+        at = [torch.from_numpy(run.h.positions(shape)).to(device).long().movedim(-1, 1) for shape in rest]
+
+        def value():
+            return TORCH_NEIGHBOURS[key[0]](torch.nn.functional, x, *at)
+
+        call = value
+        if key[1] == "gradient":
+            out = value()
+            out = out[0] if isinstance(out, tuple) else out
+            pulled = torch.randn_like(out)
+
+            def call():
+                return torch.autograd.grad(out, x, pulled, retain_graph=True)
+
+        return working({**calls, "torch": run.h.Call(call, torch_wait(torch))})
+
+    return time_rows(run, compiled, until, "bfloat16", prepare, run.data.forget)
+
+
+def section_compile(run, until):
+    """Trace, lower and compile two training steps alone, each contender in a process of its own."""
+    rows = {}
+    for who in ("jaxconv", "lax"):
+        limit = max((until - time.monotonic()) * (0.35 if who == "jaxconv" else 1), 5)
+        command = [sys.executable, __file__, "--compile-alone", who] + ["--rehearse"] * run.rehearse
+        env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": str(ROOT)}
+        try:
+            said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=limit).stdout
+        except subprocess.TimeoutExpired as late:
+            said = f"{said_so_far(late)}\nthe rest={limit:.0f} s were not enough\n"
+        rows[who] = dict(re.findall(r"^(.*)=(.*)$", said, re.M))
+        run.say(f"{who}: {rows[who]}")
+    return rows
+
+
+def compile_alone(who, rehearse):
+    """What `section_compile` runs."""
+    from jaxconv.benchmark import networks, programs
+
+    tiny = (networks.Network("stack", "stack", 1, (12, 12), (4,), 4),)
+    for net in tiny if rehearse else networks.ON_GPU[1:3]:
+        start = time.perf_counter()
+        lowered = programs.of_network(net, "training step", who, "bfloat16").lower()
+        traced = time.perf_counter() - start
+        lowered.compile()
+        print(f"{net.name}={traced:.2f} s to trace, {time.perf_counter() - start:.2f} s in all", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- summary
+def summary(record, h):
+    """One compact text of everything measured."""
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    out = [f"== {record['device']}, {record['date']}; {versions}"]
+    for dtype, rates in record["peaks"].items():
+        out.append(
+            f"peak {dtype}: {2e-12 * rates['multiply_adds']:.0f} TFLOP/s, copy {1e-12 * rates['bytes']:.2f} TB/s"
+        )
+    out.append(f"queueing a call: {1e6 * record['queueing_seconds']:.0f} us")
+    for name, found in record["sections"].items():
+        if "rows" not in found:
+            kept = {k: v for k, v in found.items() if k not in ("output", "seconds")}
+            out.append(f"-- {name}: {kept}")
+            out += [found["output"][-1500:]] if "output" in found else []
+            continue
+        rows = [r for r in found["rows"] if "jaxconv" in r["seconds"]]
+        out.append(f"-- {name}, {found['dtype']}: {len(rows)} rows, {len(found['skipped'])} skipped")
+        if name == "networks":
+            out += [network_line(r) for r in rows]
+        for task in dict.fromkeys(r["task"] for r in rows):
+            for peer in ("lax", "accelerate", "torch"):
+                ratios = {
+                    r["what"]: r["seconds"][peer] / r["seconds"]["jaxconv"]
+                    for r in rows
+                    if r["task"] == task and peer in r["seconds"]
+                }
+                if ratios:
+                    worst = min(ratios, key=ratios.get)
+                    out.append(
+                        f"{task:15} {peer:10} / ours: mean {h.geometric_mean(ratios.values()):6.2f}  worst "
+                        f"{ratios[worst]:.2f} ({worst}) of {len(ratios)}"
+                    )
+        if name != "networks":
+            out += worst_rows(rows)
+        for r in found["rows"]:
+            if trouble := {k: v for k, v in r["absent"].items() if not (k == "torch" and "not installed" in v)}:
+                out.append(f"   ! {r['what']}, {r['task']}: {str(trouble)[:160]}")
+    return "\n".join(out)
+
+
+def network_line(r):
+    cells = [f"{who} {1e3 * took:.2f}" for who, took in r["seconds"].items()]
+    memory = [f"{who} {v >> 20}" for who, v in r["temporary_bytes"].items()]
+    return f"{r['what'][:34]:34} {r['task']:13} ms: {', '.join(cells)}; MiB: {', '.join(memory)}"
+
+
+def worst_rows(rows):
+    """The rows in which a peer is faster, the worst first."""
+    losses = sorted(
+        (took / r["seconds"]["jaxconv"], who, r["what"], r["task"], r["seconds"]["jaxconv"])
+        for r in rows
+        for who, took in r["seconds"].items()
+        if took < 0.98 * r["seconds"]["jaxconv"]
+    )
+    text = [f"   {ratio:.2f} {who}: {what}, {task} (ours {1e3 * s:.3f} ms)" for ratio, who, what, task, s in losses]
+    return [f"   slower than a peer by more than 2%: {len(losses)}", *text[:WORST]]
+
+
+def main():
+    """Run the sections that fit, write the record after each, and print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, help="seconds for everything; 280, for a rehearsal 110")
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--sections", default=",".join(SECTIONS))
+    parser.add_argument("--rehearse", action="store_true", help="all of it at tiny sizes on a CPU")
+    parser.add_argument("--compile-alone", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    wanted = options.sections.split(",")
+    if unknown := set(wanted) - set(SECTIONS):
+        parser.error(f"unknown sections {sorted(unknown)}; there are {', '.join(SECTIONS)}")
+    if options.rehearse:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    options.budget = options.budget or (110.0 if options.rehearse else 280.0)
+    if options.compile_alone:
+        return compile_alone(options.compile_alone, options.rehearse)
+    start = time.monotonic()
+    run = Run(options)
+    run.end = start + options.budget
+    sections = [name for name in SECTIONS if name in wanted]
+    for i, name in enumerate(sections):
+        if run.left() < 5:
+            run.record["sections"][name] = {"skipped": "no time was left"}
+            run.say(f"{name}: skipped, no time is left")
+            continue
+        part = SECTIONS[name] / sum(SECTIONS[later] for later in sections[i:])
+        begun = time.monotonic()
+        run.say(f"=== {name}: up to {part * run.left():.0f} s")
+        try:
+            found = globals()[f"section_{name}"](run, begun + part * run.left())
+        except Exception as error:  # what the other sections show is still worth having
+            found = {"failed": f"{type(error).__name__}: {str(error)[:1000]}"}
+            run.say(f"{name} failed: {found['failed']}")
+        run.record["sections"][name] = {**found, "seconds": round(time.monotonic() - begun, 1)}
+        run.save()
+    text = summary(run.record, run.h)
+    print(text[-11000:], flush=True)
+    failed = any("failed" in s or s.get("passed") is False for s in run.record["sections"].values())
+    sys.stdout.flush()
+    os._exit(int(failed))  # a compilation that was given up would hold the process
+
+
+if __name__ == "__main__":
+    main()
