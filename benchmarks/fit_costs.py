@@ -1,8 +1,8 @@
 """Fit the rates of ``jaxconv/lowering/costs.py`` on recorded measurements, and say how good the choice is.
 
 ``python benchmarks/fit_costs.py benchmarks/results/lowerings-cpu.json`` prints the rates to put into the file, how
-often the choice is the fastest
-lowering, and the ratio of the chosen one's time to the fastest one's.
+often the choice is the fastest of XLA's operations, and the ratio of the chosen one's time to the fastest one's. With
+``--keep`` it does so for the rates in use.
 """
 
 import argparse
@@ -13,17 +13,19 @@ from scipy.optimize import least_squares
 
 from jaxconv import lowering
 from jaxconv.benchmark.cases import REAL, random_layers
-from jaxconv.lowering import Call, choice, costs
+from jaxconv.lowering import Call, costs
 
 
 def calls(record):
-    """(call, measured seconds by method) of every row."""
+    """(row, call, measured seconds by method) of every row, where no compiled kernel serves."""
     layers = {layer.name: layer for layer in (*REAL, *random_layers(record["random"], record["seed"]))}
     for row in record["rows"]:
         layer = layers[row["layer"]]
         i, o = layer.conv_channels
         dtype = np.dtype("float32")
-        yield row, Call(row["face"], layer.geometry, layer.batch, i, o, dtype, dtype, None, "cpu", True), row["seconds"]
+        call = Call(row["face"], layer.geometry, layer.batch, i, o, dtype, dtype, None, "cpu")
+        seconds = {lowering.named(method): t for method, t in row["seconds"].items()}
+        yield row, call, {method: t for method, t in seconds.items() if lowering.METHODS[method].serves(call)}
 
 
 class Guesses(dict):
@@ -45,9 +47,7 @@ def fit(record, rounds: int = 4):
         for _, call, found in calls(record):
             best = min(found.values())
             for method, seconds in found.items():
-                if not lowering.serves(method, call.face, call.geometry, call.channels_in, call.channels_out):
-                    continue
-                rows.append(costs.amounts(method, call, choice.choose))
+                rows.append(costs.amounts(method, call, lowering.choose))
                 times.append(seconds)
                 weights.append((best / seconds) ** 0.25)
         kinds = sorted({kind for row in rows for kind in row})
@@ -65,7 +65,7 @@ def fit(record, rounds: int = 4):
         solution = least_squares(residuals, start, jac=slopes, loss="soft_l1", bounds=(-36, 0)).x
         costs.RATES.clear()
         costs.RATES.update(zip(kinds, (float(f"{np.exp(v):.3g}") for v in solution), strict=True))
-        choice.choose.cache_clear()
+        lowering.choose.cache_clear()
     return costs.RATES
 
 
@@ -73,7 +73,7 @@ def regret(record):
     """Time of the chosen lowering over the fastest one's, for every row."""
     out = []
     for row, call, found in calls(record):
-        name = choice.choose(call)
+        name = lowering.choose(call)
         best = min(found, key=found.get)
         if name not in found:
             continue

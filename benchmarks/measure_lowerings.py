@@ -1,14 +1,15 @@
 """Measure every lowering that serves, for every face of real and random layers, and record the times.
 
 Run pinned to one core, such as ``taskset -c 1 python benchmarks/measure_lowerings.py OUT.json``: times are CPU seconds
-of the
-process, the best of several, so that a busy machine disturbs them little. ``benchmarks/fit_costs.py`` fits the cost
-model on the file.
+of the process, the best of several, so that a busy machine disturbs them little. ``benchmarks/fit_costs.py`` fits the
+cost model on the file. The model serves where the compiled kernels cannot run, so they are off, also inside of what
+`phases`, `space_to_batch` and `blocks` leave; ``JAXCONV_NATIVE=1 ... --methods cpu_kernels`` adds their times.
 """
 
 import argparse
 import functools
 import json
+import os
 import platform
 import time
 
@@ -16,8 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv import lowering, trilinear
-from jaxconv.benchmark.cases import REAL, random_layers
+os.environ.setdefault("JAXCONV_NATIVE", "0")  # read at the first convolution
+
+from jaxconv import lowering, trilinear  # noqa: E402
+from jaxconv.benchmark.cases import REAL, random_layers  # noqa: E402
+from jaxconv.lowering import Call  # noqa: E402
 
 OPERANDS = {"apply": ("x", "w"), "adjoint": ("y", "w"), "kernel": ("x", "y")}
 
@@ -39,11 +43,12 @@ def measure(layer, methods, repeats, budget):
     """One row a face: seconds by method."""
     rng = np.random.default_rng(0)
     arrays = {k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in layer.shapes.items()}
-    g, channels = layer.geometry, layer.conv_channels
+    g, f32 = layer.geometry, np.dtype("float32")
     for face, (a, b) in OPERANDS.items():
         found = {}
+        call = Call(face, g, layer.batch, *layer.conv_channels, f32, f32, None, "cpu", True)
         for method in methods:
-            if not lowering.serves(method, face, g, *channels):
+            if not lowering.METHODS[method].serves(call):
                 continue
             f = jax.jit(functools.partial(getattr(trilinear, face), geometry=g, method=method))
             jax.block_until_ready(f(arrays[a], arrays[b]))
@@ -61,12 +66,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--budget", type=float, default=0.3, help="CPU seconds a method may take in all")
     args = parser.parse_args()
-    earlier = {}
+    earlier: dict[tuple[str, str], dict[str, float]] = {}
     if args.methods:
         with open(args.out) as file:
             record = json.load(file)
         args.random, args.seed = record["random"], record["seed"]
-        earlier = {(row["layer"], row["face"]): row["seconds"] for row in record["rows"]}
+        for row in record["rows"]:
+            earlier[row["layer"], row["face"]] = {lowering.named(m): t for m, t in row["seconds"].items()}
     rows = []
     for layer in (*REAL, *random_layers(args.random, args.seed)):
         for row in measure(layer, args.methods or lowering.METHODS, args.repeats, args.budget):

@@ -15,7 +15,6 @@ from jaxconv import lowering, trilinear
 from jaxconv import padding as padding_modes
 from jaxconv._hints import channels_first, hinting
 from jaxconv.geometry import ConvGeometry, Padding
-from jaxconv.lowering import cpu
 
 
 @hinting
@@ -76,7 +75,7 @@ def conv(
     if geometry.padding_mode != "zeros":
         x = padding_modes.pad(x, geometry, x.ndim - rank - 1)
         geometry = geometry.unpadded()
-    _check_method(method, "apply", geometry, x.shape[-1], w.shape[-1])
+    _check_method(method, "apply", geometry, x, w, params)
     return trilinear.apply(x, w, geometry, **params)
 
 
@@ -153,7 +152,7 @@ def conv_transpose(
     )  # fmt: skip
     _check_channels(geometry.groups, y=y, w=w)
     y, w, params = _operands(y, w, precision, preferred_element_type, method)
-    _check_method(method, "adjoint", geometry, w.shape[-2] * geometry.groups, y.shape[-1])
+    _check_method(method, "adjoint", geometry, y, w, params)
     if geometry.padding_mode == "zeros":
         return trilinear.adjoint(y, w, geometry, **params)
     padded = trilinear.adjoint(y, w, geometry.unpadded(), **params)
@@ -234,7 +233,7 @@ def conv_kernel(
     if geometry.padding_mode != "zeros":
         x = padding_modes.pad(x, geometry, x.ndim - rank - 1)
         geometry = geometry.unpadded()
-    _check_method(method, "kernel", geometry, x.shape[-1], y.shape[-1])
+    _check_method(method, "kernel", geometry, x, y, params)
     return trilinear.kernel(x, y, geometry, **params)
 
 
@@ -320,8 +319,6 @@ def _operands(
     a: Array, b: Array, precision: Any, preferred: DTypeLike | None, method: str
 ) -> tuple[Array, Array, dict]:
     """Promote the operands as jax.numpy does and settle everything that a face takes as a static parameter."""
-    if method != "auto" and method not in lowering.METHODS:
-        raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, lowering.METHODS))}")
     dtype = jnp.result_type(a, b)
     if dtype == jnp.bool_ or not jnp.issubdtype(dtype, jnp.number):
         raise TypeError(f"cannot convolve operands of dtype {a.dtype} and {b.dtype}")
@@ -331,23 +328,16 @@ def _operands(
             "the result with "
             "preferred_element_type, such as preferred_element_type=jnp.int32"
         )
-    if method == "native" and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"method='native' computes in floating point; the operands' dtype is {dtype}")
     a, b = lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype)
     out_dtype = dtype if preferred is None else jnp.dtype(preferred)
-    return a, b, {"out_dtype": out_dtype, "precision": _precision(precision), "method": method}
+    return a, b, {"out_dtype": out_dtype, "precision": _precision(precision), "method": lowering.named(method)}
 
 
-def _check_method(method: str, face: str, geometry: ConvGeometry, channels_in: int, channels_out: int) -> None:
-    if method == "auto" or lowering.serves(method, face, geometry, channels_in, channels_out):
-        return
-    able = [m for m in lowering.METHODS if lowering.serves(m, face, geometry, channels_in, channels_out)]
-    why = f"; the compiled kernels are {cpu.status()}" if method == "native" and not cpu.available() else ""
-    raise ValueError(
-        f"method={method!r} cannot compute this {face} face (stride={geometry.stride}, dilation={geometry.dilation}, "
-        f"groups={geometry.groups}, kernel_size={geometry.kernel_size}); these can: 'auto', "
-        f"{', '.join(map(repr, able))}{why}"
-    )
+def _check_method(method: str, face: str, geometry: ConvGeometry, a: Array, b: Array, params: dict[str, Any]) -> None:
+    """Refuse a named method that cannot compute this very call on any platform."""
+    if method != "auto":
+        static = {"out_dtype": params["out_dtype"], "precision": params["precision"]}
+        lowering.check(method, lowering.Call.of(face, geometry, a, b, **static))
 
 
 def _precision(precision: Any) -> Any:

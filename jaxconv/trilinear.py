@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -36,14 +35,15 @@ from jaxconv import _compat
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import Call
 from jaxconv.lowering import run as run_lowering
+from jaxconv.lowering.call import SLOTS as SLOTS_OF
 
 apply_p = Primitive("conv_apply")
 adjoint_p = Primitive("conv_adjoint")
 kernel_p = Primitive("conv_kernel")
 
 # Which slots of the form the two operands of a face fill, and which one is open.
-SLOTS = {apply_p: ("x", "w", "y"), adjoint_p: ("y", "w", "x"), kernel_p: ("x", "y", "w")}
 FACES = {apply_p: "apply", adjoint_p: "adjoint", kernel_p: "kernel"}
+SLOTS = {prim: SLOTS_OF[face] for prim, face in FACES.items()}
 
 
 def apply(x: Array, w: Array, geometry: ConvGeometry, **params: Any) -> Array:
@@ -148,10 +148,6 @@ def _show(full: dict[str, Any]) -> str:
 
 
 # ---------------------------------------------------------------------- derivatives
-
-
-def _to(aval, value: Array) -> Array:
-    return lax.convert_element_type(value, aval.dtype)
 
 
 def _apply_x(ct, x, w, *, geometry, out_dtype, **params):
@@ -273,26 +269,30 @@ def _split_kernel(w: Array, size: int, groups: int, which: str) -> Array:
 # ---------------------------------------------------------------------- lowering
 
 
-def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, method, platform, native) -> Array:
+def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, method, platform, runs_here) -> Array:
     slots = dict(zip(SLOTS[prim], (a, b), strict=False))
-    data = slots["x"] if "x" in slots else slots["y"]
-    batch_shape = data.shape[: -geometry.rank - 1]
-    count = math.prod(batch_shape)
-    # Lowerings know one batch axis; here shardings are no longer types, so merging axes is only a change of view.
-    flat = {name: v if name == "w" else v.reshape(count, *v.shape[-geometry.rank - 1 :]) for name, v in slots.items()}
-    shape = _shape(SLOTS[prim][2], slots, geometry)
-    channels_in = slots["x"].shape[-1] if "x" in slots else slots["w"].shape[-2] * geometry.groups
-    channels_out = slots["y"].shape[-1] if "y" in slots else slots["w"].shape[-1]
-    call = Call(
-        FACES[prim], geometry, count, channels_in, channels_out, a.dtype, out_dtype, precision, platform, native
+    call = Call.of(
+        FACES[prim],
+        geometry,
+        a,
+        b,
+        out_dtype=out_dtype,
+        precision=precision,
+        platform=platform,
+        runs_here=runs_here,
     )
+    # Lowerings know one batch axis; here shardings are no longer types, so merging axes is only a change of view.
+    flat = {
+        name: v if name == "w" else v.reshape(call.batch, *v.shape[-geometry.rank - 1 :]) for name, v in slots.items()
+    }
+    shape = _shape(SLOTS[prim][2], slots, geometry)
     return run_lowering(method, call, *(flat[name] for name in SLOTS[prim][:2])).reshape(shape)
 
 
 def _lowering_rule(prim, platform: str | None):
     def rule(ctx, *args, **params):
-        native = platform == "cpu" and _compat.runs_here_on_one_device(ctx)
-        evaluate = functools.partial(_evaluate, prim, platform=platform, native=native, **params)
+        runs_here = _compat.runs_here_on_one_device(ctx)
+        evaluate = functools.partial(_evaluate, prim, platform=platform, runs_here=runs_here, **params)
         lower = mlir.lower_fun(evaluate, multiple_results=False)
         untyped = [_compat.without_type(aval) for aval in ctx.avals_in]
         with _compat.no_mesh():

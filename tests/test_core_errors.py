@@ -50,11 +50,11 @@ BAD = {
     "padding of mixed kinds": (conv(padding=(1, (1, 1))), ValueError, ["mixes"]),
     "unknown padding": (conv(padding="FULL"), ValueError, ["'FULL'", "'SAME'", "'CAUSAL'"]),
     "unknown padding mode": (conv(padding_mode="symmetric"), ValueError, ["'symmetric'", "'circular'"]),
-    "unknown method": (conv(method="magic"), ValueError, ["'magic'", "'window'"]),
+    "unknown method": (conv(method="magic"), ValueError, ["'magic'", "'lax'"]),
     "a method that cannot serve": (
         conv(method="space_to_batch"),
         ValueError,
-        ["'space_to_batch'", "dilation=(1, 1)", "'window'", "'taps'"],
+        ["'space_to_batch'", "dilation=(1, 1)", "'lax'", "'taps'"],
     ),
     "empty output": (conv(dilation=4), ValueError, ["axis 0", "spans 8", "spans 9", "at least 9"]),
     "empty output by cropping": (conv(padding=-3), ValueError, ["spans 2", "at least 9"]),

@@ -34,7 +34,7 @@ def test_kernels_larger_than_their_input_beside_an_axis_like_groups(wide, rows, 
     n = (2 * (rows - 1), wide + 1)
     record = reference.geometry_of(n, (2, wide), s=(2, 1), d=(1, 1), padding=((1, 1), (0, 0)))
     got = jax.jit(lambda y, w: jc.conv_transpose(
-        y, w, stride=(2, 1), padding=((1, 1), (0, 0)), output_size=n, method="window"))(y, w)  # fmt: skip
+        y, w, stride=(2, 1), padding=((1, 1), (0, 0)), output_size=n, method="lax"))(y, w)  # fmt: skip
     assert error(got, reference.conv_transpose(y, w, record)) <= 1e-12
 
 
@@ -43,7 +43,7 @@ def test_no_negative_pads_reach_xla(pads):
     x, w = np.ones((1, 9, 9, 2), np.float32), np.ones((2, 3, 2, 2), np.float32)
 
     def everything(x, w):
-        y, pull = jax.vjp(lambda x, w: jc.conv(x, w, padding=pads, stride=2, method="window"), x, w)
+        y, pull = jax.vjp(lambda x, w: jc.conv(x, w, padding=pads, stride=2, method="lax"), x, w)
         return pull(y)
 
     text = jax.jit(everything).lower(x, w).as_text()

@@ -220,5 +220,5 @@ def test_default_matmul_precision_is_read_where_the_operation_is_called():
     with jax.default_matmul_precision("highest"):
         text = str(jax.make_jaxpr(jc.conv)(x, w))
     assert "precision=highest" in text
-    lowered = jax.jit(functools.partial(jc.conv, precision="highest", method="window")).lower(x, w).as_text()
+    lowered = jax.jit(functools.partial(jc.conv, precision="highest", method="lax")).lower(x, w).as_text()
     assert "HIGHEST" in lowered

@@ -14,10 +14,10 @@ from cases import Case
 from test_core_faces import error
 
 import jaxconv as jc
-from jaxconv import lowering
+from jaxconv import lowering, trilinear
 from jaxconv.benchmark import REAL, explain, random_layers
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import Call, choose, taps
+from jaxconv.lowering import Call, choose, cpu, taps
 
 F32 = np.dtype("float32")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu", None)
@@ -28,23 +28,66 @@ def call_of(layer, face, platform):
     return Call(face, layer.geometry, layer.batch, i, o, F32, F32, None, platform)
 
 
+FACES = {"apply": ("x", "w"), "adjoint": ("y", "w"), "kernel": ("x", "y")}
 LAYERS = (*REAL, *random_layers(40, seed=5))
+built = pytest.mark.skipif(not cpu.available(), reason=f"compiled kernels: {cpu.status()}")
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_every_layer_gets_a_lowering_that_serves_it(platform):
-    for layer in LAYERS:
-        for face in ("apply", "adjoint", "kernel"):
+def test_every_layer_gets_a_lowering_that_can_compute_it(platform):
+    """The chosen lowering is traced for every face: a rule that names one that cannot serve fails here."""
+    for layer in (*REAL, *random_layers(8, seed=5)):
+        shapes = {name: jax.ShapeDtypeStruct(shape, F32) for name, shape in layer.shapes.items()}
+        for face, (a, b) in FACES.items():
             call = call_of(layer, face, platform)
-            name = choose(call)
-            assert lowering.serves(name, face, layer.geometry, *layer.conv_channels), (layer, face, name)
-            assert choose(dataclasses.replace(call)) == name
+            (open_slot,) = {"x", "w", "y"} - {a, b}
+            got = jax.eval_shape(functools.partial(lowering.run, "auto", call), shapes[a], shapes[b])
+            assert (got.shape, got.dtype) == (shapes[open_slot].shape, F32), (layer, face, choose(call))
 
 
-def test_platforms_that_were_not_measured_take_the_native_form():
-    assert {choose(call_of(layer, face, "tpu")) for layer in LAYERS for face in ("apply", "adjoint", "kernel")} == {
-        "window"
-    }
+def test_the_choice_depends_on_the_call_alone():
+    calls = [call_of(layer, face, platform) for layer in LAYERS for face in FACES for platform in ("cpu", "cuda")]
+    names = [choose(call) for call in calls]
+    choose.cache_clear()
+    again = [choose(dataclasses.replace(call)) for call in reversed(calls)]
+    assert names == again[::-1]
+    assert len(set(names)) >= 5  # and it is a choice
+
+
+@built
+def test_auto_takes_the_compiled_kernels_for_every_layer():
+    for layer in LAYERS:
+        for face in FACES:
+            assert choose(dataclasses.replace(call_of(layer, face, "cpu"), runs_here=True)) == "cpu_kernels"
+
+    def all_faces(geometry, **arrays):
+        return [getattr(trilinear, face)(*(arrays[n] for n in names), geometry) for face, names in FACES.items()]
+
+    for layer in REAL:
+        shapes = {name: jax.ShapeDtypeStruct(shape, F32) for name, shape in layer.shapes.items()}
+        program = jax.jit(functools.partial(all_faces, layer.geometry)).lower(**shapes).as_text()
+        assert set(re.findall(r"custom_call @(\w+)", program)) == {f"jaxconv_{face}_float32" for face in FACES}, layer
+
+
+@pytest.mark.parametrize("former, method", lowering.FORMER_NAMES.items())
+def test_names_of_jaxconv_0_1_still_name_a_lowering(former, method):
+    """In functions, layers and operators, and in what they refuse."""
+    x, w = jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 4))
+    try:
+        new = jax.jit(functools.partial(jc.conv, method=method)).lower(x, w).as_text()
+    except ValueError as refusal:  # no compiled kernels here
+        with pytest.raises(ValueError, match=re.escape(str(refusal).replace(repr(method), repr(former), 1))):
+            jc.conv(x, w, method=former)
+        return
+    assert jax.jit(functools.partial(jc.conv, method=former)).lower(x, w).as_text() == new
+    assert jc.ConvOperator(w, (6, 6), method=former).mv(x).shape == (1, 4, 4, 4)
+    if former != "window":  # which serves everything
+        with pytest.raises(ValueError, match=f"method='{former}' cannot compute"):
+            jc.conv_transpose(jnp.ones((1, 2, 2, 2, 2, 4)), jnp.ones((1, 1, 1, 1, 2, 4)), stride=2, method=former)
+
+
+def test_platforms_that_were_not_measured_take_lax():
+    assert {choose(call_of(layer, face, "tpu")) for layer in LAYERS for face in FACES} == {"lax"}
 
 
 def test_one_exported_program_is_lowered_for_each_platform():
@@ -71,14 +114,14 @@ def test_a_large_kernel_is_not_unrolled():
     text = jax.jit(everything).lower(y, w).as_text()
     assert len(text.splitlines()) < 300
     big = ConvGeometry.resolve(input_size=(80, 80), kernel_size=(64, 64))
-    assert not taps.serves("apply", big, 3, 3)
+    assert not taps.serves(Call("apply", big, 1, 3, 3, F32, F32, None, "cpu"))
 
 
-@pytest.mark.parametrize("method", [m for m in lowering.METHODS if m not in ("window", "native")])
+@pytest.mark.parametrize("method", [m for m in lowering.METHODS if m not in ("lax", "cpu_kernels")])
 def test_a_forced_method_carries_over_to_derivatives_where_it_serves(method, x64):
     case = {
         "taps": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1))),
-        "patches": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1))),
+        "im2col": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1))),
         "phases": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1))),
         "space_to_batch": Case((6, 5), (3, 2), (1, 1), (2, 3), ((1, 1), (2, 1))),
         "blocks": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1)), groups=2, channels=(2, 2)),
@@ -94,7 +137,7 @@ def test_a_forced_method_carries_over_to_derivatives_where_it_serves(method, x64
 def test_explain_says_what_is_chosen_and_why():
     said = explain("MobileNet depthwise")
     assert len(re.findall(r"^MobileNet", said, re.M)) == 2
-    assert re.search(r"apply +(taps|native) .*expected", said)
+    assert re.search(r"apply +(taps|cpu_kernels) .*expected", said)
     with pytest.raises(ValueError, match="DCGAN"):
         explain("no such layer")
 
@@ -104,9 +147,7 @@ def test_the_chosen_lowering_agrees_with_the_reference_lowering(layer):
     """At sizes of real layers, where the model chooses otherwise than in the tiny geometries of the other tests."""
     rng = np.random.default_rng(0)
     arrays = {k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in layer.shapes.items()}
-    for face, (a, b) in {"apply": ("x", "w"), "adjoint": ("y", "w"), "kernel": ("x", "y")}.items():
-        call = dataclasses.replace(call_of(layer, face, "cpu"))
-        auto, native = (
-            jax.jit(functools.partial(lowering.run, m, call))(arrays[a], arrays[b]) for m in ("auto", "window")
-        )
-        assert error(auto, np.asarray(native)) <= 1e-4, (face, choose(call))
+    for face, (a, b) in FACES.items():
+        call = call_of(layer, face, "cpu")
+        auto, lax = (jax.jit(functools.partial(lowering.run, m, call))(arrays[a], arrays[b]) for m in ("auto", "lax"))
+        assert error(auto, np.asarray(lax)) <= 1e-4, (face, choose(call))

@@ -20,7 +20,7 @@ import jaxconv as jc
 from jaxconv import trilinear
 from jaxconv.benchmark.cases import Layer, random_layers
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import Call, cpu
+from jaxconv.lowering import METHODS, Call, cpu
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "jaxconv" / "lowering" / "cpu" / "source"
@@ -45,10 +45,10 @@ def process(program, **environment):
 @built
 def test_the_choice_calls_them_on_one_cpu_device():
     x, w = jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
-    assert "jaxconv_apply_float32" in text(functools.partial(jc.conv, method="native"), x, w)
+    assert "jaxconv_apply_float32" in text(functools.partial(jc.conv, method="cpu_kernels"), x, w)
 
     def gradients(x, w):
-        return jax.vjp(lambda x, w: jc.conv_transpose(x, w, stride=2, method="native"), x, w)[1](
+        return jax.vjp(lambda x, w: jc.conv_transpose(x, w, stride=2, method="cpu_kernels"), x, w)[1](
             jnp.ones((1, 33, 33, 8))
         )
 
@@ -60,7 +60,7 @@ def test_the_choice_calls_them_on_one_cpu_device():
 def test_an_exported_program_calls_none():
     """A custom call would need jaxconv, and this machine's processor, where the program is read back."""
     x, w = jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
-    exported = jax.export.export(jax.jit(functools.partial(jc.conv, method="native")), platforms=["cpu"])(x, w)
+    exported = jax.export.export(jax.jit(functools.partial(jc.conv, method="cpu_kernels")), platforms=["cpu"])(x, w)
     assert "custom_call" not in exported.mlir_module()
     again = jax.export.deserialize(exported.serialize())
     assert error(again.call(x, w), np.asarray(jc.conv(x, w))) <= 1e-6
@@ -77,7 +77,7 @@ mesh = jax.make_mesh((4,), ("b",), axis_types=(AxisType.Auto,))
 x = np.random.default_rng(0).standard_normal((8, 9, 9, 8)).astype(np.float32)
 w = np.random.default_rng(1).standard_normal((3, 3, 8, 8)).astype(np.float32)
 want = np.asarray(jc.conv(x, w))
-f = jax.jit(lambda x, w: jc.conv(x, w, method="native"))
+f = jax.jit(lambda x, w: jc.conv(x, w, method="cpu_kernels"))
 split = jax.device_put(x, NamedSharding(mesh, P("b")))
 shares = jax.shard_map(f, mesh=mesh, in_specs=(P("b"), P()), out_specs=P("b"))
 for g, data in ((f, split), (jax.jit(shares), x)):
@@ -112,7 +112,7 @@ print(cpu.status())
 x, w = jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
 print("custom_call" in jax.jit(jc.conv).lower(x, w).as_text())
 try:
-    jc.conv(x, w, method="native")
+    jc.conv(x, w, method="cpu_kernels")
 except ValueError as refusal:
     print(refusal)
 """,
@@ -147,7 +147,7 @@ def test_faces_of_real_sizes_agree_with_the_reference_lowering(layer):
             jax.jit(functools.partial(getattr(trilinear, face), geometry=layer.geometry, method=m))(
                 arrays[a], arrays[b]
             )
-            for m in ("native", "window")
+            for m in ("cpu_kernels", "lax")
         )
         assert error(got, np.asarray(want)) <= 2e-5, face
 
@@ -158,7 +158,7 @@ def test_runs_are_deterministic_and_threads_do_not_disturb_each_other():
     rng = np.random.default_rng(3)
     xs = [jnp.asarray(rng.standard_normal((2, 40, 40, 24)), jnp.float32) for _ in range(8)]
     y = jnp.asarray(rng.standard_normal((2, 40, 40, 40)), jnp.float32)
-    f = jax.jit(functools.partial(trilinear.kernel, geometry=g, method="native"))
+    f = jax.jit(functools.partial(trilinear.kernel, geometry=g, method="cpu_kernels"))
     want = [np.asarray(f(x, y)) for x in xs]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for _ in range(5):
@@ -167,13 +167,25 @@ def test_runs_are_deterministic_and_threads_do_not_disturb_each_other():
 
 
 @built
+def test_a_wider_result_is_summed_in_its_own_dtype(x64):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((1, 9, 9, 30), (3, 3, 30, 8)))
+    f = functools.partial(jc.conv, preferred_element_type=jnp.float64, method="cpu_kernels")
+    assert "jaxconv_apply_float64" in text(f, x, w)
+    want = jc.conv(x.astype(jnp.float64), w.astype(jnp.float64), method="lax")
+    assert error(f(x, w), np.asarray(want)) <= 1e-14
+
+
+@built
 def test_empty_and_unsupported_calls_are_left_to_xla():
     g = ConvGeometry.resolve(input_size=(4, 4), kernel_size=(3, 3))
     full = Call("apply", g, 2, 3, 5, np.dtype("float32"), np.dtype("float32"), None, "cpu", True)
-    assert cpu.faces.serves_call(full)
-    for change in ({"batch": 0}, {"native": False}, {"dtype": np.dtype("int32"), "out_dtype": np.dtype("int32")}):
-        assert not cpu.faces.serves_call(dataclasses.replace(full, **change)), change
-    empty = jc.conv(jnp.ones((0, 4, 4, 3)), jnp.ones((3, 3, 3, 5)), method="native")
+    assert METHODS["cpu_kernels"].serves(full)
+    ints, half = {"dtype": np.dtype("int32"), "out_dtype": np.dtype("int32")}, {"dtype": np.dtype("float16")}
+    for change in ({"batch": 0}, {"runs_here": False}, {"platform": "cuda"}, ints):
+        assert not METHODS["cpu_kernels"].serves(dataclasses.replace(full, **change)), change
+    assert METHODS["cpu_kernels"].serves(dataclasses.replace(full, **half))  # widened on CPUs
+    empty = jc.conv(jnp.ones((0, 4, 4, 3)), jnp.ones((3, 3, 3, 5)), method="cpu_kernels")
     assert empty.shape == (0, 2, 2, 5)
 
 

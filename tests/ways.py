@@ -8,6 +8,8 @@ cases it serves.
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 import jaxconv as jc
 from jaxconv import lowering
 from jaxconv.geometry import ConvGeometry
@@ -28,7 +30,7 @@ def _ops(method):
         lambda x, w, case: jc.conv(x, w, **case.params, method=method),
         lambda y, w, case: jc.conv_transpose(y, w, **case.params, output_size=case.n, method=method),
         lambda x, y, case: jc.conv_kernel(x, y, case.k, **case.params, method=method),
-        lambda case, face: method == "auto" or lowering.serves(method, face, geometry(case), *channels(case)),
+        lambda case, face: method == "auto" or lowering.METHODS[method].serves(call(case, face)),
     )
 
 
@@ -39,8 +41,11 @@ def geometry(case):
     return resolved if case.mode == "zeros" else resolved.unpadded()
 
 
-def channels(case):
-    return tuple(c * case.groups for c in case.channels)
+def call(case, face):
+    """The case's call, where every lowering that may serve it does: on one CPU device of this process."""
+    i, o = (c * case.groups for c in case.channels)
+    dtype = np.dtype("float64")
+    return lowering.Call(face, geometry(case), 1, i, o, dtype, dtype, None, "cpu", True)
 
 
 WAYS = [_ops("auto")] + [_ops(method) for method in lowering.METHODS]

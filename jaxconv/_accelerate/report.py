@@ -119,7 +119,7 @@ def _call(found: Found, a: Assignment, platform: str) -> lowering.Call:
         out_dtype=np.dtype(equation.out_dtype),
         precision=equation.precision,
         platform=platform,
-        native=True,
+        runs_here=True,
     )
 
 

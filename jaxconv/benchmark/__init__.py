@@ -224,7 +224,7 @@ def explain(case: str, dtype: str = "float32") -> str:
     import jax.numpy as jnp
 
     from jaxconv import lowering
-    from jaxconv.lowering import choice, costs
+    from jaxconv.lowering import costs
 
     out, kind = [], jnp.dtype(dtype)
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
@@ -233,12 +233,13 @@ def explain(case: str, dtype: str = "float32") -> str:
         out.append(f"{layer.name}: x {layer.shapes['x']}, w {layer.shapes['w']}, y {layer.shapes['y']}")
         for face in ("apply", "adjoint", "kernel"):
             call = lowering.Call(face, layer.geometry, layer.batch, i, o, kind, kind, None, platform, True)
-            served = [m for m in lowering.METHODS if lowering.serves(m, face, layer.geometry, i, o)]
+            served = [name for name, method in lowering.METHODS.items() if method.serves(call)]
             chosen = lowering.choose(call)
             if platform == "cpu":
-                expected = {m: costs.seconds(m, call, choice.choose) for m in served}
+                expected = {m: costs.seconds(m, call, lowering.choose) for m in served if m in costs.AMOUNTS}
                 why = ", ".join(f"{m} {1e3 * t:.2f} ms" for m, t in sorted(expected.items(), key=lambda item: item[1]))
-                out.append(f"  {face:8} {chosen:15} expected on one core: {why}")
+                rule = "" if chosen in expected else "wherever they can run; "
+                out.append(f"  {face:8} {chosen:15} {rule}XLA's operations, expected on one core: {why}")
             else:
                 out.append(f"  {face:8} {chosen:15} by rule, out of {', '.join(served)}")
     return "\n".join(out)

@@ -18,7 +18,6 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering.call import Call
 
 # Below this many channels a dense convolution of XLA's CPU backend loses its vector width (measured: 16 channels reach
@@ -28,9 +27,9 @@ WIDTH = 32
 MOST_BLOCKS = 32
 
 
-def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
+def serves(call: Call) -> bool:
     """Groups of more than one channel that merge into few enough blocks; depthwise calls belong to tap sums."""
-    return 1 < g.groups < channels_in and g.groups // merged(g.groups, channels_in, channels_out) <= MOST_BLOCKS
+    return 1 < call.geometry.groups < call.channels_in and _count(call) <= MOST_BLOCKS
 
 
 def merged(groups: int, channels_in: int, channels_out: int) -> int:
@@ -42,10 +41,16 @@ def merged(groups: int, channels_in: int, channels_out: int) -> int:
     return groups
 
 
+def _count(call: Call) -> int:
+    """How many blocks there are."""
+    groups = call.geometry.groups
+    return groups // merged(groups, call.channels_in, call.channels_out)
+
+
 def dense_call(call: Call) -> Call:
     """The dense call that each block leaves."""
     g = call.geometry
-    count = g.groups // merged(g.groups, call.channels_in, call.channels_out)
+    count = _count(call)
     return dataclasses.replace(
         call,
         geometry=dataclasses.replace(g, groups=1),
@@ -79,8 +84,8 @@ def kernel(x: Array, y: Array, call: Call, run) -> Array:
 
 
 def _plan(call: Call) -> tuple[Call, int, int]:
-    merge = merged(call.geometry.groups, call.channels_in, call.channels_out)
-    return dense_call(call), call.geometry.groups // merge, merge
+    count = _count(call)
+    return dense_call(call), count, call.geometry.groups // count
 
 
 def _each(data: Array, w: Array, call: Call, run) -> Array:

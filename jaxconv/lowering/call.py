@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jaxconv.geometry import ConvGeometry
 
 # Platforms whose matrix units add half-precision products in float32, whatever type the result has.
 ACCELERATORS = ("cuda", "rocm", "tpu")
+# The slots of the form that the two operands of a face fill, and the open one.
+SLOTS = {"apply": ("x", "w", "y"), "adjoint": ("y", "w", "x"), "kernel": ("x", "y", "w")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Call:
         out_dtype: dtype of the result.
         precision: as in lax.
         platform: "cpu", "cuda", "rocm", "tpu" or None where it is not known.
-        native: whether compiled kernels may be called: the program runs here, on one CPU device.
+        runs_here: whether the program runs in this process, on one device: only then may it call compiled code.
     """
 
     face: str
@@ -39,7 +42,22 @@ class Call:
     out_dtype: Any
     precision: Any = None
     platform: str | None = None
-    native: bool = False
+    runs_here: bool = False
+
+    @classmethod
+    def of(cls, face: str, geometry: ConvGeometry, a: Any, b: Any, **others: Any) -> Call:
+        """The call of `face` on two operands, of which only shape and dtype are looked at."""
+        shapes = dict(zip(SLOTS[face], (a.shape, b.shape), strict=False))
+        data = shapes["x"] if "x" in shapes else shapes["y"]
+        return cls(
+            face,
+            geometry,
+            batch=math.prod(data[: -geometry.rank - 1]),
+            channels_in=shapes["x"][-1] if "x" in shapes else shapes["w"][-2] * geometry.groups,
+            channels_out=shapes["y"][-1] if "y" in shapes else shapes["w"][-1],
+            dtype=a.dtype,
+            **others,
+        )
 
     @property
     def accumulator(self) -> Any:

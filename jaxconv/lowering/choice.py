@@ -1,89 +1,101 @@
-"""Which lowering serves a call: a pure function of face, geometry, channels, dtype and platform."""
+"""Which lowering serves a call: a table of the lowerings, and for each platform the rules that choose among them.
+
+A lowering is a module: ``serves(call)`` says which calls it can compute, and where (the platform is part of the call);
+``apply``, ``adjoint`` and ``kernel`` compute them. A new one is its file and its line in `METHODS`; a rule of a
+platform that is to prefer it is a line in `RULES`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from types import ModuleType
 
 import jax.numpy as jnp
 from jax import Array
 
-from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import blocks, costs, patches, residues, rules, taps, window
+from jaxconv.lowering import blocks, costs, cpu, im2col, lax, phases, rules, space_to_batch, taps
 from jaxconv.lowering.call import Call
-from jaxconv.lowering.cpu import faces as native
+from jaxconv.lowering.cpu import faces as cpu_faces
 
 
-class Lowering(NamedTuple):
-    """One way to compute the faces: which calls it serves, and how."""
+@dataclasses.dataclass(frozen=True)
+class Lowering:
+    """One way to compute the faces.
 
-    serves: Callable[[str, ConvGeometry, int, int], bool]
-    apply: Callable
-    adjoint: Callable
-    kernel: Callable
+    Attributes:
+        module: where ``serves(call)`` and the three faces ``face(a, b, call)`` stand.
+        leaves_a_call: whether it turns a call into a simpler one, which goes through the choice again; its faces then
+            take ``run(inner call, a, b)`` as their last argument.
+    """
 
+    module: ModuleType
+    leaves_a_call: bool = False
 
-def _inner(function: Callable) -> Callable:
-    """A lowering that leaves a simpler call behind, which goes through the choice again."""
+    def serves(self, call: Call) -> bool:
+        """Whether this very call can be computed: its face, geometry, channels and dtypes, on its platform."""
+        return self.module.serves(_widened(call))
 
-    def lowered(a: Array, b: Array, call: Call) -> Array:
-        return function(a, b, call, lambda inner, p, q: run("auto", inner, p, q))
-
-    return lowered
+    def __call__(self, call: Call, a: Array, b: Array) -> Array:
+        """The face of `call` on its two operands."""
+        further = (functools.partial(run, "auto"),) if self.leaves_a_call else ()
+        return getattr(self.module, call.face)(a, b, call, *further)
 
 
 METHODS = {
-    "window": Lowering(lambda *_: True, window.apply, window.adjoint, window.kernel),
-    "taps": Lowering(taps.serves, taps.apply, taps.adjoint, taps.kernel),
-    "patches": Lowering(patches.serves, patches.apply, patches.adjoint, patches.kernel),
-    "phases": Lowering(
-        residues.serves_phases,
-        _inner(residues.phases_apply),
-        _inner(residues.phases_adjoint),
-        _inner(residues.phases_kernel),
-    ),
-    "space_to_batch": Lowering(
-        residues.serves_space_to_batch,
-        _inner(residues.batch_apply),
-        _inner(residues.batch_adjoint),
-        _inner(residues.batch_kernel),
-    ),
-    "native": Lowering(native.serves, native.apply, native.adjoint, native.kernel),
-    "blocks": Lowering(blocks.serves, _inner(blocks.apply), _inner(blocks.adjoint), _inner(blocks.kernel)),
+    "lax": Lowering(lax),
+    "taps": Lowering(taps),
+    "im2col": Lowering(im2col),
+    "phases": Lowering(phases, leaves_a_call=True),
+    "space_to_batch": Lowering(space_to_batch, leaves_a_call=True),
+    "blocks": Lowering(blocks, leaves_a_call=True),
+    "cpu_kernels": Lowering(cpu_faces),
 }
 
+# Names that `method=` took in jaxconv 0.1.
+FORMER_NAMES = {"window": "lax", "patches": "im2col", "native": "cpu_kernels"}
 
-def _takes(method: str, call: Call) -> bool:
-    """Whether the named lowering can serve this very call."""
-    if not serves(method, call.face, call.geometry, call.channels_in, call.channels_out):
-        return False
-    return method != "native" or native.serves_call(call)
+Rule = Callable[[Call, list[str]], str | None]
 
 
-def serves(method: str, face: str, geometry: ConvGeometry, channels_in: int, channels_out: int) -> bool:
-    """Whether the named lowering can compute this face of this geometry at all."""
-    return METHODS[method].serves(face, geometry, channels_in, channels_out)
+def _wherever_it_serves(method: str) -> Rule:
+    return lambda call, served: method if method in served else None
+
+
+def _cheapest(call: Call, served: list[str]) -> str:
+    return costs.cheapest(call, served, choose)
+
+
+# The first rule that names a lowering decides; "lax" where none does, as on TPUs, which nothing was measured on.
+# CPU: with AVX2 the compiled kernels were the model's choice in all 222 calls of the record, so where they can run they
+# do. Other instruction sets take the same rule until a measurement asks for one in front of it.
+RULES: dict[str | None, tuple[Rule, ...]] = {
+    "cpu": (_wherever_it_serves("cpu_kernels"), _cheapest),
+    "cuda": (rules.choose,),
+    "rocm": (rules.choose,),
+    "tpu": (),
+    None: (_cheapest,),
+}
 
 
 @functools.lru_cache(maxsize=65536)
 def choose(call: Call) -> str:
     """Name of the lowering that serves `call` best, from the call alone: no timing, no state.
 
-    On CPUs the cheapest by the fitted cost model ([`costs`][jaxconv.lowering.costs]); elsewhere by rules read off
-    recorded measurements ([`rules`][jaxconv.lowering.rules]).
+    On CPUs the compiled kernels where they can run, else the cheapest by the fitted cost model
+    ([`costs`][jaxconv.lowering.costs]); on GPUs by rules read off recorded measurements
+    ([`rules`][jaxconv.lowering.rules]).
 
     Example:
         >>> import numpy as np
+        >>> from jaxconv import ConvGeometry
         >>> g = ConvGeometry.resolve(input_size=(56, 56), kernel_size=(3, 3), padding=1, groups=128)
         >>> choose(Call("apply", g, 2, 128, 128, np.dtype("float32"), np.dtype("float32"), None, "cpu"))
         'taps'
     """
-    served = [m for m in METHODS if _takes(m, call)]
-    if call.platform in ("cpu", None):
-        return min(served, key=lambda method: costs.seconds(method, call, choose) * costs.CAUTION.get(method, 1.0))
-    return rules.choose(call, served)
+    served = [name for name, lowering in METHODS.items() if lowering.serves(call)]
+    return next(filter(None, (rule(call, served) for rule in RULES.get(call.platform, ()))), "lax")
 
 
 def run(method: str, call: Call, a: Array, b: Array) -> Array:
@@ -91,9 +103,50 @@ def run(method: str, call: Call, a: Array, b: Array) -> Array:
 
     A derivative carries its function's `method` along; where that cannot serve the other face, the choice does.
     """
-    if call.platform in ("cpu", None) and jnp.issubdtype(call.dtype, jnp.floating) and jnp.finfo(call.dtype).bits < 32:
-        # CPUs have no half-precision products worth their conversions (and XLA lacks some of them): widen once, here.
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        call = dataclasses.replace(call, dtype=jnp.dtype(jnp.float32))
-    name = method if method != "auto" and _takes(method, call) else choose(call)
-    return getattr(METHODS[name], call.face)(a, b, call)
+    wide = _widened(call)
+    if wide.dtype != call.dtype:
+        a, b = a.astype(wide.dtype), b.astype(wide.dtype)
+    name = method if method != "auto" and METHODS[method].serves(wide) else choose(wide)
+    return METHODS[name](wide, a, b)
+
+
+def _widened(call: Call) -> Call:
+    """CPUs have no half-precision products worth their conversions (and XLA lacks some of them): widen once, here."""
+    half = jnp.issubdtype(call.dtype, jnp.floating) and jnp.finfo(call.dtype).bits < 32
+    return dataclasses.replace(call, dtype=jnp.dtype(jnp.float32)) if half and call.platform in ("cpu", None) else call
+
+
+# ---------------------------------------------------------------------- what users ask for
+
+
+def named(method: str) -> str:
+    """The name in `METHODS` of what a user calls `method`, or "auto".
+
+    Example:
+        >>> named("patches")
+        'im2col'
+    """
+    name = FORMER_NAMES.get(method, method)
+    if name != "auto" and name not in METHODS:
+        raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, METHODS))}")
+    return name
+
+
+def check(method: str, call: Call) -> None:
+    """Refuse a named `method` that can compute `call` on no platform."""
+    if _somewhere(name := named(method), call):
+        return
+    g = call.geometry
+    able = [other for other in METHODS if _somewhere(other, call)]
+    why = f"; the compiled kernels are {cpu.status()}" if name == "cpu_kernels" and not cpu.available() else ""
+    raise ValueError(
+        f"method={method!r} cannot compute this {call.face} face (stride={g.stride}, dilation={g.dilation}, "
+        f"groups={g.groups}, kernel_size={g.kernel_size}, dtype {jnp.dtype(call.dtype).name}); these can: 'auto', "
+        f"{', '.join(map(repr, able))}{why}"
+    )
+
+
+def _somewhere(method: str, call: Call) -> bool:
+    """Whether the lowering can compute the call on some platform: which one it will be is not known yet."""
+    asked = dataclasses.replace(call, batch=1, runs_here=True)
+    return any(METHODS[method].serves(dataclasses.replace(asked, platform=platform)) for platform in RULES)

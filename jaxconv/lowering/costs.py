@@ -1,61 +1,48 @@
-"""What a call costs by each lowering on a CPU: a linear model of a few amounts that can be counted from the geometry.
+"""What a call costs by each lowering made of XLA's operations on a CPU: a linear model of countable amounts.
 
-``seconds = sum over kinds of RATE[kind] * amount[kind]``. The amounts are multiply-adds by the kind of program that
-does them, bytes that copies move,
-and operations that are launched; the rates (seconds per unit) were fitted by non-negative least squares on the
-recorded measurements in
-``benchmarks/results`` by ``benchmarks/fit_costs.py``, each case weighted by 1/time. The model only has to rank the
-lowerings of
-one call: how often it picks the fastest, and what the other picks cost, is printed by the same script.
+``seconds = sum over kinds of RATE[kind] * amount[kind]``. The amounts are multiply-adds by the kind of program that does
+them, bytes that copies move, and operations that are launched. The rates (seconds per unit) were fitted by
+``benchmarks/fit_costs.py`` on the recorded measurements in ``benchmarks/results``. The model only has to rank the
+lowerings of one call: the same script prints how often it picks the fastest, and what the other picks cost.
+
+Where the compiled kernels can run they are taken without asking the model: it serves where they cannot (no compiler,
+several devices, export, four axes, complex numbers, integers).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import blocks, residues, taps
+from jaxconv.lowering import blocks, phases, space_to_batch, taps
 from jaxconv.lowering.call import Call
 
 ELEMENT = 4  # bytes; half precision is widened on CPUs, and double scales every amount alike
 # A product with fewer than this many channels on a side leaves vector lanes idle.
 LANES = 16
-# What the compiled kernels round channels up to, and below how many they take the taps of the last axis together.
-NATIVE_VECTOR = 8
-NATIVE_THIN = 32
 # Buffers beyond this many bytes are mapped afresh by the allocator at each call, and every page of them faults.
 RESIDENT = 16e6
 
 RATES: dict[str, float] = {
-    "3-D dilated window": 3.02e-10,
-    "3-D window": 1.78e-10,
+    "3-D dilated lax": 3.02e-10,
+    "3-D lax": 1.78e-10,
     "bytes": 3.57e-11,
     "depthwise": 5.32e-11,
     "depthwise kernel": 6.44e-10,
-    "depthwise native kernel": 4.04e-09,
-    "depthwise native window": 6.22e-09,
+    "depthwise lax kernel": 4.04e-09,
+    "depthwise lax": 6.22e-09,
     "faulting bytes": 1.38e-09,
-    "grouped native kernel": 3.09e-09,
-    "grouped native narrow": 9.67e-11,
-    "grouped native window": 2.32e-16,
+    "grouped lax kernel": 3.09e-09,
+    "grouped lax narrow": 9.67e-11,
+    "grouped lax": 2.32e-16,
     "grouped pairing": 9.96e-11,
     "grouped pairing narrow": 5.98e-11,
     "grouped product": 6.9e-11,
     "grouped product narrow": 2.23e-11,
     "grouped stuffed": 3.98e-11,
-    "native call": 4.25e-05,
-    "native depthwise": 7.92e-11,
-    "native depthwise kernel": 8.63e-11,
-    "native packed": 1.7e-09,
-    "native pairing": 2.28e-11,
-    "native pairing packed": 1.28e-10,
-    "native pairing steps": 3.38e-09,
-    "native pointers": 1.65e-09,
-    "native product": 2.17e-11,
-    "native spread": 4.85e-10,
-    "native steps": 1.14e-09,
     "ops": 4.75e-06,
     "pairing": 3.66e-11,
     "pairing narrow": 3.22e-11,
@@ -64,22 +51,15 @@ RATES: dict[str, float] = {
     "shuffled bytes": 8.36e-11,
     "strided depthwise": 7.25e-11,
     "strided depthwise kernel": 8.05e-10,
-    "window adjoint": 2.39e-11,
-    "window adjoint narrow": 5.14e-12,
-    "window apply": 2.71e-11,
-    "window apply narrow": 4.66e-12,
-    "window kernel": 4.93e-11,
-    "window kernel narrow": 7.3e-12,
-    "window kernel strided": 2.86e-11,
-    "window stuffed": 1.39e-12,
+    "lax adjoint": 2.39e-11,
+    "lax adjoint narrow": 5.14e-12,
+    "lax apply": 2.71e-11,
+    "lax apply narrow": 4.66e-12,
+    "lax kernel": 4.93e-11,
+    "lax kernel narrow": 7.3e-12,
+    "lax kernel strided": 2.86e-11,
+    "lax stuffed": 1.39e-12,
 }
-
-# The compiled kernels do what the geometry says, so their estimate is sure; one for operations of XLA is not (what it
-# fuses, copies and maps is its own affair), and must promise this much less to be believed. On the record the geometric
-# mean of chosen over fastest is 1.033 at 0.3 and 1.038 from 0.2 down to 0; the record has no call below a million
-# multiply-adds, and there `jaxconv bench --scaling` found the operations of XLA chosen where they took up to four times
-# as long as the kernels.
-CAUTION = {"native": 0.05}
 
 Amounts = defaultdict[str, float]
 
@@ -90,20 +70,18 @@ def _amounts(found: dict[str, float] | None = None, **more: float) -> Amounts:
 
 def amounts(method: str, call: Call, choose: Callable[[Call], str]) -> Amounts:
     """Amounts of each kind of work that `method` spends on `call`; `choose` decides what is inside a composite one."""
-    return {
-        "window": _window,
-        "taps": _taps,
-        "patches": _patches,
-        "phases": _phases,
-        "space_to_batch": _space_to_batch,
-        "blocks": _blocks,
-        "native": _native,
-    }[method](call, choose)
+    return AMOUNTS[method](call, choose)
 
 
 def seconds(method: str, call: Call, choose: Callable[[Call], str]) -> float:
-    """The model's estimate."""
+    """The model's estimate, where no compiled kernel serves what a composite lowering leaves."""
+    call = dataclasses.replace(call, platform="cpu", runs_here=False)
     return sum(RATES[kind] * amount for kind, amount in amounts(method, call, choose).items())
+
+
+def cheapest(call: Call, served: Iterable[str], choose: Callable[[Call], str]) -> str:
+    """The lowering among `served` that the model expects to be fastest."""
+    return min((m for m in served if m in AMOUNTS), key=lambda method: seconds(method, call, choose))
 
 
 def multiply_adds(call: Call) -> float:
@@ -137,30 +115,30 @@ def _kernel(call: Call) -> float:
     return float(math.prod(g.kernel_size) * call.channels_in // g.groups * call.channels_out * ELEMENT)
 
 
-def _window(call: Call, choose) -> Amounts:
+def _lax(call: Call, choose) -> Amounts:
     g, work = call.geometry, multiply_adds(call)
     out = _amounts(ops=1)
     strided = call.face == "adjoint" and any(s > 1 for s in g.stride)
     if g.groups > 1:
         width = "depthwise" if call.depthwise else "grouped"
-        out[f"{width} native {'kernel' if call.face == 'kernel' else 'window'}"] = work
+        out[f"{width} lax{' kernel' * (call.face == 'kernel')}"] = work
         if width == "grouped":
-            out["grouped native narrow"] = work * _narrow(call)
+            out["grouped lax narrow"] = work * _narrow(call)
         if strided:
             out["grouped stuffed"] = work * math.prod(g.stride)
         return out
     if g.rank >= 3:
         dilated = strided or any(d > 1 for d in g.dilation)
-        out["3-D dilated window" if dilated else "3-D window"] = work * (math.prod(g.stride) if strided else 1)
+        out["3-D dilated lax" if dilated else "3-D lax"] = work * (math.prod(g.stride) if strided else 1)
         return out
-    out[f"window {call.face}"] = work
-    out[f"window {call.face} narrow"] = work * _narrow(call)
+    out[f"lax {call.face}"] = work
+    out[f"lax {call.face} narrow"] = work * _narrow(call)
     if call.face == "kernel" and any(s > 1 for s in g.stride):
-        out["window kernel strided"] = work
+        out["lax kernel strided"] = work
     if strided:
         # XLA writes the zero-stuffed input out before it convolves.
         stuffed = call.batch * math.prod(g.input_size) * call.channels_out * ELEMENT
-        out["window stuffed"] = work * math.prod(g.stride)
+        out["lax stuffed"] = work * math.prod(g.stride)
         out["bytes"] = 2.0 * stuffed
         out["faulting bytes"] = max(stuffed - RESIDENT, 0.0)
     return out
@@ -206,7 +184,7 @@ def _tap_traffic(call: Call, t, out_low, in_low, size) -> float:
     return out + rest * call.channels_in
 
 
-def _patches(call: Call, choose) -> Amounts:
+def _im2col(call: Call, choose) -> Amounts:
     g = call.geometry
     taps_count = math.prod(g.kernel_size)
     if call.face == "adjoint":
@@ -227,7 +205,7 @@ def _inside(inner: Call, choose, times: int = 1) -> Amounts:
 
 
 def _phases(call: Call, choose) -> Amounts:
-    inner = residues.phase_call(call)
+    inner = phases.inner_call(call)
     out = _inside(inner, choose)
     out["shuffled bytes"] += 2 * _input(inner)
     out["bytes"] += 2 * _kernel(inner)
@@ -236,7 +214,7 @@ def _phases(call: Call, choose) -> Amounts:
 
 
 def _space_to_batch(call: Call, choose) -> Amounts:
-    inner = residues.batch_call(call)
+    inner = space_to_batch.inner_call(call)
     out = _inside(inner, choose)
     out["shuffled bytes"] += 2 * (_input(inner) + _output(inner))
     out["ops"] += 4
@@ -252,59 +230,11 @@ def _blocks(call: Call, choose) -> Amounts:
     return out
 
 
-def _native(call: Call, choose) -> Amounts:
-    g, vector = call.geometry, NATIVE_VECTOR
-    met = float(sum(math.prod(size) for *_, size in taps.boxes(g))) * call.batch
-    out = _amounts({"native call": 1.0})
-    i, o = call.channels_in // g.groups, call.channels_out // g.groups
-    uses, (xs, ys) = math.prod(g.output_size) * math.prod(g.kernel_size), map(math.prod, (g.input_size, g.output_size))
-    if call.face == "kernel" and _native_narrow_pairing(g, i, o, uses // max(1, min(xs, ys))):
-        out["native depthwise kernel"] = met * min(i * max(g.groups * o, vector), o * max(g.groups * i, vector))
-        out["native spread"] = 0.0 if i * o == 1 else _input(call) * o / ELEMENT
-        return out
-    contracted, resulting = (o, i) if call.face == "adjoint" else (i, o)
-    operand = ys if call.face == "adjoint" else xs
-    if _native_narrow(g, contracted, resulting, uses // max(1, operand)):
-        lanes = max(g.groups * resulting, vector)
-        out["native depthwise"] = met * contracted * lanes
-        out["native spread"] = (
-            float(call.batch * operand * contracted * lanes) if i * o > 1 or g.groups < vector else 0.0
-        )
-        return out
-    together = i < NATIVE_THIN and g.kernel_size[-1] > 1  # the last axis's taps as one run of memory
-    if call.face == "kernel":
-        span = g.kernel_size[-1] if together else 1
-        busy = min(_up(span * i, vector) * o, _up(o, vector) * span * i) / span
-        out["native pairing"] = met * busy * g.groups
-        out["native pairing packed"] = met * (i + o / span) * g.groups
-        out["native pairing steps"] = met / span * g.groups
-        return out
-    if call.face == "adjoint":
-        i, o = o, i
-    together = i < NATIVE_THIN and g.kernel_size[-1] > 1 and g.groups == 1 and g.dilation[-1] == 1
-    padded = o * _up(i, vector) if o <= 4 and i >= vector else i * _up(o, vector)
-    out["native product"] = met * padded * g.groups
-    out["native packed"] = _kernel(call) / ELEMENT
-    runs = met / (g.kernel_size[-1] if together else 1)
-    out["native pointers"] = runs
-    out["native steps"] = runs * g.groups * -(-o // (2 * vector))
-    return out
-
-
-def _native_narrow(g: ConvGeometry, contracted: int, resulting: int, uses: int) -> bool:
-    """As `narrow` in native/source/planes.h: channels of few are taken lane by lane."""
-    if g.groups == 1 or resulting >= NATIVE_VECTOR:
-        return False
-    few = resulting == 1 and contracted <= 2 * NATIVE_VECTOR and uses >= 4
-    return few or contracted * resulting <= 2 + 2 * uses
-
-
-def _native_narrow_pairing(g: ConvGeometry, i: int, o: int, uses: int) -> bool:
-    """As `narrow_pairing` in native/source/planes.h."""
-    if g.groups == 1 or min(i, o) >= NATIVE_VECTOR:
-        return False
-    return o == 1 or (i * o <= 8 + 3 * uses and (o == 2 or max(i, o) <= 2 * NATIVE_VECTOR))
-
-
-def _up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
+AMOUNTS = {
+    "lax": _lax,
+    "taps": _taps,
+    "im2col": _im2col,
+    "phases": _phases,
+    "space_to_batch": _space_to_batch,
+    "blocks": _blocks,
+}

@@ -1,7 +1,7 @@
 """Which lowering serves on accelerators: rules read off per-face measurements on one H200 (jax 0.11.2, bfloat16 and
 TF32).
 
-XLA's GPU backend hands the native form of each face to cuDNN when it recognises it, so `window` is the default. It has
+XLA's GPU backend hands the native form of each face to cuDNN when it recognises it, so `lax` is the default. It has
 no fast path for three
 kinds of call, which is where the other lowerings come in (times in ms of native form and alternative on that machine):
 
@@ -28,10 +28,10 @@ FEW_CHANNELS = 4
 
 
 def choose(call: Call, served: list[str]) -> str:
-    """The first rule that applies to a call on a GPU; "window" where none does."""
+    """The first rule that applies to a call on a GPU; "lax" where none does."""
     g = call.geometry
     if call.platform not in ("cuda", "rocm"):
-        return "window"
+        return "lax"
     depthwise = g.groups > 1 and call.channels_in == g.groups
     dilated = any(d > 1 and k > 1 for d, k in zip(g.dilation, g.kernel_size, strict=True))
     strided = any(s > 1 for s in g.stride)
@@ -43,6 +43,6 @@ def choose(call: Call, served: list[str]) -> str:
         thin = call.channels_in // g.groups <= FEW_CHANNELS and not depthwise
         if max(g.stride) >= LARGE_STRIDE or thin or (g.rank >= 3 and g.kernel_size == g.stride):
             return "phases"
-    if g.rank >= 3 and call.face == "kernel" and g.kernel_size == g.stride and "patches" in served:
-        return "patches"
-    return "window"
+    if g.rank >= 3 and call.face == "kernel" and g.kernel_size == g.stride and "im2col" in served:
+        return "im2col"
+    return "lax"

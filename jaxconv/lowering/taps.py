@@ -26,22 +26,23 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import residues
+from jaxconv.lowering import phases
 from jaxconv.lowering.call import Call
-from jaxconv.lowering.window import swap_grouped_channels
+from jaxconv.lowering.lax import swap_grouped_channels
 
 # More taps than this are never unrolled into one program: compile time is a cost that the user pays.
 MOST_TAPS = 128
 
 
-def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
+def serves(call: Call) -> bool:
     """Base dilation 1, few taps, and for the adjoint stride 1 unless each channel stands alone (phases bring the rest
     there)."""
+    g = call.geometry
     if math.prod(g.kernel_size) > MOST_TAPS or any(b != 1 for b in g.base_dilation):
         return False
-    if face != "adjoint" or all(s == 1 for s in g.stride):
+    if call.face != "adjoint" or all(s == 1 for s in g.stride):
         return True
-    return 1 < g.groups == channels_in == channels_out and residues.serves_phases(face, g, channels_in, channels_out)
+    return call.depthwise and call.channels_in == call.channels_out and phases.serves(call)
 
 
 def apply(x: Array, w: Array, call: Call) -> Array:
@@ -214,8 +215,8 @@ def _depthwise_phases(y: Array, w: Array, call: Call) -> Array:
     """
     g = call.geometry
     wide = call.accumulator
-    inner = residues.phase_call(call).geometry
-    split = residues.split_kernel(w, g)  # (*e, phases, C)
+    inner = phases.inner_call(call).geometry
+    split = phases.split_kernel(w, g)  # (*e, phases, C)
     shifts = [
         tuple(lo - d * e for lo, d, e in zip(inner.offsets, inner.dilation, t, strict=True))
         for t in _taps_of(inner.kernel_size)
@@ -230,7 +231,7 @@ def _depthwise_phases(y: Array, w: Array, call: Call) -> Array:
     assert total is not None  # a kernel has at least one tap
     # (N, *v, phases, C) is what a grouped call would hand over as (groups, phases): put the channels first.
     moved = jnp.swapaxes(total, -1, -2).reshape(*total.shape[:-2], -1)
-    return residues.join_input(moved.astype(call.out_dtype), g)
+    return phases.join_input(moved.astype(call.out_dtype), g)
 
 
 def _taps_of(size: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

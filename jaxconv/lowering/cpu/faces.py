@@ -8,23 +8,28 @@ multiplication").
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import cpu
 from jaxconv.lowering.call import Call
 
 
-def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
-    """Base dilation 1 and at most three axes, where the kernels were built."""
-    return g.rank <= cpu.MOST_AXES and all(b == 1 for b in g.base_dilation) and cpu.available()
-
-
-def serves_call(call: Call) -> bool:
-    """Whether the kernels can take this very call: on one CPU device, in a format they know, with something to do."""
-    sizes = (call.batch, call.channels_in, call.channels_out, *call.geometry.input_size, *call.geometry.output_size)
-    return call.native and np.dtype(call.dtype).name in cpu.DTYPES and call.accumulator == call.dtype and min(sizes) > 0
+def serves(call: Call) -> bool:
+    """On one CPU device of this process, where the kernels were built: base dilation 1, at most three axes, float32 or
+    float64, and something to do."""
+    g = call.geometry
+    return (
+        call.platform == "cpu"
+        and call.runs_here
+        and g.rank <= cpu.MOST_AXES
+        and all(b == 1 for b in g.base_dilation)
+        and np.dtype(call.dtype).name in cpu.DTYPES
+        and _dtype(call).name in cpu.DTYPES
+        and min(call.batch, call.channels_in, call.channels_out, *g.input_size, *g.output_size) > 0
+        and cpu.available()
+    )
 
 
 def apply(x: Array, w: Array, call: Call) -> Array:
@@ -45,7 +50,7 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
 
 def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> Array:
     g = call.geometry
-    dtype = np.dtype(call.dtype)
+    dtype = _dtype(call)
     spare = cpu.MOST_AXES - g.rank
     sizes = [
         *(1,) * spare, *g.input_size, *(1,) * spare, *g.kernel_size, *(1,) * spare, *g.output_size,
@@ -53,5 +58,12 @@ def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> 
         g.groups, call.channels_in // g.groups, call.channels_out // g.groups, call.batch,
     ]  # fmt: skip
     result = jax.ShapeDtypeStruct(shape, dtype)
-    out = jax.ffi.ffi_call(cpu.target(face, dtype.name), result)(a, b, sizes=np.array(sizes, np.int64))
+    out = jax.ffi.ffi_call(cpu.target(face, dtype.name), result)(
+        a.astype(dtype), b.astype(dtype), sizes=np.array(sizes, np.int64)
+    )
     return out.astype(call.out_dtype)
+
+
+def _dtype(call: Call) -> np.dtype:
+    """What the kernels compute in: the operands' dtype, or the wider one that the result is summed in."""
+    return jnp.promote_types(call.dtype, call.accumulator)

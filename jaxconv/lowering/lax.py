@@ -23,6 +23,11 @@ from jax import Array, lax
 from jaxconv.lowering.call import Call
 
 
+def serves(call: Call) -> bool:
+    """Every call, on every platform."""
+    return True
+
+
 def apply(x: Array, w: Array, call: Call) -> Array:
     """y[q] = sum over t of x[(s*q + d*t - lo)/b] w[t]."""
     g = call.geometry
@@ -30,7 +35,7 @@ def apply(x: Array, w: Array, call: Call) -> Array:
     space = tuple(range(1, last))
     taps = tuple(range(g.rank))
     numbers = lax.ConvDimensionNumbers((0, last, *space), (g.rank + 1, g.rank, *taps), (0, last, *space))
-    return _window(
+    return _convolution(
         x,
         w,
         numbers,
@@ -58,7 +63,7 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
         rhs_spec = (g.rank + 1, g.rank, *taps)
     numbers = lax.ConvDimensionNumbers((0, last, *space), rhs_spec, (0, last, *space))
     low = tuple(e - 1 - lo for e, lo in zip(g.kernel_extent, g.offsets, strict=True))
-    return _window(
+    return _convolution(
         y,
         w,
         numbers,
@@ -81,7 +86,7 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
     taps = tuple(range(g.rank))
     # Channels of x play the batch, the batch plays the contracted feature.
     numbers = lax.ConvDimensionNumbers((last, 0, *space), (last, 0, *space), (g.rank, g.rank + 1, *taps))
-    return _window(
+    return _convolution(
         x,
         y,
         numbers,
@@ -103,7 +108,7 @@ def swap_grouped_channels(w: Array, groups: int) -> Array:
     return jnp.swapaxes(w, -1, -3).reshape(*taps, out // groups, groups * per_group)
 
 
-def _window(
+def _convolution(
     lhs: Array,
     rhs: Array,
     numbers: lax.ConvDimensionNumbers,

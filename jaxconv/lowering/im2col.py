@@ -1,4 +1,4 @@
-"""Patches (im2col) and one matrix product.
+"""im2col: the patches that a kernel meets, as a matrix, and one product.
 
 ``P[q, (t, i)] = x[s*q + d*t - lo, i]``, then
 
@@ -21,17 +21,15 @@ from jax import Array, lax
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import taps
 from jaxconv.lowering.call import Call
-from jaxconv.lowering.window import swap_grouped_channels
+from jaxconv.lowering.lax import swap_grouped_channels
 
 
-def serves(face: str, g: ConvGeometry, channels_in: int, channels_out: int) -> bool:
+def serves(call: Call) -> bool:
     """As tap sums, but for depthwise calls, which have no product to make, and strided adjoints, which have no
     patches."""
-    if 1 < g.groups == channels_in:
+    if call.depthwise or call.face == "adjoint" and any(s > 1 for s in call.geometry.stride):
         return False
-    if face == "adjoint" and any(s > 1 for s in g.stride):
-        return False
-    return taps.serves(face, g, channels_in, channels_out)
+    return taps.serves(call)
 
 
 def apply(x: Array, w: Array, call: Call) -> Array:
