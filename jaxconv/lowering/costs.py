@@ -1,7 +1,7 @@
 """What a call costs by each lowering made of XLA's operations on a CPU: a linear model of countable amounts.
 
-``seconds = sum over kinds of RATE[kind] * amount[kind]``. The amounts are multiply-adds by the kind of program that does
-them, bytes that copies move, and operations that are launched. The rates (seconds per unit) were fitted by
+``seconds = sum over kinds of RATE[kind] * amount[kind]``. The amounts are multiply-adds by the kind of program that
+does them, bytes that copies move, and operations that are launched. The rates (seconds per unit) were fitted by
 ``benchmarks/fit_costs.py`` on the recorded measurements in ``benchmarks/results``. The model only has to rank the
 lowerings of one call: the same script prints how often it picks the fastest, and what the other picks cost.
 
@@ -16,7 +16,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import blocks, phases, space_to_batch, taps
 from jaxconv.lowering.call import Call
 
