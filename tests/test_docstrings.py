@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pathlib
 
 import pytest
@@ -23,3 +24,17 @@ def test_examples_of_module(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert result.failed == 0, capsys.readouterr().out
+
+
+def test_examples_become_sections_of_the_reference():
+    """With or without a heading: what has none would be shown as three block quotes."""
+    pytest.importorskip("griffe")
+    spec = importlib.util.spec_from_file_location("docstring_sections", ROOT / "docs" / "docstring_sections.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    bare = "Say.\n\n>>> 1\n1\n\n>>> [2][0]\n2\n\nSource: a paper."
+    assert module.with_headings(bare) == (
+        "Say.\n\nExamples:\n    >>> 1\n    1\n\n    >>> [2][0]\n    2\n\nSource: a paper."
+    )
+    headed = "Say.\n\nExample:\n    >>> 1\n    1\n"
+    assert module.with_headings(headed) == headed.replace("Example:", "Examples:")
