@@ -7,9 +7,11 @@ and inference in bfloat16), `layers` (every face of the registry in bfloat16), `
 resizing, windows), `tf32` (the faces in float32, products in TF32), `compile` (compilation alone, in fresh processes).
 Each has a share of the time that is left; what does not fit is skipped and named.
 
-Contenders, in turn in one process: jaxconv; `jaxconv.accelerate` of the lax version; lax as flax calls it; PyTorch in
-its channels-last format with cuDNN's benchmark mode, where it is installed. All programs of a section are compiled side
-by side before anything is timed. The record is benchmarks/results/accelerator-DEVICE.json, and --out too.
+Contenders: jaxconv and, in turn in the same process, PyTorch in its channels-last format with cuDNN's benchmark mode,
+where it is installed; then, in a process of their own that can be ended, lax as flax calls it and `jaxconv.accelerate`
+of it: XLA tries the algorithms of a convolution while it compiles, and some of lax's take minutes. Programs are
+compiled one by one, since compilations side by side disturb each other's trials. The record is
+benchmarks/results/accelerator-DEVICE.json, and --out too.
 
 Needs jax, numpy and pytest alone; runs from a checkout as `PYTHONPATH=. python benchmarks/on_accelerator.py`.
 `--rehearse` runs all of it at tiny sizes on a CPU, and writes --out only.
@@ -17,20 +19,27 @@ Needs jax, numpy and pytest alone; runs from a checkout as `PYTHONPATH=. python 
 
 import argparse
 import dataclasses
+import json
 import math
 import os
 import pathlib
+import queue
 import re
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # PyTorch and the compilers' trials need memory beside what jax takes at its start.
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.55")
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.4")
 
 # Sections in order of worth, and the weight of each in what is left of the budget.
-SECTIONS = {"tests": 4, "networks": 7, "layers": 6, "neighbours": 1.5, "tf32": 3.5, "compile": 2}
+SECTIONS = {"tests": 3, "networks": 7, "layers": 6, "neighbours": 2, "tf32": 4, "compile": 1}
+# Seconds that one program of a peer may take to compile before it is given up, and the share of a section's time that
+# is kept for the peers.
+PATIENCE = 25
+PEERS_SHARE = 0.45
 # Elements of a layer's three tensors together: well beyond a GPU's cache.
 ELEMENTS = 2**26
 WORST = 8
@@ -39,7 +48,7 @@ WORST = 8
 class Run:
     """The record of a run, its clock and its sizes."""
 
-    def __init__(self, options):
+    def __init__(self, options, measure_peaks=True):
         import jax
 
         from jaxconv.benchmark import hardware, report, runner
@@ -49,7 +58,6 @@ class Run:
         self.end = time.monotonic() + options.budget
         self.torch = find_torch(self)
         device = jax.devices()[0]
-        self.workers = max(os.cpu_count() or 2, 2)
         slug = re.sub("[^a-z0-9]+", "-", device.device_kind.lower()).strip("-")
         self.paths = [options.out] if options.out else []
         if not self.rehearse:
@@ -57,10 +65,11 @@ class Run:
         self.record = {**runner.machine(), "budget": options.budget, "rehearsal": self.rehearse, "sections": {}}
         self.data = hardware.Data(size=2**20 if self.rehearse else hardware.POOL)
         size, long = (256, 2**20) if self.rehearse else (8192, 2**29)
-        self.peaks = {d: hardware.peaks(d, size, long) for d in ("bfloat16", "float32")}
-        self.record["peaks"] = self.peaks
-        self.record["queueing_seconds"] = hardware.queueing_seconds()
         self.timing = {"repeats": 1, "sample": 1e-3} if self.rehearse else {}
+        if measure_peaks:
+            self.peaks = {d: hardware.peaks(d, size, long) for d in ("bfloat16", "float32")}
+            self.record["peaks"] = self.peaks
+            self.record["queueing_seconds"] = hardware.queueing_seconds()
 
     def say(self, text):
         print(f"[{self.left():4.0f} s left] {text}", flush=True)
@@ -71,14 +80,6 @@ class Run:
     def save(self):
         for path in self.paths:
             self.write_json(pathlib.Path(path), self.record)
-
-    def compile(self, programs, until):
-        """Compile side by side for at most 60% of the section's time, 20% more for what has begun."""
-        seconds = until - time.monotonic()
-        found = self.h.compile_all(programs, 0.6 * seconds, self.workers, 0.2 * seconds, self.say)
-        ready = sum(c.executable is not None for c in found.values())
-        self.say(f"{ready} of {len(found)} programs compiled in {seconds - (until - time.monotonic()):.1f} s")
-        return found
 
 
 def find_torch(run):
@@ -105,6 +106,7 @@ def section_tests(run, until):
     command += ["-o", "addopts=", "-W", "default", "--noconftest", "-p", "no:cacheprovider"]
     command += ["-k", "bfloat16 and (up or pooled or linear)"] if run.rehearse else []
     env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": str(ROOT)}
+    env["XLA_FLAGS"] = env.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"  # values, not speed
     limit = max(until - time.monotonic(), 5)
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=limit)
@@ -118,14 +120,6 @@ def section_tests(run, until):
 
 def said_so_far(late):
     return late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
-
-
-def rows_of(compiled):
-    """Compiled programs by what contenders share, in order."""
-    rows = {}
-    for (what, task, who), one in compiled.items():
-        rows.setdefault((what, task), {})[who] = one
-    return rows
 
 
 def timed_row(run, contenders, calls, dtype):
@@ -162,28 +156,118 @@ def say_row(run, row):
     run.say(f"{row['what'][:36]:36} {row['task']:15} {1e3 * took['jaxconv']:8.3f} ms{reached}  {'  '.join(cells)}")
 
 
-def time_rows(run, compiled, until, dtype, prepare, forget=None):
-    """Time row by row until the section's time is over; `prepare(row, contenders)` gives the calls."""
+def time_rows(run, programs, until, dtype, prepare, peers, forget=None):
+    """Compile and time row by row until the section's time is over; `prepare(program, compiled)` gives the calls.
+
+    `peers` are the arguments of a process that times the same rows for a peer: (contender, section, task or "").
+    """
     rows, skipped, last = [], [], None
-    for key, contenders in rows_of(compiled).items():
-        if time.monotonic() > until:
-            skipped.append(" ".join(key))
+    mine = time.monotonic() + (1 - PEERS_SHARE * bool(peers)) * (until - time.monotonic())
+    for program in programs:
+        if time.monotonic() > mine:
+            skipped.append(" ".join(program.row))
             continue
-        if forget is not None and last != key[0]:
+        if forget is not None and last != program.what:
             forget()
-        last = key[0]
-        calls, notes = {}, {}
+        last = program.what
         try:
-            calls, notes = prepare(key, contenders)
+            start = time.perf_counter()
+            executable = program.lower().compile()
+            contenders = {"jaxconv": run.h.Compiled(program, executable, time.perf_counter() - start)}
+            calls, notes = prepare(program, contenders)
             rows.append(timed_row(run, contenders, calls, dtype))
             rows[-1]["absent"].update(notes)
         except Exception as error:  # the other rows are still worth their time
             absent = {"jaxconv": f"{type(error).__name__}: {str(error)[:300]}"}
-            rows.append({"what": key[0], "task": key[1], "seconds": {}, "absent": absent})
+            rows.append({"what": program.what, "task": program.task, "seconds": {}, "absent": absent})
         say_row(run, rows[-1])
+    if forget is not None:
+        forget()
+    for i, (who, section, task) in enumerate(peers):
+        share = (until - time.monotonic()) / (len(peers) - i)
+        wanted = [r for r in rows if r["seconds"] and task in ("", r["task"])]
+        ask_peer(run, who, section, wanted, time.monotonic() + share)
     if skipped:
         run.say(f"no time for {len(skipped)} rows: {'; '.join(skipped[:6])} ...")
     return {"dtype": dtype, "rows": rows, "skipped": skipped}
+
+
+def ask_peer(run, who, section, rows, until):
+    """Let a process of its own compile and time a peer's programs, row after row; begin anew behind one that hangs."""
+    left = list(rows)
+    while left and time.monotonic() < until:
+        names = json.dumps([[r["what"], r["task"]] for r in left])
+        command = [sys.executable, __file__, "--peer", who, "--peer-section", section, "--rows", names]
+        command += ["--rehearse"] * run.rehearse
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        lines = queue.Queue()
+        threading.Thread(target=pass_on, args=(child.stdout, lines), daemon=True).start()
+        while left:
+            patience = min(PATIENCE, until - time.monotonic())
+            try:
+                line = lines.get(timeout=max(patience, 0.1))
+            except queue.Empty:
+                row = left.pop(0)
+                row["absent"][who] = f"not compiled and timed within {patience:.0f} s"
+                break
+            if not line:  # it ended without a word on this row
+                left.pop(0)["absent"][who] = f"ended with status {child.wait()}"
+                break
+            if line.startswith("{"):
+                row, found = left.pop(0), json.loads(line)
+                for key, value in found.items():
+                    row[key][who] = value
+                if "seconds" in found:
+                    say_row(run, row)
+        child.kill()
+        child.wait()
+    for row in left:
+        row["absent"][who] = "no time was left"
+
+
+def pass_on(stream, lines):
+    """Lines as they come, and "" at the end."""
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
+def peer_main(options):
+    """What `ask_peer` starts: one line of JSON a row."""
+    run = Run(options, measure_peaks=False)
+    programs, operands = peer_programs(run, options.peer, options.peer_section)
+    for name in json.loads(options.rows):
+        program = programs[tuple(name)]
+        try:
+            start = time.perf_counter()
+            executable = program.lower().compile()
+            took = time.perf_counter() - start
+            call = run.h.call_of(executable, operands(program))
+            found = {"seconds": run.h.time_in_turn({"peer": call}, **run.timing)["peer"], "compile": took}
+            found["temporary_bytes"] = int(executable.memory_analysis().temp_size_in_bytes)
+        except Exception as error:  # the next row may do
+            found = {"absent": f"{type(error).__name__}: {str(error)[:200]}"}
+        run.data.forget()
+        print(json.dumps(found), flush=True)
+
+
+def peer_programs(run, who, section):
+    """The programs of a section for a peer, by row, and a function of one that gives its operands."""
+    from jaxconv.benchmark import backends, programs
+
+    if section == "networks":
+        nets = {net.name: net for net in networks_of(run)}
+        found = programs.network_programs(list(nets.values()), "bfloat16", (who,))
+        return {p.row: p for p in found}, lambda p: backends.inputs(nets[p.what], "bfloat16", True)
+    if section == "neighbours":
+        found = [p for p in programs.neighbour_programs(operations_of(run), "bfloat16") if p.contender == who]
+    else:
+        dtype = "float32" if section == "tf32" else "bfloat16"
+        found = programs.layer_programs(layers_of(run), dtype, contenders=(who,))
+    return {p.row: p for p in found}, lambda p: run.data.of(p.operands)
 
 
 def ready_calls(run, contenders):
@@ -211,42 +295,46 @@ def loss_of(call):
     return float(loss.detach() if hasattr(loss, "detach") else loss)
 
 
+def networks_of(run):
+    """The networks, the most telling first."""
+    from jaxconv.benchmark import networks
+
+    if run.rehearse:
+        return (networks.Network("U-Net", "unet", 1, (16, 16), (4, 8)),
+                networks.Network("stack", "stack", 1, (12, 12), (4,), 4))  # fmt: skip
+    return sorted(networks.ON_GPU, key=lambda net: net.kind not in ("unet", "stack", "dcgan"))
+
+
 def section_networks(run, until):
     """Training steps and inference of whole networks."""
-    from jaxconv.benchmark import backends, contenders, networks, programs
+    from jaxconv.benchmark import backends, contenders, programs
 
-    tiny = (networks.Network("U-Net", "unet", 1, (16, 16), (4, 8)),
-            networks.Network("stack", "stack", 1, (12, 12), (4,), 4))  # fmt: skip
-    nets = tiny if run.rehearse else sorted(networks.ON_GPU, key=lambda n: n.kind not in ("unet", "stack"))
+    nets = networks_of(run)
     by_name = {net.name: net for net in nets}
-    compiled = run.compile(programs.network_programs(nets, "bfloat16"), until)
-    held, torch = {}, run.torch
+    found = programs.network_programs(nets, "bfloat16", ("jaxconv",))
+    found = sorted(found, key=lambda p: p.task != "training step")
+    torch = run.torch
 
     def forget():
-        held.clear()
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def prepare(key, ready):
-        net, task = by_name[key[0]], key[1]
-        calls = {}
-        for name, one in ready.items():
-            if one.executable is not None:
-                flipped = name != "jaxconv"
-                if flipped not in held:
-                    held[flipped] = backends.inputs(net, "bfloat16", flipped)
-                calls[name] = run.h.call_of(one.executable, held[flipped])
+    def prepare(program, ready):
+        net = by_name[program.what]
+        held = backends.inputs(net, "bfloat16", False)
+        calls = {name: run.h.call_of(one.executable, held) for name, one in ready.items()}
         if torch is not None:
-            step = backends.torch_step(contenders.torch_formats(net.rank)[-1], net, "bfloat16", task)
+            step = backends.torch_step(contenders.torch_formats(net.rank)[-1], net, "bfloat16", program.task)
             calls["torch"] = run.h.Call(step, torch_wait(torch))
         calls, notes = working(calls)
-        if task == "training step":
+        if program.task == "training step":
             losses = {name: loss_of(call) for name, call in calls.items()}
             if max(losses.values()) > 1.05 * min(losses.values()):
                 notes["the same loss"] = f"losses differ: {losses}"
         return calls, notes
 
-    return time_rows(run, compiled, until, "bfloat16", prepare, forget)
+    peers = [("lax", "networks", "training step"), ("accelerate", "networks", "training step")]
+    return time_rows(run, found, until, "bfloat16", prepare, peers, forget)
 
 
 def sized(run, layer):
@@ -258,33 +346,37 @@ def sized(run, layer):
     return dataclasses.replace(layer, batch=layer.batch * 2 ** round(math.log2(factor)))
 
 
+def layers_of(run):
+    """The registry's layers, or a few of them, in the order of their kinds: every third, then the rest."""
+    from jaxconv.benchmark import cases
+
+    layers = cases.REAL[6::9] if run.rehearse else [v for i in range(3) for v in cases.REAL[i::3]]
+    return [sized(run, layer) for layer in layers]
+
+
 def section_layers(run, until, dtype="bfloat16"):
     """Every face of the registry's layers."""
-    from jaxconv.benchmark import cases, contenders, programs
+    from jaxconv.benchmark import contenders, programs
 
-    layers = [sized(run, layer) for layer in (cases.REAL[6::9] if run.rehearse else cases.REAL)]
+    layers = layers_of(run)
     by_name = {layer.name: layer for layer in layers}
-    found = programs.layer_programs(layers, dtype, contenders=("jaxconv", "lax"))
-    # lax's kernel gradients can take longest: they come last, so that a deadline costs nothing else.
-    last = sorted(found, key=lambda p: (p.contender == "lax") * (1 + (p.task == "kernel gradient")))
-    compiled = run.compile(last, until)
-    compiled = {(*p.row, p.contender): compiled[(*p.row, p.contender)] for p in found}
+    found = programs.layer_programs(layers, dtype, contenders=("jaxconv",))
     torch, device = run.torch, "cpu" if run.rehearse else "cuda"
 
-    def prepare(key, ready):
-        calls, layer = ready_calls(run, ready), by_name[key[0]]
+    def prepare(program, ready):
+        calls, layer = ready_calls(run, ready), by_name[program.what]
         if torch is None:
             return working(calls)
         kind = getattr(torch, dtype)
         a = {name: torch.randn(shape, device=device, dtype=kind) for name, shape in layer.shapes.items()}
         layout = contenders.torch_formats(layer.geometry.rank)[-1]
         try:
-            operands = contenders.torch_operands(layer, key[1], **a)
+            operands = contenders.torch_operands(layer, program.task, **a)
         except contenders.Absent as why:
             calls, notes = working(calls)
             return calls, {**notes, "torch": str(why)}
         operands = [t.contiguous(memory_format=layout) for t in operands]
-        operation = contenders.torch_operation(layer, key[1])
+        operation = contenders.torch_operation(layer, program.task)
 
         def call():
             with torch.no_grad():
@@ -292,7 +384,8 @@ def section_layers(run, until, dtype="bfloat16"):
 
         return working({**calls, "torch": run.h.Call(call, torch_wait(torch))})
 
-    out = time_rows(run, compiled, until, dtype, prepare, run.data.forget)
+    peers = [("lax", "layers" if dtype == "bfloat16" else "tf32", "")]
+    out = time_rows(run, found, until, dtype, prepare, peers, run.data.forget)
     return {**out, "layers": {layer.name: layer.shapes for layer in layers}}
 
 
@@ -318,30 +411,40 @@ TORCH_NEIGHBOURS = {
 }
 
 
+def operations_of(run):
+    """The operations beside the convolutions."""
+    from jaxconv.benchmark import programs
+
+    return programs.neighbours(2, 16, 8) if run.rehearse else programs.neighbours(16, 256, 64)
+
+
 def section_neighbours(run, until):
     """Pooling, unpooling, resizing, shuffles and windows, with their gradients."""
     from jaxconv.benchmark import programs
 
-    operations = programs.neighbours(2, 16, 8) if run.rehearse else programs.neighbours(16, 256, 64)
-    by_name = {operation.name: operation for operation in operations}
-    compiled = run.compile(programs.neighbour_programs(operations, "bfloat16"), until)
+    by_name = {operation.name: operation for operation in operations_of(run)}
+    found = [p for p in programs.neighbour_programs(list(by_name.values()), "bfloat16") if p.contender == "jaxconv"]
     torch, device = run.torch, "cpu" if run.rehearse else "cuda"
 
-    def prepare(key, ready):
+    def prepare(program, ready):
         calls = ready_calls(run, ready)
-        if torch is None or key[0] not in TORCH_NEIGHBOURS:
+        if torch is None or program.what not in TORCH_NEIGHBOURS:
             return working(calls)
-        image, *rest = by_name[key[0]].shapes
+        image, *rest = by_name[program.what].shapes
         x = torch.randn(image, device=device, dtype=torch.bfloat16).movedim(-1, 1)
-        x.requires_grad_(key[1] == "gradient")
+        x.requires_grad_(program.task == "gradient")
         at = [torch.from_numpy(run.h.positions(shape)).to(device).long().movedim(-1, 1) for shape in rest]
 
         def value():
-            return TORCH_NEIGHBOURS[key[0]](torch.nn.functional, x, *at)
+            return TORCH_NEIGHBOURS[program.what](torch.nn.functional, x, *at)
 
         call = value
-        if key[1] == "gradient":
-            out = value()
+        if program.task == "gradient":
+            try:
+                out = value()
+            except RuntimeError as why:  # PyTorch lacks it in this dtype
+                calls, notes = working(calls)
+                return calls, {**notes, "torch": f"{type(why).__name__}: {str(why)[:200]}"}
             out = out[0] if isinstance(out, tuple) else out
             pulled = torch.randn_like(out)
 
@@ -350,7 +453,8 @@ def section_neighbours(run, until):
 
         return working({**calls, "torch": run.h.Call(call, torch_wait(torch))})
 
-    return time_rows(run, compiled, until, "bfloat16", prepare, run.data.forget)
+    peers = [("lax", "neighbours", "")]
+    return time_rows(run, found, until, "bfloat16", prepare, peers, run.data.forget)
 
 
 def section_compile(run, until):
@@ -448,7 +552,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--rehearse", action="store_true", help="all of it at tiny sizes on a CPU")
-    parser.add_argument("--compile-alone", help=argparse.SUPPRESS)
+    for hidden in ("--compile-alone", "--peer", "--peer-section", "--rows"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     wanted = options.sections.split(",")
     if unknown := set(wanted) - set(SECTIONS):
@@ -458,6 +563,8 @@ def main():
     options.budget = options.budget or (110.0 if options.rehearse else 280.0)
     if options.compile_alone:
         return compile_alone(options.compile_alone, options.rehearse)
+    if options.peer:
+        return peer_main(options)
     start = time.monotonic()
     run = Run(options)
     run.end = start + options.budget

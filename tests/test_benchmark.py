@@ -7,7 +7,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -322,29 +321,6 @@ def test_neighbours_are_what_jax_users_would_write():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=f"{what} {task}")
             compared += 1
     assert compared == 16 and len(by_row) == 28
-
-
-def test_compiling_many_gives_up_in_time_and_says_what_failed():
-    def slow(x):
-        time.sleep(0.5)
-        return x
-
-    def wrong(x):
-        raise TypeError("no such thing")
-
-    shape = (jax.ShapeDtypeStruct((2,), "float32"),)
-    made = [
-        programs.Program(name, "forward", "jaxconv", f, shape)
-        for name, f in (("good", lambda x: x + 1), ("wrong", wrong), ("slow", slow), ("never", slow))
-    ]
-    said = []
-    found = hardware.compile_all(made, 0.3, 1, 0.0, said.append)
-    assert found["good", "forward", "jaxconv"].executable is not None
-    assert found["wrong", "forward", "jaxconv"].why == "TypeError: no such thing"
-    for name in ("slow", "never"):
-        assert found[name, "forward", "jaxconv"].executable is None
-        assert "not compiled within" in found[name, "forward", "jaxconv"].why
-    assert said and "slow forward jaxconv" in said[0] and "never" not in said[0]
 
 
 def test_calls_are_queued_back_to_back_and_the_best_sample_counts(monkeypatch):

@@ -1,8 +1,7 @@
-"""Timing on an accelerator: many programs compiled at once, calls queued back to back, contenders in turn."""
+"""Timing on an accelerator: calls queued back to back, contenders in turn."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import math
 import time
@@ -32,7 +31,7 @@ class Compiled:
     Attributes:
         program: what was compiled.
         executable: None where it was not ready in time or failed.
-        seconds: to trace, lower and compile, beside others on the same cores.
+        seconds: to trace, lower and compile.
         why: what went wrong.
     """
 
@@ -48,52 +47,6 @@ class Call:
 
     queue: Callable[[], Any]
     wait: Callable[[Any], Any]
-
-
-def compile_all(
-    programs: Sequence[Program], seconds: float, workers: int, grace: float = 0.0, note: Callable = print
-) -> dict[tuple[str, str, str], Compiled]:
-    """Compile programs side by side, as many as are ready within the time.
-
-    A compilation cannot be stopped. One that is under way when the time is over gets `grace` seconds more, so that it
-    does not run beside what is timed next; after that it is left to itself and named.
-
-    Args:
-        programs: what to compile, the most wanted first.
-        seconds: until those not begun are given up.
-        workers: threads.
-        grace: seconds more for those that have begun.
-        note: told what is not ready.
-
-    Returns:
-        By (what, task, contender).
-    """
-
-    def one(program: Program) -> tuple[Any, float]:
-        start = time.perf_counter()
-        executable = program.lower().compile()
-        return executable, time.perf_counter() - start
-
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    futures = {pool.submit(one, program): program for program in programs}
-    _, late = concurrent.futures.wait(futures, timeout=max(seconds, 0.0))
-    begun = [future for future in late if not future.cancel()]
-    concurrent.futures.wait(begun, timeout=max(grace, 0.0))
-    running = [futures[future] for future in begun if not future.done()]
-    if running:
-        note(f"still compiling beside what follows: {'; '.join(' '.join((*p.row, p.contender)) for p in running)}")
-    pool.shutdown(wait=False, cancel_futures=True)
-    out = {}
-    for future, program in futures.items():
-        found = Compiled(program)
-        if future.cancelled() or not future.done():
-            found.why = f"not compiled within {seconds + (grace if program in running else 0):.0f} s"
-        elif (error := future.exception()) is not None:
-            found.why = f"{type(error).__name__}: {str(error).strip()[:200]}"
-        else:
-            found.executable, found.seconds = future.result()
-        out[(*program.row, program.contender)] = found
-    return out
 
 
 class Data:
