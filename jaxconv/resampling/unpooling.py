@@ -1,13 +1,13 @@
-"""How max-unpooling becomes XLA: which of several equal indices wins, and how the winners reach their places.
+"""How max-unpooling becomes XLA: which of several equal indices wins, and how values reach their places and come back.
 
 Indices are arbitrary, but nearly always they come from small windows: index u of output q then lies within q * s - 1 ..
 q * s + s, where s is the ratio of the sizes. That is checked when the program runs, and where it holds every output
-position picks from its few candidates; a scatter does the rest. Both give the same result to the bit. On
-accelerators the scatter is fast, and asking the question costs a round trip to the host, so they always scatter.
+position picks from its few candidates (and the gradient of each q from the few positions that it may have named); a
+scatter and a gather do the rest. All give the same result to the bit.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
@@ -16,8 +16,11 @@ import numpy as np
 from jax import Array, lax
 
 from jaxconv._compat import left_to_the_partitioner
+from jaxconv.resampling.windows import axis_taps
 
 _MOST_CANDIDATES = 64  # of one q; bounds the size of the program
+
+Reach = Sequence[tuple[int, int]]
 
 
 def unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
@@ -30,65 +33,38 @@ def _place(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
     total = int(np.prod(sizes))
     # Whatever lies outside becomes `total`: dropped by the scatter, matched by no position.
     indices = jnp.where((indices >= 0) & (indices < total), indices, total).astype(jnp.int32)
+    ways = _ways(y.shape, sizes)
 
     @jax.custom_jvp
     def place(y, indices):
-        return _unpool(y, indices, sizes)[0]
+        return _forward(y, indices, sizes, ways)[0]
 
     @place.defjvp
     def _(primals, tangents):
         y, indices = primals
-        x, winners = _unpool(y, indices, sizes)
-        # The tangent as a scatter to distinct places: its transpose is a gather that skips the losers.
-        return x, _scatter(tangents[0], winners, sizes)
+        x, winners, way = _forward(y, indices, sizes, ways)
+        # The tangent as the transpose of collecting what the winners named: reverse mode transposes it back into that.
+        _, transpose = jax.vjp(lambda z: _collect(z, winners, y.shape, sizes, ways, way), x)
+        return x, transpose(tangents[0])[0]
 
     return place(y, indices)
 
 
-def _unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
-    """The result, and the indices with `total` in place of those that lost."""
-    n = y.shape[-len(sizes) - 1 : -1]
+def _ways(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[tuple[tuple[int, ...], Reach]]:
+    """(steps, reach) of the candidates worth asking for, fewest first; none where they would be many."""
+    n = shape[-len(sizes) - 1 : -1]
     steps = tuple(max(1, round(N / m)) for N, m in zip(sizes, n))
     if np.prod([s + 2 for s in steps]) > _MOST_CANDIDATES:
-        return _by_scatter(y, indices, sizes)
-    return lax.platform_dependent(
-        y,
-        indices,
-        cpu=lambda y, i: _by_candidates(y, i, sizes, steps),
-        default=lambda y, i: _by_scatter(y, i, sizes),
-    )
+        return []
+    # Windows that do not overlap; windows that overlap by one or two.
+    return [(steps, [(0, s - 1) for s in steps]), (steps, [(-1, s) for s in steps])]
 
 
-# ------------------------------------------------------------------------------------------------------------ scatter
-def _by_scatter(y: Array, indices: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
-    total, rank = int(np.prod(sizes)), len(sizes)
-    shape, count = y.shape, int(np.prod(y.shape[-rank - 1 : -1]))
-    flat = indices.reshape(-1, count, shape[-1])
-    lead, channel = jnp.arange(flat.shape[0])[:, None, None], jnp.arange(shape[-1])
-    order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[:, None], flat.shape)
-    # A scatter promises no order among duplicates, a maximum does not need one: the largest position wins.
-    last = jnp.full((flat.shape[0], total, shape[-1]), -1, jnp.int32)
-    last = last.at[lead, flat, channel].max(order, mode="drop")
-    wins = last.at[lead, flat, channel].get(mode="fill", fill_value=-1) == order
-    winners = jnp.where(wins, flat, total).reshape(shape)
-    return _scatter(y, winners, sizes), winners
-
-
-def _scatter(y: Array, winners: Array, sizes: tuple[int, ...]) -> Array:
-    rank = len(sizes)
-    shape, total = y.shape, int(np.prod(sizes))
-    y = y.reshape(-1, int(np.prod(shape[-rank - 1 : -1])), shape[-1])
-    lead, channel = jnp.arange(y.shape[0])[:, None, None], jnp.arange(shape[-1])
-    x = jnp.zeros((y.shape[0], total, shape[-1]), y.dtype)
-    x = x.at[lead, winners.reshape(y.shape), channel].set(y, mode="drop", unique_indices=True)
-    return x.reshape(*shape[: -rank - 1], *sizes, shape[-1])
-
-
-# --------------------------------------------------------------------------------------------------------- candidates
-def _by_candidates(y: Array, indices: Array, sizes: tuple[int, ...], steps: tuple[int, ...]) -> tuple[Array, Array]:
-    distinct = [(0, s - 1) for s in steps]  # windows that do not overlap
-    near = [(-1, s) for s in steps]  # windows that overlap by one or two
-    fits = [_all_within(indices, sizes, steps, reach) for reach in (distinct, near)]
+def _forward(y: Array, indices: Array, sizes: tuple[int, ...], ways) -> tuple[Array, Array, Array]:
+    """The result, the indices with `total` in place of those that lost, and the way that served."""
+    if not ways:
+        return *_by_scatter(y, indices, sizes), jnp.int32(0)
+    (steps, distinct), (_, near) = ways
 
     def pick_distinct(y, indices):
         return _pick(y, indices, sizes, steps, distinct), indices
@@ -97,18 +73,72 @@ def _by_candidates(y: Array, indices: Array, sizes: tuple[int, ...], steps: tupl
         winners = jnp.where(_later_neighbours_differ(indices, len(sizes)), indices, int(np.prod(sizes)))
         return _pick(y, winners, sizes, steps, near), winners
 
-    case = jnp.where(fits[0], 0, jnp.where(fits[1], 1, 2))
-    return lax.switch(case, [pick_distinct, pick_near, lambda y, i: _by_scatter(y, i, sizes)], y, indices)
+    fits = [_all_within(indices, sizes, steps, reach) for _, reach in ways]
+    way = jnp.where(fits[0], 0, jnp.where(fits[1], 1, 2)).astype(jnp.int32)
+    return *lax.switch(way, [pick_distinct, pick_near, partial(_by_scatter, sizes=sizes)], y, indices), way
 
 
-def _all_within(indices: Array, sizes: Sequence[int], steps: Sequence[int], reach: Sequence[tuple[int, int]]) -> Array:
+def _collect(x: Array, winners: Array, shape: tuple[int, ...], sizes: tuple[int, ...], ways, way: Array) -> Array:
+    """y[q, c] = x[winners[q, c], c], zero for those that lost: a linear map of x."""
+    collectors = [partial(_read_near, sizes=sizes, steps=steps, reach=reach) for steps, reach in ways]
+    collectors.append(partial(_gather, sizes=sizes))
+    return lax.switch(way, collectors, x, winners) if ways else collectors[0](x, winners)
+
+
+# ------------------------------------------------------------------------------------------------------------ scatter
+# One index a value: batch and channels are batching dimensions, which the partitioner splits without moving anything.
+_SCATTER = lax.ScatterDimensionNumbers(
+    update_window_dims=(),
+    inserted_window_dims=(1,),
+    scatter_dims_to_operand_dims=(1,),
+    operand_batching_dims=(0, 2),
+    scatter_indices_batching_dims=(0, 2),
+)
+_GATHER = lax.GatherDimensionNumbers(
+    offset_dims=(),
+    collapsed_slice_dims=(1,),
+    start_index_map=(1,),
+    operand_batching_dims=(0, 2),
+    start_indices_batching_dims=(0, 2),
+)
+
+
+def _flat(a: Array, rank: int) -> Array:
+    """(batch, positions, channels)."""
+    return a.reshape(int(np.prod(a.shape[: -rank - 1])), int(np.prod(a.shape[-rank - 1 : -1])), a.shape[-1])
+
+
+def _by_scatter(y: Array, indices: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
+    total, rank = int(np.prod(sizes)), len(sizes)
+    flat = _flat(indices, rank)
+    order = lax.broadcasted_iota(jnp.int32, flat.shape, 1)
+    # A scatter promises no order among duplicates, a maximum does not need one: the largest position wins.
+    last = jnp.full((flat.shape[0], total, flat.shape[2]), -1, jnp.int32)
+    last = lax.scatter_max(last, flat[..., None], order, _SCATTER, mode="drop")
+    wins = _gather_flat(last, flat, -1) == order
+    winners = jnp.where(wins, flat, total)
+    x = jnp.zeros((flat.shape[0], total, flat.shape[2]), y.dtype)
+    x = lax.scatter(x, winners[..., None], _flat(y, rank), _SCATTER, unique_indices=True, mode="drop")
+    return x.reshape(*y.shape[: -rank - 1], *sizes, y.shape[-1]), winners.reshape(y.shape)
+
+
+def _gather(x: Array, winners: Array, sizes: tuple[int, ...]) -> Array:
+    rank = len(sizes)
+    return _gather_flat(_flat(x, rank), _flat(winners, rank), 0, unique=True).reshape(winners.shape)
+
+
+def _gather_flat(x: Array, indices: Array, fill, *, unique: bool = False) -> Array:
+    return lax.gather(x, indices[..., None], _GATHER, (1, 1, 1), unique_indices=unique, mode="fill", fill_value=fill)
+
+
+# --------------------------------------------------------------------------------------------------------- candidates
+def _all_within(indices: Array, sizes: Sequence[int], steps: Sequence[int], reach: Reach) -> Array:
     """Whether every index of q lies within q * step + low .. q * step + high on each axis, or is dropped."""
     rank, rest, within = len(sizes), indices, jnp.ones(indices.shape, bool)
     for a in reversed(range(rank)):
         place = rest % sizes[a] if a else rest
         rest = rest // sizes[a]
-        start = jnp.arange(indices.shape[a - rank - 1], dtype=jnp.int32) * steps[a]
-        offset = place - start.reshape((-1,) + (1,) * (rank - a))
+        offset = place - lax.broadcasted_iota(jnp.int32, indices.shape, indices.ndim + a - rank - 1) * steps[a]
         within &= (offset >= reach[a][0]) & (offset <= reach[a][1])
     return jnp.all(within | (indices == int(np.prod(sizes))))
 
@@ -129,7 +159,7 @@ def _later_neighbours_differ(indices: Array, rank: int) -> Array:
     return wins
 
 
-def _pick(y: Array, winners: Array, sizes, steps, reach) -> Array:
+def _pick(y: Array, winners: Array, sizes, steps, reach: Reach) -> Array:
     """Each position u = p * step + r takes the value of the q in its reach whose index is u."""
     rank, n = len(sizes), y.shape[-len(sizes) - 1 : -1]
     first = y.ndim - rank - 1
@@ -167,10 +197,41 @@ def _pick(y: Array, winners: Array, sizes, steps, reach) -> Array:
     return lax.slice(x, (0,) * x.ndim, (*x.shape[:first], *sizes, x.shape[-1]))
 
 
+def _read_near(x: Array, winners: Array, *, sizes, steps, reach: Reach) -> Array:
+    """y[q] takes the position q * step + offset in its reach that its index names."""
+    y = jnp.zeros(winners.shape, x.dtype)
+    for offsets, part in _taps(x, winners.shape, steps, reach):
+        # Offsets beyond the ends read zeros, and their places may be those of others.
+        y = y + jnp.where(winners == _places(winners.shape, sizes, steps, offsets), part, jnp.zeros((), x.dtype))
+    return y
+
+
+def _taps(x: Array, shape: tuple[int, ...], steps, reach: Reach) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """(offsets, the slice x[q * step + offsets] for every q); zero beyond the ends."""
+    rank = len(steps)
+    parts: list[tuple[tuple[int, ...], Array]] = [((), x)]
+    for a, (s, (lo, hi)) in enumerate(zip(steps, reach)):
+        axis, offsets = a - rank - 1, range(lo, hi + 1)
+        parts = [
+            ((*before, o), tap)
+            for before, part in parts
+            for o, tap in zip(offsets, axis_taps(part, axis, [o - lo for o in offsets], s, -lo, shape[axis], 0))
+        ]
+    yield from parts
+
+
+def _places(shape: tuple[int, ...], sizes, steps, offsets) -> Array:
+    """Flat positions q * step + offset of every q; -2, which no index names, where an axis would be left."""
+    rank, place, stride, inside = len(sizes), jnp.int32(0), 1, True
+    small = (*shape[-rank - 1 : -1], 1)
+    for a in reversed(range(rank)):
+        u = lax.broadcasted_iota(jnp.int32, small, a) * steps[a] + offsets[a]
+        place, stride = place + u * stride, stride * sizes[a]
+        if offsets[a] < 0 or (shape[a - rank - 1] - 1) * steps[a] + offsets[a] >= sizes[a]:
+            inside &= (u >= 0) & (u < sizes[a])
+    return place if inside is True else jnp.where(inside, place, -2)
+
+
 def _positions(sizes, steps, residue, blocks) -> Array:
     """Flat positions of the outputs of one residue; -2, which nothing matches, beyond the ends."""
-    rank, place, stride, inside = len(sizes), 0, 1, True
-    for a in reversed(range(rank)):
-        u = (np.arange(blocks[a]) * steps[a] + residue[a]).reshape((-1,) + (1,) * (rank - a))
-        place, stride, inside = place + u * stride, stride * sizes[a], inside & (u < sizes[a])
-    return jnp.asarray(np.where(inside, place, -2), jnp.int32)
+    return _places((*blocks, 1), sizes, steps, residue)
