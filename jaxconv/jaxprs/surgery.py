@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,9 +33,9 @@ def with_eqns(jaxpr: Any, eqns: list[Any]) -> Any:
     return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=eqns))
 
 
-def spliced(traced: Any, eqn: Any) -> Iterator[Any]:
-    """The equations of a traced function with the variables of the equation that it stands for."""
-    env = dict(zip(traced.invars, eqn.invars, strict=True))
+def spliced(traced: Any, eqn: Any, operands: Sequence[Any] | None = None) -> Iterator[Any]:
+    """The equations of a function traced on `operands` (all of them by default), with the variables of `eqn`."""
+    env = dict(zip(traced.invars, eqn.invars if operands is None else operands, strict=True))
     env[traced.outvars[0]] = eqn.outvars[0]
     for inner in traced.eqns:
         yield inner.replace(
