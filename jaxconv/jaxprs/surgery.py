@@ -64,8 +64,7 @@ def trace(fn: Callable, *avals: Any) -> Any:
 def _trace_manual(fn: Callable, avals: tuple[Any, ...], varying: list[frozenset[str]], mesh: Any) -> Any:
     """As `trace` inside `shard_map`: only there does jax keep track of the axes over which values vary."""
     manual = [n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == jax.sharding.AxisType.Manual]
-    types = tuple(jax.sharding.AxisType.Auto if t == jax.sharding.AxisType.Manual else t for t in mesh.axis_types)
-    outer = jax.sharding.AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
+    outer = mesh.update_axis_types(dict.fromkeys(manual, jax.sharding.AxisType.Auto))
     specs, whole = [], []
     for aval, axes in zip(avals, varying, strict=True):
         names = tuple(n for n in mesh.axis_names if n in axes)
