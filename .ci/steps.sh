@@ -64,6 +64,20 @@ enter_environment() { # EXTRA: the copy of step `tests`, made where a step runs 
   .venv/bin/python -m pip install -e ".[$1]"
 }
 
+enter_own() { # NAME: a copy and an environment of its own, with what the tests need
+  copy_tree "$1"
+  cd "$WORK/$1/jaxconv"
+  "$(oldest_python)" -m venv .venv
+  .venv/bin/python -m pip install -e ".[test]"
+}
+
+install_or_skip() { # EXTRA WHAT: end well where there is no package of it for this platform and Python
+  if ! .venv/bin/python -m pip install -e ".[$1]"; then
+    echo "skipped: $2 cannot be installed here"
+    exit 0
+  fi
+}
+
 case ${1:?name a step} in
   tests)
     run_readme_command test tests
@@ -91,14 +105,8 @@ case ${1:?name a step} in
     .venv/bin/python -m pytest tests/test_readme.py # the blocks that import PyTorch, skipped without it
     ;;
   tensorflow) # in an environment of its own, and only where there is a package for this platform and Python
-    copy_tree tensorflow
-    cd "$WORK/tensorflow/jaxconv"
-    "$(oldest_python)" -m venv .venv
-    .venv/bin/python -m pip install -e ".[test]"
-    if ! .venv/bin/python -m pip install -e ".[tensorflow]"; then
-      echo "skipped: TensorFlow cannot be installed here"
-      exit 0
-    fi
+    enter_own tensorflow
+    install_or_skip tensorflow TensorFlow
     .venv/bin/python -m pytest -m "parity and slow" tests/test_dialect_tensorflow_parity.py
     .venv/bin/python -m pytest tests/test_readme.py -k from-tensorflow # the block that imports TensorFlow
     ;;
@@ -117,6 +125,16 @@ case ${1:?name a step} in
     .venv/bin/python -m pytest
     echo "+ without the compiled kernels"
     JAXCONV_NATIVE=0 .venv/bin/python -m pytest tests/test_core_*.py tests/test_lowering_choice.py tests/test_native.py
+    ;;
+  tpu) # the compiler of TPUs in an environment of its own; no TPU is needed
+    enter_own tpu
+    install_or_skip tpu-compile "the compiler for TPUs"
+    .venv/bin/python -m pytest -n 2 -m tpu_compile
+    ;;
+  gpu) # the compiler of GPUs, 4 GB: run by name; no GPU is needed
+    enter_own gpu
+    install_or_skip gpu-compile "the compiler for GPUs"
+    .venv/bin/python -m pytest -n 2 -m gpu_compile
     ;;
   *)
     echo "there is no step $1" >&2

@@ -12,6 +12,8 @@ try:
 except ModuleNotFoundError:
     raise ModuleNotFoundError('the command line needs the extra "cli": pip install "jaxconv[cli]"') from None
 
+from jaxconv import bench_commands
+
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Folder = Annotated[Path, tyro.conf.Positional]
 
@@ -98,68 +100,8 @@ def convert(
     print(convert_checkpoint(checkpoint, model, out, **options))
 
 
-def bench(
-    cases: tuple[str, ...] = (),
-    random: int = 12,
-    seed: int | None = None,
-    contenders: tuple[str, ...] = ("jaxconv", "lax", "flax", "equinox", "torch"),
-    tasks: tuple[str, ...] = ("forward", "gradients", "data gradient", "kernel gradient"),
-    dtype: str = "float32",
-    repeats: int = 7,
-    batch_factor: int = 1,
-    networks: bool = False,
-    scaling: bool = False,
-    resize: bool = False,
-    most: int | None = None,
-    gpu_sizes: bool = False,
-    explain: str | None = None,
-    targets: tuple[Path, ...] = (),
-    out: Path | None = None,
-    picture: Path | None = None,
-) -> None:
-    """Measure layers against lax, flax, equinox and PyTorch in turn, as ratios; or whole networks with --networks.
-
-    Args:
-        cases: parts of layer names; none means all, and random layers beside them.
-        random: how many random layers.
-        seed: of the random layers; a fresh one by default.
-        contenders: who is measured.
-        tasks: what is measured; gradients are measured without the forward pass.
-        dtype: of all operands.
-        repeats: interleaved repeats; the best counts.
-        batch_factor: multiplies every batch.
-        networks: one training step and one inference of whole networks instead of layers.
-        scaling: how time grows with batch, size, channels, dilation, kernel and stride instead, and where it jumps.
-        resize: resize beside jax.image.resize and PyTorch's interpolate instead.
-        most: with --scaling or --resize, how many points of a sweep or how many cases.
-        gpu_sizes: networks at the sizes meant for a GPU.
-        explain: only say which lowering each face of the layers with this in their name takes, and why.
-        targets: only fill in the table of targets from these JSON files, written by --out.
-        out: JSON file to write.
-        picture: PNG file to draw.
-    """
-    from jaxconv import benchmark
-
-    if explain is not None:
-        print(benchmark.explain(explain, dtype))
-    elif targets:
-        print(benchmark.targets_table(benchmark.read_records(targets)))
-    elif scaling:
-        benchmark.bench_scaling(repeats=repeats, most=most, out=out, picture=picture)
-    elif resize:
-        benchmark.bench_resize(repeats=repeats, most=most, out=out)
-    elif networks:
-        benchmark.bench_networks(dtype=dtype, repeats=repeats, gpu_sizes=gpu_sizes, out=out)
-    else:
-        options: dict[str, Any] = {
-            "random": random,
-            "seed": seed,
-            "tasks": tasks,
-            "dtype": dtype,
-            "repeats": repeats,
-            "batch_factor": batch_factor,
-        }
-        benchmark.bench(cases, contenders=contenders, out=out, picture=picture, **options)
+def bench() -> None:
+    """Time layers and networks against other libraries, or compile them for an accelerator (bench --help)."""
 
 
 def explain(
@@ -202,15 +144,20 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a mistake in what was given is one sentence on stderr and exit status 1."""
-    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+    given = sys.argv[1:] if arguments is None else arguments
+    if given == ["--version"]:
         print(f"jaxconv {jaxconv.__version__}")
         return 0
+    commands, prog, description = COMMANDS, "jaxconv", "Convolution for dense prediction in JAX."
+    if given[:1] == ["bench"]:
+        commands, prog, description, given = bench_commands.COMMANDS, "jaxconv bench", bench.__doc__, given[1:]
+        given = bench_commands.sub_command(given)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="jaxconv",
-            description="Convolution for dense prediction in JAX.",
-            args=arguments,
+            commands,
+            prog=prog,
+            description=description,
+            args=given,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:

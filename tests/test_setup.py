@@ -27,6 +27,8 @@ ROWS = (
     {"figures", "models"},
     {"benchmark", "train"},
     {"convert", "explain"},
+    {"offline"},
+    {"bench_commands"},
     {"cli"},  # and jaxconv/__main__.py, which calls it; the package itself imports nothing of its own at once
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -1,0 +1,121 @@
+"""Tables of what compilers for accelerators say: a row a task, contenders side by side, ratios below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+# What decides, by kind of accelerator, its unit, and how much of it is one.
+DECIDES = {"tpu": ("cycles", "k cycles", 1e3), "gpu": ("flop", "GFLOP", 1e9)}
+BASE = {"function": "yours"}
+
+
+def value(found: dict[str, Any], kind: str) -> float | None:
+    """The deciding figure of an answer; None where there is none."""
+    return found.get(DECIDES[kind][0])
+
+
+def ratio(row: dict[str, Any], kind: str, who: str = "jaxconv", peer: str = "lax") -> float | None:
+    """A peer's figure over a contender's: above 1 the contender needs less."""
+    ours, theirs = (value(row["contenders"].get(name, {}), kind) for name in (who, peer))
+    return theirs / ours if ours and theirs else None
+
+
+def _cell(found: dict[str, Any], kind: str) -> str:
+    if "failed" in found:
+        return found["failed"][:40]
+    _, unit, scale = DECIDES[kind]
+    return f"{(value(found, kind) or 0) / scale:,.1f} {unit}, {(found['temporary_bytes'] or 0) / 2**20:.0f} MiB"
+
+
+def _remarks(found: dict[str, Any]) -> str:
+    """What the deciding figure leaves out."""
+    out = []
+    if found.get("uncounted"):
+        names = ", ".join(f"{n} {kind}" for kind, n in found["uncounted"].items())
+        out.append(f"uncounted: {names} ({found['uncounted_bytes'] / 2**20:.1f} MiB)")
+    if "calls" in found:
+        out.append(", ".join(f"{n} {kind}" for kind, n in found["calls"].items()) or "no products")
+        out.append(f"{sum(found['kernels'].values())} other kernels, {found['moved_bytes'] / 2**20:.1f} MiB")
+    if found.get("wide_windows"):
+        out.append(f"{found['wide_windows']} windows of the image's size")
+    return "; ".join(out)
+
+
+def line(row: dict[str, Any], kind: str) -> str:
+    """One row in plain text."""
+    cells = [f"{who} {_cell(found, kind)}" for who, found in row["contenders"].items()]
+    found = ratio(row, kind)
+    return f"{row['what']}, {row['task']}: {' | '.join(cells)}" + (f" | lax / ours {found:.2f}" if found else "")
+
+
+def summaries(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Geometric mean and worst of lax's figure over a contender's, by kind of row, task and contender."""
+    kind, out = record["kind"], []
+    groups = dict.fromkeys((row["kind"], row["task"]) for row in record["rows"])
+    for (what, task), who in ((g, w) for g in groups for w in ("jaxconv", "accelerate")):
+        peer = BASE.get(what, "lax")
+        ratios = {
+            row["what"]: found
+            for row in record["rows"]
+            if (row["kind"], row["task"]) == (what, task) and (found := ratio(row, kind, who, peer)) is not None
+        }
+        if ratios:
+            worst = min(ratios, key=ratios.__getitem__)
+            mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
+            out.append({"kind": what, "task": task, "contender": who, "peer": peer, "count": len(ratios),
+                        "mean": mean, "worst": ratios[worst], "at": worst,
+                        "losses": sum(v < 1 / 1.02 for v in ratios.values())})  # fmt: skip
+    return out
+
+
+def _rows(record: dict[str, Any]) -> Iterable[list[str]]:
+    kind, _, scale = record["kind"], *DECIDES[record["kind"]][1:]
+    for row in record["rows"]:
+        for who, found in row["contenders"].items():
+            if "failed" in found:
+                yield [row["what"], row["task"], who, found["failed"][:60], "", "", "", ""]
+                continue
+            against = ratio(row, kind, who, BASE.get(row["kind"], "lax"))
+            yield [
+                row["what"], row["task"], who, f"{(value(found, kind) or 0) / scale:,.1f}",
+                f"{against:.2f}" if against else "-", f"{(found['temporary_bytes'] or 0) / 2**20:.1f}",
+                f"{found['seconds']['all']:.1f}", _remarks(found),
+            ]  # fmt: skip
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print the table and its summary in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    unit = DECIDES[record["kind"]][1]
+    console = Console()
+    seen = Table(title=f"{record['target']}, {record['dtype']}, as its compiler has it", title_justify="left")
+    heads = ("what", "task", "contender", unit, "lax / this", "temporaries, MiB", "compiled in, s", "beside")
+    for name in heads:
+        seen.add_column(name, justify="left" if name in ("what", "task", "contender", "beside") else "right")
+    last = None
+    for cells in _rows(record):
+        first = (cells[0], cells[1])
+        seen.add_row(*(cells if first != last else ["", "", *cells[2:]]))
+        last = first
+    console.print(seen)
+    for s in summaries(record):
+        console.print(
+            f"{s['kind']}, {s['task']}: {s['peer']} / {s['contender']} mean {s['mean']:.2f}, worst {s['worst']:.2f} "
+            f"({s['at']}), {s['losses']} of {s['count']} worse by more than 2%"
+        )
+
+
+def markdown(record: dict[str, Any], kinds: Sequence[str]) -> str:
+    """The summary as a Markdown table, for pages."""
+    out = ["| what | task | | mean | worst | at | rows | worse by more than 2% |", "|---|---|---|---|---|---|---|---|"]
+    for s in summaries(record):
+        if s["kind"] in kinds:
+            out.append(
+                f"| {s['kind']}s | {s['task']} | {s['peer']} / {s['contender']} | {s['mean']:.2f} | {s['worst']:.2f} | "
+                f"{s['at']} | {s['count']} | {s['losses']} |"
+            )
+    return "\n".join(out)
