@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+
+from .walk import bound, called, walk
 
 
 class UnknownConstant(ValueError):
@@ -55,48 +56,29 @@ def delayed(eqn: Any, inputs: Sequence[Const]) -> list[Const]:
     return [Const(v.aval, partial(output, i)) for i, v in enumerate(eqn.outvars)]
 
 
-def _evaluate(eqn: Any, values: list[Any]) -> Sequence[Any]:
-    quick = _NUMPY.get(eqn.primitive.name)
-    if quick is not None and all(_plain(v) for v in values) and all(_plain_aval(v.aval) for v in eqn.outvars):
-        aval = eqn.outvars[0].aval
-        return [np.asarray(quick(eqn.params, *map(np.asarray, values))).astype(aval.dtype).reshape(aval.shape)]
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = eqn.params.get(name)
-        if isinstance(inner, ClosedJaxpr) and len(inner.jaxpr.invars) == len(values):
-            return _run(inner, values)
-    outputs = eqn.primitive.bind(*values, **eqn.params)
-    return outputs if eqn.primitive.multiple_results else [outputs]
-
-
-def _run(inner: ClosedJaxpr, values: list[Any]) -> list[Any]:
-    """A jitted helper (`where`, `clip`, ...) equation by equation: compiling each would cost more than all the rest."""
-    jaxpr = inner.jaxpr
-    env: dict[Any, Any] = dict(zip(jaxpr.constvars, inner.consts, strict=True))
-    env.update(zip(jaxpr.invars, values, strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else env[atom]
-
-    for eqn in jaxpr.eqns:
-        env.update(zip(eqn.outvars, _evaluate(eqn, [read(v) for v in eqn.invars]), strict=True))
-    return [read(v) for v in jaxpr.outvars]
-
-
-def _plain_aval(aval: Any) -> bool:
-    return getattr(aval, "dtype", None) is not None and _numpy_dtype(aval.dtype)
+def _evaluate(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+    name, out = eqn.primitive.name, eqn.outvars[0].aval
+    if (name in _ELEMENTWISE or name in _STRUCTURAL) and all(map(_plain, (*values, out))):
+        arrays = [np.asarray(v) for v in values]
+        with np.errstate(all="ignore"):
+            result = _ELEMENTWISE[name](*arrays) if name in _ELEMENTWISE else _STRUCTURAL[name](eqn.params, *arrays)
+            return [np.asarray(result).astype(out.dtype).reshape(out.shape)]
+    # A jitted helper (`where`, `clip`, ...) equation by equation: compiling each would cost more than all the rest.
+    inner = called(eqn)
+    return bound(eqn, values) if inner is None else walk(inner, values, _evaluate, lambda value: value)
 
 
 def _plain(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, np.generic, int, float, bool, jax.Array)) and (
-        not hasattr(value, "dtype") or _numpy_dtype(value.dtype)
-    )
+    """Whether NumPy can compute with it: an array of numbers (or its type), or a number."""
+    kind = getattr(getattr(value, "dtype", np.dtype(float)), "kind", None)
+    return kind is not None and kind in "biufc" and not isinstance(value, jax.core.Tracer)
 
 
-def _numpy_dtype(dtype: Any) -> bool:
-    try:
-        return np.dtype(dtype).kind in "biufc"
-    except TypeError:
-        return False
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype.kind in "iu":  # lax rounds towards zero
+        quotient = np.abs(a) // np.maximum(np.abs(b), 1)
+        return np.where((a < 0) != (b < 0), -quotient, quotient)
+    return a / b
 
 
 def _broadcast(params: dict[str, Any], x: np.ndarray) -> np.ndarray:
@@ -112,67 +94,29 @@ def _iota(params: dict[str, Any]) -> np.ndarray:
 
 
 def _select(params: dict[str, Any], which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
-    which = np.broadcast_to(which, cases[0].shape)
-    return (
-        np.choose(which.astype(int), cases)
-        if len(cases) <= 32
-        else np.take_along_axis(np.stack(cases), which[None], 0)[0]
-    )
+    which = np.broadcast_to(which, cases[0].shape).astype(int)
+    return np.take_along_axis(np.stack(cases), which[None], 0)[0]
 
 
-def _quiet(operation: Callable[..., Any]) -> Callable[..., Any]:
-    def run(params: dict[str, Any], *values: np.ndarray) -> Any:
-        with np.errstate(all="ignore"):
-            return operation(*values)
-
-    return run
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if a.dtype.kind in "iu":
-        quotient = np.abs(a) // np.maximum(np.abs(b), 1)
-        return np.where((a < 0) != (b < 0), -quotient, quotient)
-    return a / b
-
-
-# The primitives that index arithmetic and resize weights are made of; anything else is bound as it stands.
-_NUMPY: dict[str, Callable[..., Any]] = {
-    "add": _quiet(np.add),
-    "sub": _quiet(np.subtract),
-    "mul": _quiet(np.multiply),
-    "div": _quiet(_divide),
-    "max": _quiet(np.maximum),
-    "min": _quiet(np.minimum),
-    "neg": _quiet(np.negative),
-    "abs": _quiet(np.abs),
-    "sign": _quiet(np.sign),
-    "floor": _quiet(np.floor),
-    "ceil": _quiet(np.ceil),
-    "sqrt": _quiet(np.sqrt),
-    "exp": _quiet(np.exp),
-    "log": _quiet(np.log),
-    "rem": _quiet(np.fmod),
-    "lt": _quiet(np.less),
-    "le": _quiet(np.less_equal),
-    "gt": _quiet(np.greater),
-    "ge": _quiet(np.greater_equal),
-    "eq": _quiet(np.equal),
-    "ne": _quiet(np.not_equal),
-    "not": _quiet(np.invert),
-    "and": _quiet(np.bitwise_and),
-    "or": _quiet(np.bitwise_or),
-    "select_n": _select,
-    "convert_element_type": lambda params, x: x.astype(params["new_dtype"]),
+# What index arithmetic and resize weights are made of. Each new shape of each of these would be a program for XLA to
+# compile: the field of a bilinear and a cubic resize to 512 x 512 takes 0.11 s with NumPy and 2.5 s without.
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    **{name: getattr(np, name) for name in ("abs", "ceil", "copy", "exp", "floor", "log", "sign", "sqrt")},
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divide, "neg": np.negative, "rem": np.fmod,
+    "max": np.maximum, "min": np.minimum,
+    "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal,
+    "not": np.invert, "and": np.bitwise_and, "or": np.bitwise_or,
+    **dict.fromkeys(("convert_element_type", "pcast", "pvary", "squeeze", "stop_gradient"), np.asarray),
+}  # fmt: skip
+_STRUCTURAL: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast,
-    "reshape": lambda params, x: x.reshape(params["new_sizes"]),
-    "squeeze": lambda params, x: x,
-    "transpose": lambda params, x: x.transpose(params["permutation"]),
-    "iota": _iota,
     "concatenate": lambda params, *xs: np.concatenate(xs, axis=params["dimension"]),
-    "reduce_sum": lambda params, x: x.sum(axis=tuple(params["axes"])),
+    "iota": _iota,
     "reduce_max": lambda params, x: x.max(axis=tuple(params["axes"])),
     "reduce_min": lambda params, x: x.min(axis=tuple(params["axes"])),
+    "reduce_sum": lambda params, x: x.sum(axis=tuple(params["axes"])),
+    "reshape": lambda params, x: x if params.get("dimensions") is None else x.transpose(params["dimensions"]),
     "rev": lambda params, x: np.flip(x, params["dimensions"]),
-    "copy": lambda params, x: x,
-    "stop_gradient": lambda params, x: x,
+    "select_n": _select,
+    "transpose": lambda params, x: x.transpose(params["permutation"]),
 }

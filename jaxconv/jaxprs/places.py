@@ -16,3 +16,11 @@ def line_of(eqn: Any) -> str:
         if not library and not own:
             return f"{path.rsplit('/', 1)[-1]}:{frame.line_num}"
     return ""
+
+
+def place_of(eqn: Any, outer: str = "", files: bool = True) -> str:
+    """The named scopes that an equation stands in, those `outer` first, or the user's line where there are none."""
+    if eqn is None:
+        return outer
+    named = "/".join(p for p in (outer, str(eqn.source_info.name_stack)) if p)
+    return named if named or not files else line_of(eqn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,9 +33,9 @@ def with_eqns(jaxpr: Any, eqns: list[Any]) -> Any:
     return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=eqns))
 
 
-def spliced(traced: Any, eqn: Any) -> Iterator[Any]:
-    """The equations of a traced function with the variables of the equation that it stands for."""
-    env = dict(zip(traced.invars, eqn.invars, strict=True))
+def spliced(traced: Any, eqn: Any, operands: Sequence[Any] | None = None) -> Iterator[Any]:
+    """The equations of a function traced on `operands` (all of them by default), with the variables of `eqn`."""
+    env = dict(zip(traced.invars, eqn.invars if operands is None else operands, strict=True))
     env[traced.outvars[0]] = eqn.outvars[0]
     for inner in traced.eqns:
         yield inner.replace(
@@ -64,8 +64,7 @@ def trace(fn: Callable, *avals: Any) -> Any:
 def _trace_manual(fn: Callable, avals: tuple[Any, ...], varying: list[frozenset[str]], mesh: Any) -> Any:
     """As `trace` inside `shard_map`: only there does jax keep track of the axes over which values vary."""
     manual = [n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == jax.sharding.AxisType.Manual]
-    types = tuple(jax.sharding.AxisType.Auto if t == jax.sharding.AxisType.Manual else t for t in mesh.axis_types)
-    outer = jax.sharding.AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
+    outer = mesh.update_axis_types(dict.fromkeys(manual, jax.sharding.AxisType.Auto))
     specs, whole = [], []
     for aval, axes in zip(avals, varying, strict=True):
         names = tuple(n for n in mesh.axis_names if n in axes)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxconv.jaxprs.constants import Const, UnknownConstant, delayed, known
-from jaxconv.jaxprs.places import line_of
+from jaxconv.jaxprs.places import place_of
+from jaxconv.jaxprs.walk import called, label_of, walk
 
 from .nodes import Graph, Value
 
@@ -41,64 +42,54 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 class Reader:
-    """Runs a jaxpr on values and constants."""
+    """Runs a jaxpr on values and constants.
 
-    def __init__(self, graph: Graph | None = None):
-        self.graph = graph or Graph()
-        self.wide_eqns: list[Any] = []  # those that read all spatial axes whole
+    Attributes:
+        graph: the graph that the rules add to.
+        eqn: the equation that is being read; None before the first.
+        wide_eqns: equations that read all spatial axes whole.
+    """
+
+    def __init__(self, eqn: Any = None):
+        self.graph = Graph()
+        self.eqn = eqn
+        self.wide_eqns: list[Any] = []
         self._places: list[str] = []
-        self._eqn: Any = None
 
-    def run(self, jaxpr: Jaxpr, consts: Sequence[Anything], args: Sequence[Anything]) -> list[Anything]:
-        env: dict[Any, Anything] = {}
-        env.update(zip(jaxpr.constvars, consts, strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
+    def run(self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Anything]) -> list[Anything]:
+        """The outputs of a jaxpr."""
+        return walk(jaxpr, args, self._step, known)
 
-        def read(atom: Any) -> Anything:
-            return known(atom.val) if isinstance(atom, Literal) else env[atom]
-
-        last_use = _last_uses(jaxpr)
-        for number, eqn in enumerate(jaxpr.eqns):
-            inputs = [read(v) for v in eqn.invars]
-            if all(isinstance(v, Const) for v in inputs):
-                outputs: Sequence[Anything] = delayed(eqn, inputs)  # type: ignore[arg-type]
-            else:
-                outputs = self._apply(eqn, inputs)
-            env.update(zip(eqn.outvars, outputs, strict=True))
-            for var in last_use.get(number, ()):
-                env.pop(var, None)
-        return [read(v) for v in jaxpr.outvars]
-
-    def closed(self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Anything]) -> list[Anything]:
-        if isinstance(jaxpr, ClosedJaxpr):
-            return self.run(jaxpr.jaxpr, [known(c) for c in jaxpr.consts], args)
-        return self.run(jaxpr, [], args)
+    def _step(self, eqn: Any, inputs: list[Anything]) -> Sequence[Anything]:
+        if all(isinstance(v, Const) for v in inputs):
+            return delayed(eqn, inputs)  # type: ignore[arg-type]
+        return self._apply(eqn, inputs)
 
     def inside(self, name: str, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Anything]) -> list[Anything]:
         """The same one level further in: `name` is put before the places of what it holds."""
-        self._places.append("/".join(p for p in (self.place_of(self._eqn, files=False), name) if p))
-        before = self._eqn
+        outer = place_of(self.eqn, self._places[-1] if self._places else "", files=False)
+        self._places.append("/".join(p for p in (outer, name) if p))
+        before = self.eqn
         try:
-            return self.closed(jaxpr, args)
+            return self.run(jaxpr, args)
         finally:
             self._places.pop()
-            self._eqn = before
+            self.eqn = before
 
     def _apply(self, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-        self._eqn = eqn
+        self.eqn = eqn
         name = eqn.primitive.name
-        handler = NAMED_CALLS.get(eqn.params.get("name", "")) if name in ("jit", "pjit") else None
-        handler = handler or RULES.get(name)
-        if handler is None:
+        handler, inner = NAMED_CALLS.get(label_of(eqn)) or RULES.get(name), called(eqn)
+        if handler is None and inner is None:
             raise NotUnderstood(name, self.place, "it has no rule")
         try:
-            outputs = handler(self, eqn, inputs)
+            outputs = handler(self, eqn, inputs) if handler else self.inside("", inner, inputs)
             # What is empty depends on nothing (loops over halves and quarters make such slices).
             return [known(np.zeros(v.shape)) if isinstance(v, Value) and 0 in v.shape else v for v in outputs]
         except UnknownConstant as unknown:
             raise NotUnderstood(name, self.place, f"a number it needs is not known ({unknown})") from None
         finally:
-            self._eqn = eqn
+            self.eqn = eqn
 
     def dependent(self, value: Anything) -> Value:
         """The operand, which the rule can only read if it depends on the input."""
@@ -107,31 +98,9 @@ class Reader:
         return value
 
     def refuse(self, reason: str) -> NotUnderstood:
-        return NotUnderstood(self._eqn.primitive.name, self.place, reason)
+        return NotUnderstood(self.eqn.primitive.name, self.place, reason)
 
     @property
     def place(self) -> str:
-        return self.place_of(self._eqn)
-
-    def place_of(self, eqn: Any, files: bool = True) -> str:
-        """The named scopes an equation stands in, or the user's line where there are none."""
-        outer = self._places[-1] if self._places else ""
-        scope = str(eqn.source_info.name_stack) if eqn is not None else ""
-        named = "/".join(p for p in (outer, scope) if p)
-        return named if named or not files or eqn is None else line_of(eqn)
-
-
-def _last_uses(jaxpr: Jaxpr) -> dict[int, list[Any]]:
-    """Which variables can be forgotten after which equation: the values of a deep network are many."""
-    last: dict[Any, int] = {}
-    for number, eqn in enumerate(jaxpr.eqns):
-        for var in eqn.invars:
-            if not isinstance(var, Literal):
-                last[var] = number
-    for var in jaxpr.outvars:
-        if not isinstance(var, Literal):
-            last.pop(var, None)
-    uses: dict[int, list[Any]] = {}
-    for var, number in last.items():
-        uses.setdefault(number, []).append(var)
-    return uses
+        """Where the equation that is being read stands."""
+        return place_of(self.eqn, self._places[-1] if self._places else "")

@@ -91,7 +91,7 @@ def trace(
         [Axis(n, "s") if a in axes else uniform(n) for a, n in enumerate(shape)], [], "input", ""
     )
     rest = [_argument(x, v.aval) for x, v in zip(leaves[1:], closed.jaxpr.invars[1:], strict=True)]
-    outputs = reader.run(closed.jaxpr, [known(c) for c in closed.consts], [reader.graph.value(source), *rest])
+    outputs = reader.run(closed, [reader.graph.value(source), *rest])
     chosen = _chosen(outputs, output)
     if not isinstance(chosen, Value):
         raise ValueError("the output does not depend on the first argument")

@@ -6,7 +6,9 @@ from fractions import Fraction
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Literal
+
+from jaxconv.jaxprs.walk import jaxprs_in, label_of, opened
 
 from ..graph.links import Link
 from ..graph.nodes import Node
@@ -48,7 +50,7 @@ class AtSizes:
 
 
 def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    jaxpr = opened(jaxpr)
     needed = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and not isinstance(v, Literal)}
     live: list[tuple[Any, list[bool]]] = []
     for eqn in reversed(jaxpr.eqns):
@@ -58,17 +60,11 @@ def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tup
             needed.update(v for v in eqn.invars if not isinstance(v, Literal))
     for eqn, wanted in reversed(live):
         yield eqn.primitive.name, [getattr(v.aval, "shape", ()) for v in (*eqn.invars, *eqn.outvars)]
-        if eqn.params.get("name") in NAMED_CALLS:
+        if label_of(eqn) in NAMED_CALLS:
             continue  # what is inside may be done in an order that depends on the sizes
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                opened: Any = getattr(inner, "jaxpr", inner)
-                results = len(opened.outvars)
-                yield from _equations(inner, wanted if results == len(wanted) else [True] * results)
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, ClosedJaxpr | Jaxpr)
+        for inner in jaxprs_in(eqn.params):
+            results = len(opened(inner).outvars)
+            yield from _equations(inner, wanted if results == len(wanted) else [True] * results)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Literal
+
+from jaxconv.jaxprs.walk import bound, called, consts_of, label_of, opened
 
 from ..graph.reader import NAMED_CALLS, NotUnderstood
 from .moving import AtSizes
 
 KINDS = {"reduce_sum": np.add, "reduce_max": np.maximum, "reduce_min": np.minimum}
-_CALLS = "jit pjit closed_call core_call checkpoint remat custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split()
 Path = tuple[int, ...]  # the number of an equation, after those of the calls that it stands in
 
 _CONSTANT, _STATISTIC, _IMAGE, _LATER = range(4)  # what a value depends on; _LATER: a statistic of a later pass
@@ -130,9 +131,9 @@ class _Run:
 
     def __call__(self, small: Any, large: Any, inputs: Sequence[_Value], path: Path) -> list[_Value]:
         env: dict[Any, _Value] = {}
-        for var, value, whole in zip(_open(small).constvars, _consts(small), _consts(large), strict=True):
+        for var, value, whole in zip(opened(small).constvars, consts_of(small), consts_of(large), strict=True):
             env[var] = _Value(value, _CONSTANT, whole)
-        env.update(zip(_open(small).invars, inputs, strict=True))
+        env.update(zip(opened(small).invars, inputs, strict=True))
 
         def read(atom: Any, big: Any) -> _Value:
             if isinstance(atom, Literal):
@@ -142,7 +143,7 @@ class _Run:
         for number, (eqn, big) in enumerate(_paired(small, large)):
             values = [read(a, b) for a, b in zip(eqn.invars, big.invars, strict=True)]
             env.update(zip(eqn.outvars, self._equation(eqn, big, values, (*path, number)), strict=True))
-        return [read(a, b) for a, b in zip(_open(small).outvars, _open(large).outvars, strict=True)]
+        return [read(a, b) for a, b in zip(opened(small).outvars, opened(large).outvars, strict=True)]
 
     def _equation(self, eqn: Any, big: Any, values: list[_Value], path: Path) -> list[_Value]:
         if path in self.found:
@@ -162,24 +163,17 @@ class _Run:
         whole = [v.whole if v.origin == _CONSTANT else v.value for v in values]
         known = alike and not any(w is None for w in whole)
         if origin == _STATISTIC and known:
-            return [_Value(o, origin) for o in _bound(big, whole)]
-        outputs = _bound(eqn, own)
+            return [_Value(o, origin) for o in bound(big, whole)]
+        outputs = bound(eqn, own)
         if origin != _CONSTANT:
             return [_Value(o, origin) for o in outputs]
-        counts = _bound(big, whole) if known else [None] * len(outputs)
+        counts = bound(big, whole) if known else [None] * len(outputs)
         return [_Value(o, origin, w) for o, w in zip(outputs, counts, strict=True)]
-
-
-def _bound(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
-    outputs = eqn.primitive.bind(*values, **eqn.params)
-    return outputs if eqn.primitive.multiple_results else [outputs]
 
 
 def _called(eqn: Any) -> Any:
     """The jaxpr of a call that is read equation by equation; those that the analysis knows by name stay calls."""
-    if eqn.primitive.name not in _CALLS or eqn.params.get("name") in NAMED_CALLS:
-        return None
-    return next(v for v in eqn.params.values() if isinstance(v, ClosedJaxpr | Jaxpr))
+    return None if label_of(eqn) in NAMED_CALLS else called(eqn)
 
 
 def _inlined(small: Any, large: Any, path: Path) -> Iterator[tuple[Path, Any]]:
@@ -192,16 +186,8 @@ def _inlined(small: Any, large: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 def _paired(small: Any, large: Any) -> list[tuple[Any, Any]]:
     """The equations of a crop's jaxpr, each with its own of the whole image's."""
-    pairs = list(zip(_open(small).eqns, _open(large).eqns, strict=False))
+    pairs = list(zip(opened(small).eqns, opened(large).eqns, strict=False))
     same = all(a.primitive is b.primitive for a, b in pairs)
-    if not same or len(_open(small).eqns) != len(_open(large).eqns):
+    if not same or len(opened(small).eqns) != len(opened(large).eqns):
         raise NotUnderstood("jaxpr", "", "its equations are others where the image has another size")
     return pairs
-
-
-def _open(jaxpr: Any) -> Any:
-    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-
-
-def _consts(jaxpr: Any) -> Sequence[Any]:
-    return getattr(jaxpr, "consts", ()) or ()

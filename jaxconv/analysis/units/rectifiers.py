@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 
 from jaxconv.jaxprs.constants import Const, delayed, known
-from jaxconv.jaxprs.places import line_of
+from jaxconv.jaxprs.places import place_of
 from jaxconv.jaxprs.surgery import map_jaxprs, spliced, trace, with_eqns
+from jaxconv.jaxprs.walk import called, jaxprs_in, label_of, opened, walk
 
 from .relu_facts import Dependent, Fact, Found, Place, bent, inner_facts, is_zero, live_equations, scalar
 
@@ -75,38 +76,32 @@ class Rectifiers:
         return self._closed(closed, facts)[0]
 
     def _closed(self, jaxpr: Any, facts: Sequence[Fact]) -> tuple[Any, list[Fact]]:
-        open_ = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-        consts = getattr(jaxpr, "consts", ()) or ()
-        env: dict[Any, Fact] = dict(zip(open_.constvars, map(known, consts)))
-        env.update(zip(open_.invars, facts, strict=True))
-
-        def read(atom: Any) -> Fact:
-            return known(atom.val) if isinstance(atom, Literal) else env.get(atom) or Const(atom.aval)
-
+        before = opened(jaxpr).eqns
+        live = live_equations(opened(jaxpr))
         eqns: list[Any] = []
-        live = live_equations(open_)
-        for number, eqn in enumerate(open_.eqns):
-            inputs = [read(v) for v in eqn.invars]
+
+        def step(eqn: Any, inputs: list[Fact]) -> list[Fact]:
+            new, outputs = [eqn], list[Fact](Dependent() for _ in eqn.outvars)
             if all(isinstance(f, Const) for f in inputs):
-                new, outputs = [eqn], list[Fact](delayed(eqn, inputs))  # type: ignore[arg-type]
-            elif number not in live and eqn.primitive.name not in _COMPARISONS:
-                new, outputs = [eqn], [Dependent() for _ in eqn.outvars]
-            else:
+                outputs = list[Fact](delayed(eqn, inputs))  # type: ignore[arg-type]
+            elif id(eqn) in live or eqn.primitive.name in _COMPARISONS:
                 new, outputs = self._equation(eqn, inputs)
-            eqns += new
-            env.update(zip(eqn.outvars, outputs, strict=True))
-        same = len(eqns) == len(open_.eqns) and all(a is b for a, b in zip(eqns, open_.eqns, strict=True))
-        return jaxpr if same else with_eqns(jaxpr, eqns), [read(v) for v in open_.outvars]
+            eqns.extend(new)
+            return outputs
+
+        outputs = walk(jaxpr, facts, step, known)
+        same = len(eqns) == len(before) and all(a is b for a, b in zip(eqns, before, strict=True))
+        return jaxpr if same else with_eqns(jaxpr, eqns), outputs
 
     def _equation(self, eqn: Any, inputs: list[Fact]) -> tuple[list[Any], list[Fact]]:
-        name, label = eqn.primitive.name, str(eqn.params.get("name", ""))
+        name, label = eqn.primitive.name, label_of(eqn)
         fresh: list[Fact] = [Dependent() for _ in eqn.outvars]
         if name.startswith(("custom_jvp_call", "custom_vjp_call")):
             return self._custom(eqn, inputs)
-        if any(isinstance(v, Jaxpr | ClosedJaxpr) for v in eqn.params.values()) or "branches" in eqn.params:
-            if name in ("jit", "pjit") and label in _POOLS:
+        if any(jaxprs_in(eqn.params)):
+            if label in _POOLS:
                 return self._note("pools", eqn, label, [eqn], fresh)
-            if name in ("jit", "pjit") and label in _NAMED:
+            if label in _NAMED:
                 return self._note("kept", eqn, label, [eqn], fresh)
             return self._nested(eqn, inputs)
         if name in ("reduce_window_max", "reduce_max") and eqn.outvars[0].aval.dtype != bool:
@@ -148,10 +143,10 @@ class Rectifiers:
     def _custom(self, eqn: Any, inputs: list[Fact]) -> tuple[list[Any], list[Fact]]:
         """A function with a derivative of its own: exchanged where all of it is one ReLU, else left as it is."""
         fresh: list[Fact] = [Dependent() for _ in eqn.outvars]
-        inner = next((v for v in eqn.params.values() if isinstance(v, Jaxpr | ClosedJaxpr)), None)
-        if inner is None or len(inputs) != len(_open(inner).invars):
+        inner = called(eqn)
+        if inner is None:
             return self._note("kept", eqn, eqn.primitive.name, [eqn], fresh)
-        label = str(getattr(_open(inner).debug_info, "func_src_info", None) or eqn.primitive.name).split(" at ")[0]
+        label = str(getattr(opened(inner).debug_info, "func_src_info", None) or eqn.primitive.name).split(" at ")[0]
         look = Rectifiers("exact")
         results = look._closed(inner, inputs)[1]
         result = results[0] if len(results) == 1 else None
@@ -171,14 +166,14 @@ class Rectifiers:
         results: list[Fact] = []
 
         def visit(inner: Any) -> Any:
-            avals = [v.aval for v in _open(inner).invars]
+            avals = [v.aval for v in opened(inner).invars]
             facts = inner_facts(eqn, inputs, avals)
             new, outputs = self._closed(inner, facts)
             if direct and len(outputs) == len(eqn.outvars) and not results:
                 results.extend(outputs)
             return new
 
-        self._scopes.append((self._scope(eqn), self._line(eqn)))
+        self._scopes.append((place_of(eqn, self._scopes[-1][0] if self._scopes else "", files=False), self._place(eqn)))
         self._times *= turns
         try:
             changed = {key: value if key == "cond_jaxpr" else map_jaxprs(visit, value) for key, value in params.items()}
@@ -194,28 +189,16 @@ class Rectifiers:
         if self.rule == "exact":
             return [eqn]
 
-        def compute(*operands: jax.Array) -> jax.Array:
-            return relu(operands[slot], self.rule, upper)
-
-        return list(spliced(trace(compute, *(v.aval for v in eqn.invars)), eqn))
+        operand = eqn.invars[slot]  # alone: a zero that varies between devices cannot be traced by itself
+        return list(spliced(trace(lambda x: relu(x, self.rule, upper), operand.aval), eqn, [operand]))
 
     def _note(self, kind: str, eqn: Any, name: str, new: list[Any], facts: list[Fact]) -> tuple[list[Any], list[Fact]]:
         getattr(self.found, kind).append(Place(name, self._place(eqn), self._times))
         return new, facts
 
     def _place(self, eqn: Any) -> str:
-        return self._scope(eqn) or self._line(eqn)
-
-    def _scope(self, eqn: Any) -> str:
-        outer = self._scopes[-1][0] if self._scopes else ""
-        return "/".join(p for p in (outer, str(eqn.source_info.name_stack)) if p)
-
-    def _line(self, eqn: Any) -> str:
-        return line_of(eqn) or (self._scopes[-1][1] if self._scopes else "")
-
-
-def _open(jaxpr: Any) -> Any:
-    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+        scopes, line = self._scopes[-1] if self._scopes else ("", "")
+        return place_of(eqn, scopes) or line
 
 
 def rewritten(fn: Callable[..., Any], args: Sequence[Any], rule: str) -> tuple[ClosedJaxpr, Any, Found]:

@@ -9,8 +9,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxconv.jaxprs.constants import Const, UnknownConstant
-
-from ..graph.rules.control import scan_parts
+from jaxconv.jaxprs.walk import scan_parts
 
 
 @dataclass(frozen=True)
@@ -125,12 +124,11 @@ _CUTS = frozenset(("stop_gradient", "gt", "ge", "lt", "le", "eq", "ne", "sign", 
 
 
 def live_equations(jaxpr: Any) -> set[int]:
-    """The numbers of the equations through which a derivative of some output flows."""
+    """The equations, by identity, through which a derivative of some output flows."""
     live = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
     found = set()
-    for number in range(len(jaxpr.eqns) - 1, -1, -1):
-        eqn = jaxpr.eqns[number]
+    for eqn in reversed(jaxpr.eqns):
         if eqn.primitive.name not in _CUTS and any(v in live for v in eqn.outvars):
-            found.add(number)
+            found.add(id(eqn))
             live.update(v for v in eqn.invars if not isinstance(v, Literal))
     return found

@@ -8,25 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxconv.jaxprs.modules import with_state
+from jaxconv.jaxprs.places import place_of
+from jaxconv.jaxprs.walk import bound, called, label_of, walk
 
 from ..field.gradient import Pullback, numbers_for
 from ..graph.links import Affine, transposed
-from ..graph.reader import Reader
 
-_CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat2",
-    "remat",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-)
 _KEPT = ("conv_general_dilated", "conv_apply", "conv_adjoint", "reshape", "broadcast_in_dim")
 _LAYER_CALLS = ("max_pool", "avg_pool", "max_unpool", "max_pool_with_indices", "_resize", "resize")
 
@@ -108,9 +97,8 @@ def probe(
     def run(image: Any, rest: Any) -> list[Any]:
         sites.clear()
         recorder = _Recorder(sites)
-        leaves = jax.tree.leaves([image, *rest])
-        outputs, _ = recorder.closed(closed, leaves, [n == 0 for n in range(len(leaves))])
-        return [*recorder.kept, outputs[output or 0]]
+        outputs = recorder.run(closed, [(leaf, n == 0) for n, leaf in enumerate(jax.tree.leaves([image, *rest]))])
+        return [*recorder.kept, outputs[output or 0][0]]
 
     records: list[Record] = []
     results = [[np.asarray(a) for a in run(image, rest)] for image in flat_images(args[0], axes, draws, seed)]
@@ -174,50 +162,29 @@ class _Recorder:
     def __init__(self, sites: list[tuple[str, str, Any]]):
         self.sites = sites
         self.kept: list[Any] = []
-        self._reader = Reader()
 
-    def closed(
-        self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Any], seen: Sequence[bool]
-    ) -> tuple[list[Any], list[bool]]:
-        inner, consts = (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, [])
-        env: dict[Any, Any] = dict(zip(inner.constvars, consts, strict=True))
-        env.update(zip(inner.invars, args, strict=True))
-        dependent = {v for v, yes in zip(inner.invars, seen, strict=True) if yes}
+    def run(self, jaxpr: Any, inputs: Sequence[tuple[Any, bool]]) -> list[tuple[Any, bool]]:
+        return walk(jaxpr, inputs, self._step, lambda value: (value, False))
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, Literal) else env[atom]
-
-        def depends(atom: Any) -> bool:
-            return not isinstance(atom, Literal) and atom in dependent
-
-        for eqn in inner.eqns:
-            flags = [depends(v) for v in eqn.invars]
-            outputs, made = self._apply(eqn, [read(v) for v in eqn.invars], flags)
-            env.update(zip(eqn.outvars, outputs, strict=True))
-            dependent.update(v for v, yes in zip(eqn.outvars, made, strict=True) if yes)
-        return [read(v) for v in inner.outvars], [depends(v) for v in inner.outvars]
-
-    def _apply(self, eqn: Any, values: list[Any], seen: list[bool]) -> tuple[list[Any], list[bool]]:
-        name = eqn.primitive.name
-        call = str(eqn.params.get("name", ""))
-        if name in _CALLS:
-            inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
-            if call not in _LAYER_CALLS:
-                return self.closed(inner, values, seen)
+    def _step(self, eqn: Any, inputs: list[tuple[Any, bool]]) -> list[tuple[Any, bool]]:
+        name, call, inner = eqn.primitive.name, label_of(eqn), called(eqn)
+        if inner is not None and call not in _LAYER_CALLS:
+            return self.run(inner, inputs)
+        if inner is not None:
             outer, self.sites, self.kept = (self.sites, self.kept), [], []  # what is inside is not in image layout
-            outputs, flags = self.closed(inner, values, seen)
+            outputs = self.run(inner, inputs)
             self.sites, self.kept = outer
-            self._keep(call, eqn, outputs[0])
-            return outputs, flags
-        outputs = eqn.primitive.bind(*values, **eqn.params)
-        outputs = list(outputs) if eqn.primitive.multiple_results else [outputs]
-        if any(seen) and (name in _KEPT or name.startswith("reduce_window")):
-            self._keep(name, eqn, outputs[0])
-        return outputs, [any(seen)] * len(outputs)
+            self._keep(call, eqn, outputs[0][0])
+            return outputs
+        seen = any(depends for _, depends in inputs)
+        values = bound(eqn, [value for value, _ in inputs])
+        if seen and (name in _KEPT or name.startswith("reduce_window")):
+            self._keep(name, eqn, values[0])
+        return [(value, seen) for value in values]
 
     def _keep(self, name: str, eqn: Any, output: Any) -> None:
         if jnp.issubdtype(output.dtype, jnp.floating):
-            self.sites.append((name, self._reader.place_of(eqn), eqn))
+            self.sites.append((name, place_of(eqn), eqn))
             self.kept.append(output)
 
 

@@ -1,4 +1,4 @@
-"""Rules for calls and control flow: everything is read in place; loops of known length are read turn by turn."""
+"""Rules for control flow: everything is read in place; loops of known length are read turn by turn."""
 
 from functools import partial
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv.jaxprs.constants import Const, known
+from jaxconv.jaxprs.walk import opened, scan_parts
 
 from ..nodes import Axis, Value, uniform
 from ..reader import Anything, Reader, rule
@@ -13,16 +14,6 @@ from .pointwise import stretched, values_of
 from .shape import joined, sliced
 
 _TURNS = 10_000
-
-
-@rule("jit", "pjit", "closed_call", "core_call", "core_closed_call", "remat2", "remat", "checkpoint", "custom_jvp_call")
-@rule("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "xla_call")
-def _call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = eqn.params.get(key)
-        if inner is not None:
-            return reader.inside("", inner, inputs)
-    raise reader.refuse("it carries no jaxpr")
 
 
 @rule("cond")
@@ -72,17 +63,6 @@ def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     return [*carry, *(_stack(reader, [row[i] for row in rows], aval, spatial) for i, aval in enumerate(avals))]
 
 
-def scan_parts(eqn: Any) -> tuple[int, int]:
-    """How many operands stay fixed and how many are carried; scanned ones lose an axis inside of the body.
-
-    The parameters that say so have changed between versions of jax; the shapes have not.
-    """
-    body = eqn.params["jaxpr"].jaxpr
-    scanned = sum(len(o.aval.shape) != len(i.aval.shape) for o, i in zip(eqn.invars, body.invars, strict=True))
-    carried = sum(len(o.aval.shape) == len(i.aval.shape) for o, i in zip(eqn.outvars, body.outvars, strict=True))
-    return len(eqn.invars) - scanned - carried, carried
-
-
 def _repeated(reader: Reader, row: Anything, length: int, aval: Any) -> Anything:
     """The stack of turns that all read alike, as over a batch."""
     if isinstance(row, Const):
@@ -120,6 +100,27 @@ def _stack(reader: Reader, rows: list[Anything], aval: Any, spatial: bool) -> An
             row = Const(_Shape((1, *row.shape), row.dtype), partial(_lifted, row))
         lifted.append(row)
     return joined(reader, lifted, 0, channels=False) if len(lifted) > 1 else lifted[0]
+
+
+@rule("shard_map")
+def _shard_map(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    """One device's share stands for all of them, where nothing is split but what all see alike, such as a batch."""
+    inner = opened(eqn.params["jaxpr"])
+    shares = [_resized(reader, v, var.aval) for v, var in zip(inputs, inner.invars, strict=True)]
+    outputs = reader.inside("", inner, shares)
+    return [_resized(reader, v, var.aval) for v, var in zip(outputs, eqn.outvars, strict=True)]
+
+
+def _resized(reader: Reader, value: Anything, aval: Any) -> Anything:
+    if value.shape == aval.shape:
+        return value
+    if isinstance(value, Const):
+        return Const(aval)
+    for axis, size in zip(value.axes, aval.shape, strict=True):
+        if axis.size != size and (axis.spatial or axis.count > 1):
+            raise reader.refuse(f"it splits a spatial axis of {axis.size} positions between devices")
+    axes = [a if a.size == n else uniform(n, a.role) for a, n in zip(value.axes, aval.shape, strict=True)]
+    return reader.graph.remap(value, axes, range(len(axes)))
 
 
 @rule("while")

@@ -122,8 +122,8 @@ def global_over(reader: Reader, value: Value, axes: tuple[int, ...]) -> GlobalOp
     if not wide:
         return None
     if all(a in axes for a, x in enumerate(value.axes) if x.spatial and x.size > 1):
-        reader.wide_eqns.append(reader._eqn)
-    return GlobalOp(reader._eqn.primitive.name, reader.place, wide)
+        reader.wide_eqns.append(reader.eqn)
+    return GlobalOp(reader.eqn.primitive.name, reader.place, wide)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")

@@ -244,16 +244,15 @@ def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Affine
     """
     from ..sweep import bounds, counts_at
 
-    inner = Reader()
+    inner = Reader(reader.eqn)
     axes = [
         Axis(n, "s") if n > 1 and (m != n or not _flat(a)) else uniform(n)
         for a, n, m in zip(value.axes, value.shape, eqn.outvars[0].aval.shape, strict=True)
     ]
     source = inner.graph.node(axes, [], "input", "")
-    inner._eqn = reader._eqn
     array = np.broadcast_to(np.float32(0), value.shape)
     args: list[Anything] = [inner.graph.value(source), *[Const(array) for _ in eqn.invars[1:]]]
-    outputs = inner.closed(eqn.params["jaxpr"], args)
+    outputs = inner.run(eqn.params["jaxpr"], args)
     out = inner.graph.materialize(next(v for v in outputs if isinstance(v, Value)))
     found = {}
     for a, axis in enumerate(value.axes):
