@@ -19,6 +19,16 @@ def as_index(value: Any, name: str) -> int:
         raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}") from None
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether `value` holds one entry per axis: a tuple, a list or an array of at least one dimension."""
+    return isinstance(value, Sequence) and not isinstance(value, str) or getattr(value, "ndim", 0) > 0
+
+
+def plain(value: Any) -> Any:
+    """Arrays of at least one dimension as lists; whatever else as it is."""
+    return np.asarray(value).tolist() if getattr(value, "ndim", 0) > 0 else value
+
+
 def per_axis(value: int | Sequence[int], name: str, rank: int, minimum: int = 1) -> tuple[int, ...]:
     """One integer per axis from an int or a sequence of `rank` ints, each at least `minimum`.
 
@@ -26,12 +36,11 @@ def per_axis(value: int | Sequence[int], name: str, rank: int, minimum: int = 1)
         >>> per_axis(2, "stride", 3)
         (2, 2, 2)
     """
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    value = plain(value)
+    if is_sequence(value):
         if len(value) != rank:
             raise ValueError(f"{name}={value!r} has {len(value)} entries, but there are {rank} spatial axes")
         out = tuple(as_index(v, name) for v in value)
-    elif getattr(value, "ndim", 0) == 1:
-        return per_axis(np.asarray(value).tolist(), name, rank, minimum)
     else:
         out = (as_index(value, name),) * rank
     if any(v < minimum for v in out):

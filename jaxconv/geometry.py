@@ -16,15 +16,12 @@ integers, so that it can be hashed, compared, printed and used as a static argum
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Sequence
 
-from jaxconv._checks import as_index, per_axis, sizes_tuple
+from jaxconv._checks import as_index, is_sequence, per_axis, sizes_tuple
+from jaxconv.lattice import Padding, Pads, Relation, Window, parse_padding
 
-Pads = tuple[tuple[int, int], ...]
-Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
-
-PADDING_RULES = ("SAME", "SAME_LOWER", "VALID", "CAUSAL")
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
 
@@ -114,12 +111,10 @@ class ConvGeometry:
         """
         rule = _Rule.parse(kernel_size, stride, padding, dilation, base_dilation, groups, padding_mode)
         sizes = sizes_tuple(input_size, "input_size", rule.rank)
-        pads = tuple(rule.pads_for(axis, n) for axis, n in enumerate(sizes))
-        output = tuple(rule.output_size(axis, n) for axis, n in enumerate(sizes))
+        output = tuple(window.output_size(n) for window, n in zip(rule.windows, sizes, strict=True))
         if min(output) < 1:
-            raise ValueError(rule.empty_message(sizes, pads, output))
-        rule.check_mode(sizes, pads)
-        return rule.geometry(sizes, output, pads)
+            raise ValueError(rule.empty_message(sizes, output))
+        return rule.geometry(sizes, output)
 
     @classmethod
     def resolve_transpose(
@@ -177,21 +172,17 @@ class ConvGeometry:
                 f"output_size={output_size} and output_padding={output_padding} both say how large the result is; "
                 "give one of them"
             )
-        legal = tuple(rule.legal_input_sizes(axis, i) for axis, i in enumerate(sizes))
+        legal = tuple(window.legal_input_sizes(i) for window, i in zip(rule.windows, sizes, strict=True))
         if output_size is not None:
             target = sizes_tuple(output_size, "output_size", rule.rank)
         elif output_padding is not None:
             extra = per_axis(output_padding, "output_padding", rule.rank, minimum=0)
             target = tuple((r.start if len(r) else 0) + e for r, e in zip(legal, extra, strict=True))
-        elif rule.name in ("SAME", "SAME_LOWER", "CAUSAL"):
-            target = tuple(i * s for i, s in zip(sizes, rule.stride, strict=True))
         else:
-            target = tuple(r.start if len(r) else 0 for r in legal)
+            target = tuple(window.transposed_size(i) for window, i in zip(rule.windows, sizes, strict=True))
         if any(n not in r for n, r in zip(target, legal, strict=True)):
             raise ValueError(rule.unreachable_message(target, sizes, legal, output_size, output_padding))
-        pads = tuple(rule.pads_for(axis, n) for axis, n in enumerate(target))
-        rule.check_mode(target, pads)
-        return rule.geometry(target, sizes, pads)
+        return rule.geometry(target, sizes)
 
     # ------------------------------------------------------------------ what it says
 
@@ -210,27 +201,28 @@ class ConvGeometry:
         """lo per axis, as in ``b*u + lo = s*q + d*t``."""
         return tuple(lo for lo, _ in self.pads)
 
+    @functools.cached_property
+    def axes(self) -> tuple[Relation, ...]:
+        """The relation ``b*u + lo = s*q + d*t`` of each axis."""
+        sizes = (self.input_size, self.output_size, self.kernel_size)
+        steps = (self.stride, self.dilation, self.base_dilation, self.offsets)
+        return tuple(Relation(*axis) for axis in zip(*sizes, *steps, strict=True))
+
     @property
     def kernel_extent(self) -> tuple[int, ...]:
         """K = d*(k-1) + 1 per axis: what the kernel spans on the line."""
-        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        return tuple(axis.extent for axis in self.axes)
 
     @property
     def padded_size(self) -> tuple[int, ...]:
         """b*(n-1) + 1 + lo + hi per axis: what the window slides over."""
-        return tuple(
-            b * (n - 1) + 1 + lo + hi
-            for n, b, (lo, hi) in zip(self.input_size, self.base_dilation, self.pads, strict=True)
-        )
+        return tuple(axis.span + lo + hi for axis, (lo, hi) in zip(self.axes, self.pads, strict=True))
 
     @property
     def output_padding(self) -> tuple[int, ...]:
         """Input elements beyond the smallest size that gives this output: PyTorch's ``output_padding`` of the
         transpose."""
-        return tuple(
-            p - (s * (m - 1) + e)
-            for p, s, m, e in zip(self.padded_size, self.stride, self.output_size, self.kernel_extent, strict=True)
-        )
+        return tuple(hi - axis.least_high for axis, (_, hi) in zip(self.axes, self.pads, strict=True))
 
     def legal_input_sizes(self, output_size: int | Sequence[int] | None = None) -> tuple[range, ...]:
         """Input sizes that this convolution maps to `output_size`, per axis.
@@ -253,8 +245,9 @@ class ConvGeometry:
             (range(7, 9),)
         """
         sizes = self.output_size if output_size is None else sizes_tuple(output_size, "output_size", self.rank)
-        rule = _Rule.of(self)
-        return tuple(rule.legal_input_sizes(axis, m) for axis, m in enumerate(sizes))
+        padding = (self.padding_rule,) * self.rank if self.padding_rule else self.pads
+        windows = map(Window, self.kernel_size, self.stride, self.dilation, self.base_dilation, padding)
+        return tuple(window.legal_input_sizes(m) for window, m in zip(windows, sizes, strict=True))
 
     def unpadded(self) -> ConvGeometry:
         """The same convolution over an input that has already been padded: pads (0, 0), mode "zeros".
@@ -276,20 +269,15 @@ class ConvGeometry:
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-    """The validated parameters of a convolution before a size is known."""
+    """The validated parameters of a convolution before a size is known: a window per axis, groups and mode."""
 
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    base_dilation: tuple[int, ...]
+    windows: tuple[Window, ...]
     groups: int
     padding_mode: str
-    name: str | None
-    numbers: Pads | None
 
     @classmethod
     def parse(cls, kernel_size, stride, padding, dilation, base_dilation, groups, padding_mode) -> _Rule:
-        if not isinstance(kernel_size, Sequence) or isinstance(kernel_size, str):
+        if not is_sequence(kernel_size):
             raise TypeError(
                 f"kernel_size={kernel_size!r} does not say how many spatial axes there are; give one int per axis, "
                 f"such as ({kernel_size!r},) for 1-D or ({kernel_size!r}, {kernel_size!r}) for 2-D"
@@ -304,80 +292,44 @@ class _Rule:
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode={padding_mode!r} is not one of {', '.join(map(repr, PADDING_MODES))}")
         name, numbers = parse_padding(padding, rank)
-        return cls(
+        per = zip(
             kernel_size,
             per_axis(stride, "stride", rank),
             per_axis(dilation, "dilation", rank),
             per_axis(base_dilation, "base_dilation", rank),
-            groups,
-            padding_mode,
-            name,
-            numbers,
+            numbers or (name,) * rank,
+            strict=True,
         )
-
-    @classmethod
-    def of(cls, g: ConvGeometry) -> _Rule:
-        numbers = None if g.padding_rule else g.pads
-        return cls(
-            g.kernel_size, g.stride, g.dilation, g.base_dilation, g.groups, g.padding_mode, g.padding_rule, numbers
-        )
+        return cls(tuple(Window(*settings) for settings in per), groups, padding_mode)  # type: ignore[arg-type]
 
     @property
     def rank(self) -> int:
-        return len(self.kernel_size)
+        return len(self.windows)
 
-    def extent(self, axis: int) -> int:
-        return self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-
-    def pads_for(self, axis: int, n: int) -> tuple[int, int]:
-        if self.numbers is not None:
-            return self.numbers[axis]
-        extent, stride = self.extent(axis), self.stride[axis]
-        if self.name == "VALID":
-            return 0, 0
-        if self.name == "CAUSAL":
-            return extent - 1, 0
-        base = self.base_dilation[axis] * (n - 1) + 1
-        total = max((math.ceil(base / stride) - 1) * stride + extent - base, 0)
-        small, large = total // 2, total - total // 2
-        return (small, large) if self.name == "SAME" else (large, small)
-
-    def output_size(self, axis: int, n: int) -> int:
-        lo, hi = self.pads_for(axis, n)
-        return (self.base_dilation[axis] * (n - 1) + 1 + lo + hi - self.extent(axis)) // self.stride[axis] + 1
-
-    def legal_input_sizes(self, axis: int, m: int) -> range:
-        stride, base = self.stride[axis], self.base_dilation[axis]
-        if self.name in ("SAME", "SAME_LOWER", "CAUSAL"):
-            low, high = stride * (m - 1) + 1, stride * m  # m = ceil(base extent / stride), whatever the kernel
-        else:
-            lo, hi = self.pads_for(axis, 0)
-            low = stride * (m - 1) + self.extent(axis) - lo - hi
-            high = low + stride - 1
-        # low <= b*(n-1) + 1 <= high, n >= 1
-        first = max(-((1 - low) // base) + 1, 1)
-        last = (high - 1) // base + 1
-        return range(first, max(last + 1, first))
-
-    def geometry(self, input_size: tuple[int, ...], output_size: tuple[int, ...], pads: Pads) -> ConvGeometry:
+    def geometry(self, input_size: tuple[int, ...], output_size: tuple[int, ...]) -> ConvGeometry:
+        """The geometry over an input of this size, checked."""
+        pads = tuple(window.pads(n) for window, n in zip(self.windows, input_size, strict=True))
+        self.check_mode(input_size, pads)
+        rule = self.windows[0].padding
         return ConvGeometry(
             input_size,
-            self.kernel_size,
+            tuple(window.taps for window in self.windows),
             output_size,
-            self.stride,
-            self.dilation,
-            self.base_dilation,
+            tuple(window.stride for window in self.windows),
+            tuple(window.dilation for window in self.windows),
+            tuple(window.base for window in self.windows),
             pads,
             self.groups,
             self.padding_mode,
-            self.name,
+            rule if isinstance(rule, str) else None,
         )
 
     def check_mode(self, sizes: tuple[int, ...], pads: Pads) -> None:
         if self.padding_mode == "zeros":
             return
-        if any(b != 1 for b in self.base_dilation):
-            raise ValueError(f"padding_mode={self.padding_mode!r} needs base_dilation 1, got {self.base_dilation}")
+        if any(window.base != 1 for window in self.windows):
+            bases = tuple(window.base for window in self.windows)
+            raise ValueError(f"padding_mode={self.padding_mode!r} needs base_dilation 1, got {bases}")
         for axis, (n, pad) in enumerate(zip(sizes, pads, strict=True)):
             if self.padding_mode == "reflect" and n == 1 and max(pad) > 0:
                 raise ValueError(
@@ -387,25 +339,23 @@ class _Rule:
     # ------------------------------------------------------------------ sentences
 
     def describe(self, axis: int) -> str:
-        parts = [f"stride {self.stride[axis]}", f"kernel {self.kernel_size[axis]}"]
-        if self.dilation[axis] != 1:
-            parts.append(f"dilation {self.dilation[axis]}")
-        if self.base_dilation[axis] != 1:
-            parts.append(f"base dilation {self.base_dilation[axis]}")
-        parts.append(f"padding {self.name}" if self.name else f"pads {self.numbers[axis]}")  # type: ignore[index]
-        return ", ".join(parts)
+        window = self.windows[axis]
+        parts = [f"stride {window.stride}", f"kernel {window.taps}"]
+        if window.dilation != 1:
+            parts.append(f"dilation {window.dilation}")
+        if window.base != 1:
+            parts.append(f"base dilation {window.base}")
+        named = isinstance(window.padding, str)
+        return ", ".join([*parts, f"padding {window.padding}" if named else f"pads {window.padding}"])
 
-    def empty_message(self, sizes, pads, output) -> str:
+    def empty_message(self, sizes, output) -> str:
         bad = []
-        for axis, m in enumerate(output):
+        for axis, (window, n, m) in enumerate(zip(self.windows, sizes, output, strict=True)):
             if m < 1:
-                lo, hi = pads[axis]
-                span = self.base_dilation[axis] * (sizes[axis] - 1) + 1 + lo + hi
-                first = self.legal_input_sizes(axis, 1)
                 bad.append(
-                    f"axis {axis} ({self.describe(axis)}): the input {sizes[axis]} with its pads spans {span}, the "
-                    "kernel spans "
-                    f"{self.extent(axis)}; an input of at least {first.start} is needed"
+                    f"axis {axis} ({self.describe(axis)}): the input {n} with its pads spans "
+                    f"{window.base * (n - 1) + 1 + sum(window.pads(n))}, the kernel spans {window.extent}; an input of "
+                    f"at least {window.legal_input_sizes(1).start} is needed"
                 )
         return f"input_size={sizes} gives an empty output: " + "; ".join(bad)
 
@@ -431,46 +381,3 @@ class _Rule:
                 f"a convolution of {self.describe(axis)} gives {i} from {span}{hint} on axis {axis}, got {n}"
             )
         return f"{subject}: " + "; ".join(reasons)
-
-
-def parse_padding(padding: Padding, rank: int) -> tuple[str | None, Pads | None]:
-    """Read any accepted form of padding: (rule name, None) or (None, ((lo, hi), ...)).
-
-    Example:
-        >>> parse_padding((1, 2), 2)
-        (None, ((1, 1), (2, 2)))
-    """
-    if isinstance(padding, str):
-        name = padding.upper()
-        if name not in PADDING_RULES:
-            raise ValueError(
-                f"padding={padding!r} is not one of {', '.join(map(repr, PADDING_RULES))}, an int, one int per axis "
-                "or (lo, hi) per axis"
-            )
-        return name, None
-    if not isinstance(padding, Sequence):
-        value = as_index(padding, "padding")
-        return None, ((value, value),) * rank
-    pairs = [isinstance(p, Sequence) and not isinstance(p, str) for p in padding]
-    if any(pairs) and not all(pairs):
-        raise ValueError(f"padding={padding!r} mixes ints and (lo, hi) pairs; give one kind")
-    if len(padding) != rank:
-        kind = "(lo, hi) pairs" if any(pairs) else "ints, one per spatial axis"
-        raise ValueError(
-            f"padding={padding!r} has {len(padding)} {kind}, but the kernel has {rank} spatial axes"
-            + (
-                "; for (lo, hi) on one axis write ((lo, hi),)"
-                if rank == 1 and len(padding) == 2 and not any(pairs)
-                else ""
-            )
-        )
-    out = []
-    for p in padding:
-        if isinstance(p, Sequence):
-            if len(p) != 2:
-                raise ValueError(f"padding={padding!r}: {p!r} is not a (lo, hi) pair")
-            out.append((as_index(p[0], "padding"), as_index(p[1], "padding")))
-        else:
-            value = as_index(p, "padding")
-            out.append((value, value))
-    return None, tuple(out)

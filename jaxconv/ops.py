@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import lowering, trilinear
 from jaxconv import padding as padding_modes
+from jaxconv._checks import is_sequence
 from jaxconv._hints import channels_first, hinting
 from jaxconv.geometry import ConvGeometry, Padding
 
@@ -208,7 +209,7 @@ def conv_kernel(
     Source: LeCun et al. 1989, backpropagation through a convolution, for all spacings.
     """
     x, y = _arrays(x=x, y=y)
-    if not isinstance(kernel_size, Sequence):
+    if not is_sequence(kernel_size):
         # ConvGeometry says why a bare int is not enough.
         ConvGeometry.resolve(input_size=(1,), kernel_size=kernel_size)
     rank = len(kernel_size)

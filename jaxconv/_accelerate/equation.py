@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from jaxconv.lattice import Relation
+
 TENSORS = ("A", "B", "C")  # lhs, rhs, result
 
 
@@ -78,6 +80,13 @@ class Equation:
     def rank(self) -> int:
         """Number of spatial axes."""
         return len(self.pads)
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """The relation of each spatial axis: A as its input, B as its kernel, C as its output."""
+        sizes = (self.size("A"), self.size("C"), self.size("B"))
+        steps = (self.spacings["C"], self.spacings["B"], self.spacings["A"], (lo for lo, _ in self.pads))
+        return tuple(Relation(*axis) for axis in zip(*sizes, *steps, strict=True))
 
     def size(self, tensor: str) -> tuple[int, ...]:
         """Spatial size of a tensor."""

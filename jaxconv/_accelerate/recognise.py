@@ -3,8 +3,7 @@
 With ``b*u + lo = s*q + d*t`` and u on A, t on B, q on C (see `jaxconv._accelerate.equation`), any of the three
 tensors may play the image x as long as its spacing is 1 on every axis, since a face sums over ``u + lo = s*q + d*t``.
 A stands alone on its side of the equation. If A is not x, the tensor that is neither A nor x changes sides by being
-reversed: with p the spacing and z the index of that tensor, ``p*z = p*(size-1) - p*z'``, so that the offset becomes
-``p*(size-1) - lo``.
+reversed ([`recast`][jaxconv.lattice.Relation.recast] is that arithmetic).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import math
 from jaxconv._accelerate.equation import Equation
 from jaxconv.geometry import ConvGeometry
 
-# Where the reading is a free choice: the rhs is the kernel lax speaks of, and an x that is A needs no reversal.
+# Where the reading is a free choice: the rhs is the kernel lax speaks of, and nothing is reversed where A is the image.
 _KERNEL_ORDER = "BCA"
 _IMAGE_ORDER = "ACB"
 
@@ -90,26 +89,22 @@ def _preference(equation: Equation, a: Assignment) -> tuple[int, int, int]:
 
 def _assignment(equation: Equation, x: str, w: str, y: str) -> Assignment:
     flipped = None if x == "A" else next(t for t in "ABC" if t not in ("A", x))
-    sizes = {t: equation.size(t) for t in "ABC"}
+    slot = {"A": "x", "B": "w", "C": "y"}
+    relations = [relation.recast(slot[x], slot[w], slot[y]) for relation in equation.relations]
     pads = []
-    for axis, (lo, hi) in enumerate(equation.pads):
-        if flipped is not None:
-            lo = equation.spacings[flipped][axis] * (sizes[flipped][axis] - 1) - lo
-        stride = equation.spacings[y][axis]
-        extent = equation.spacings[w][axis] * (sizes[w][axis] - 1) + 1
-        smallest = stride * (sizes[y][axis] - 1) + extent - sizes[x][axis] - lo
+    for relation, (_, hi) in zip(relations, equation.pads, strict=True):
         # `stride` high pads give the same result: the equation's own, or one equal to lo, as libraries have fast
         # paths for symmetric pads.
-        wanted = hi if (x, w) == ("A", "B") else lo
-        pads.append((lo, wanted if smallest <= wanted < smallest + stride else smallest))
+        wanted, least = hi if (x, w) == ("A", "B") else relation.low, relation.least_high
+        pads.append((relation.low, wanted if least <= wanted < least + relation.stride else least))
     geometry = ConvGeometry.resolve(
-        input_size=sizes[x],
-        kernel_size=sizes[w],
+        input_size=equation.size(x),
+        kernel_size=equation.size(w),
         stride=equation.spacings[y],
         dilation=equation.spacings[w],
         padding=tuple(pads),
         groups=equation.groups,
     )
-    if geometry.output_size != sizes[y]:
+    if geometry.output_size != equation.size(y):
         raise RuntimeError(f"{equation} read as {x}, {w}, {y} gives {geometry}: please report this equation")
     return Assignment(x, w, y, flipped, geometry)

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import ops
-from jaxconv._checks import as_index
+from jaxconv._checks import as_index, is_sequence
 from jaxconv.dialects._common import array, ints, preferred
 
 Pads = tuple[tuple[int, int], ...]
@@ -144,8 +144,8 @@ def dilated_pads(
             raise ValueError(f"padding={padding!r} is not 'SAME', 'VALID' or (lo, hi) per axis")
         rule = _same if padding == "SAME" else _valid
         return tuple(rule(k, s) for k, s in zip(extent, stride, strict=True))
-    pairs: list[Any] | None = list(padding) if isinstance(padding, Sequence) else None
-    if pairs is None or len(pairs) != rank or any(not isinstance(p, Sequence) or len(p) != 2 for p in pairs):
+    pairs: list[Any] | None = list(padding) if is_sequence(padding) else None
+    if pairs is None or len(pairs) != rank or any(not is_sequence(p) or len(p) != 2 for p in pairs):
         raise ValueError(f"padding={padding!r} must be 'SAME', 'VALID' or {rank} pairs (lo, hi)")
     numbers = tuple((as_index(lo, "padding"), as_index(hi, "padding")) for lo, hi in pairs)
     if not consistent:

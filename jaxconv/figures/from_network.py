@@ -7,8 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxconv.analysis.graph.links import Affine, transposed
 from jaxconv.analysis.graph.trace import trace
+from jaxconv.lattice import Relation
 from jaxconv.linear import ConvOperator, LinearOperator
 
 
@@ -39,17 +39,16 @@ def layer_operator(fn: Callable[..., Any], args: Sequence[Any], layer: int = 0) 
         listed = "; ".join(f"{i}: {n.layer['kind']} at {n.place}" for i, n in enumerate(found)) or "none"
         raise ValueError(f"layer={layer}: the function has {len(found)} convolutions ({listed})")
     node = found[layer]
-    relations: tuple[Affine, ...] = node.layer["relations"]
+    relations: tuple[Relation, ...] = node.layer["relations"]
     up = any(r.base > 1 for r in relations)
     if up and any(r.stride > 1 for r in relations):
         raise ValueError(f"layer={layer} at {node.place} is strided and upsamples at once: it is neither convolution")
-    forward = [transposed(r) for r in relations] if up else list(relations)
-    ends = [r.stride * (r.n_out - 1) + r.dilation * (r.taps - 1) + 1 - r.n_in - r.low for r in forward]
+    forward = [r.transposed() for r in relations] if up else list(relations)
     conv = ConvOperator(
         jnp.ones((*(r.taps for r in forward), 1, 1)),
         tuple(r.n_in for r in forward),
         stride=tuple(r.stride for r in forward),
         dilation=tuple(r.dilation for r in forward),
-        padding=tuple((r.low, end) for r, end in zip(forward, ends, strict=True)),
+        padding=tuple((r.low, r.least_high) for r in forward),
     )
     return conv.T if up else conv

@@ -93,17 +93,11 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
 
 def boxes(g: ConvGeometry) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
     """(tap, first output, first input, size in outputs) of every tap that meets the input at all."""
+    along = [[axis.box(t) for t in range(axis.taps)] for axis in g.axes]
     for t in itertools.product(*map(range, g.kernel_size)):
-        out_low, in_low, size = [], [], []
-        for axis in range(g.rank):
-            shift, s, n = g.dilation[axis] * t[axis] - g.offsets[axis], g.stride[axis], g.input_size[axis]
-            first = max(0, -(shift // s))  # ceil(-shift / s)
-            last = min(g.output_size[axis] - 1, (n - 1 - shift) // s)
-            out_low.append(first)
-            in_low.append(s * first + shift)
-            size.append(last - first + 1)
+        out_low, in_low, size = zip(*(boxes[tap] for boxes, tap in zip(along, t, strict=True)), strict=True)
         if min(size) > 0:
-            yield t, tuple(out_low), tuple(in_low), tuple(size)
+            yield t, out_low, in_low, size
 
 
 def _term_dtype(call: Call, found: list) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxconv._checks import as_index, per_axis
-from jaxconv.geometry import PADDING_MODES, Padding, parse_padding
+from jaxconv._checks import as_index, is_sequence, per_axis
+from jaxconv.geometry import PADDING_MODES
+from jaxconv.lattice import Padding, parse_padding
 
 Initializer = Callable[..., Any]
 
@@ -71,7 +72,7 @@ class Settings:
 
 def tuple_of_ints(value: Sequence[int], name: str) -> tuple[int, ...]:
     """A tuple with one int per spatial axis; a bare int is refused, because it does not say the rank."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not is_sequence(value):
         raise TypeError(
             f"{name}={value!r} does not say how many spatial axes there are: flax reads a bare int as one axis, and "
             "then runs a 1-D convolution over (batch, height, width, channels) data with height taken for a batch "

@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
+from jaxconv._checks import is_sequence, plain
 from jaxconv._hints import hinting
 from jaxconv.geometry import Padding
 from jaxconv.nn._settings import tuple_of_ints
@@ -16,7 +17,7 @@ from jaxconv.resampling import pooling
 
 def _frozen(value):
     """Sequences as tuples: settings of a module are hashed."""
-    return tuple(_frozen(v) for v in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return tuple(map(_frozen, plain(value))) if is_sequence(value) else value
 
 
 class MaxPool(nnx.Module):

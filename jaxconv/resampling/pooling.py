@@ -5,7 +5,7 @@ In a jaxpr each function is one jitted call named `max_pool`, `max_pool_with_ind
 """
 
 from functools import partial, reduce
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv._checks import per_axis
 from jaxconv._hints import hinting
 from jaxconv.resampling.axis_maps import AxisMap
 from jaxconv.resampling.axis_reads import apply_axis_map
@@ -148,10 +149,7 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, output_size: Ints) -> Array:
     if y.shape != indices.shape:
         raise ValueError(f"y and indices must have the same shape, got {y.shape} and {indices.shape}")
     rank = spatial_rank(y.ndim, f"shape {y.shape}", output_size=output_size)
-    sizes: tuple[Any, ...] = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * rank
-    if any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
-        raise ValueError(f"output_size={output_size!r} must be positive integers, one per spatial axis")
-    return _max_unpool(y, indices, tuple(int(n) for n in sizes))
+    return _max_unpool(y, indices, per_axis(output_size, "output_size", rank, 1))
 
 
 # ---------------------------------------------------------------------------------------------------------- maximum
@@ -167,7 +165,7 @@ def _max_pool_indexed(x: Array, windows: tuple[AxisWindow, ...]) -> tuple[Array,
     place, indices = 1, jnp.zeros_like(x, jnp.int32)
     for w in reversed(windows):
         indices = indices + lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + w.axis) * place
-        place *= w.input_size
+        place *= w.n_in
         for stage in _stages(w):
             # Compared twice in the program, once in the compiled one: the same operations on the same values.
             indices = cast(Array, _compare(lax.stop_gradient(x), indices, stage)[1])
@@ -189,18 +187,16 @@ class _Stage(NamedTuple):
 def _stages(w: AxisWindow) -> list[_Stage]:
     """A window as passes along its axis: one where it is small, else a few of growing reach."""
     plan, reach, low = [], 1, w.low
-    if w.size > _LARGE_WINDOW:
-        count = (w.output_size - 1) * w.stride + w.offsets[-1] + 1
-        while reach * 4 < w.size:  # after each pass position p holds the maximum over the `reach` taps from p on
+    if w.taps > _LARGE_WINDOW:
+        count = (w.n_out - 1) * w.stride + w.offsets[-1] + 1
+        while reach * 4 < w.taps:  # after each pass position p holds the maximum over the `reach` taps from p on
             step = tuple(t * reach * w.dilation for t in range(4))
             count -= step[-1]
             plan.append((step, 1, low, count))
             reach, low = reach * 4, 0
-    steps = -(-w.size // reach)
-    plan.append(
-        (tuple(min(t * reach, w.size - reach) * w.dilation for t in range(steps)), w.stride, low, w.output_size)
-    )
-    stages, real = [], np.ones(w.input_size, bool)
+    steps = -(-w.taps // reach)
+    plan.append((tuple(min(t * reach, w.taps - reach) * w.dilation for t in range(steps)), w.stride, low, w.n_out))
+    stages, real = [], np.ones(w.n_in, bool)
     for offsets, stride, low, count in plan:
         position = np.arange(count)[:, None] * stride + np.asarray(offsets) - low
         inside = (position >= 0) & (position < len(real))
@@ -277,19 +273,17 @@ def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad:
 
 
 def _axis_sum(x: Array, w: AxisWindow) -> Array:
-    if w.size <= _LARGE_WINDOW:
-        taps = axis_taps(x, w.axis, w.offsets, w.stride, w.low, w.output_size, 0)
+    if w.taps <= _LARGE_WINDOW:
+        taps = axis_taps(x, w.axis, w.offsets, w.stride, w.low, w.n_out, 0)
         return sum(taps[1:], taps[0])
-    position = np.arange(w.output_size)[:, None] * w.stride + np.asarray(w.offsets) - w.low
-    inside = (position >= 0) & (position < w.input_size)
-    ones = AxisMap(w.input_size, np.clip(position, 0, w.input_size - 1), inside.astype(np.float64))
+    met = w.met()
+    ones = AxisMap(w.n_in, np.maximum(met, 0), (met >= 0).astype(np.float64))
     return apply_axis_map(x, x.ndim + w.axis, ones)
 
 
 def _tap_counts(w: AxisWindow, include_pads: bool) -> np.ndarray:
-    position = np.arange(w.output_size)[:, None] * w.stride + np.asarray(w.offsets) - w.low
-    low, high = (w.low, w.high) if include_pads else (0, 0)
-    return ((position >= -low) & (position < w.input_size + high)).sum(axis=1)
+    reads, (low, high) = w.reads(), (w.low, w.high) if include_pads else (0, 0)
+    return ((reads >= -low) & (reads < w.n_in + high)).sum(axis=1)
 
 
 def _named(function, name: str, static: tuple[int, ...]):

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._checks import per_axis
+from jaxconv._checks import is_sequence, per_axis
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
 from jaxconv._hints import hinting
 from jaxconv.resampling.axis_maps import resize_map
@@ -108,7 +108,7 @@ def resize(
 def _scales(scale: Any, rank: int) -> tuple[float | None, ...]:
     if scale is None:
         return (None,) * rank
-    values = tuple(scale) if isinstance(scale, (tuple, list)) else (scale,) * rank
+    values = tuple(scale) if is_sequence(scale) else (scale,) * rank
     if any(isinstance(s, bool) or not isinstance(s, (int, float, np.number)) or not 0 < s < np.inf for s in values):
         raise ValueError(f"scale={scale!r} must be positive numbers")
     return tuple(float(s) for s in values)
@@ -246,7 +246,7 @@ def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0
     [[0, 1], [1, 2], [2, 3]]
     """
     x = jnp.asarray(x)
-    return _unfold(x, resolve_windows(x.shape, window, stride, padding, dilation))
+    return _unfold(x, resolve_windows(x.shape, window, stride, padding, dilation, crop=True))
 
 
 @hinting
@@ -275,14 +275,14 @@ def fold(
     cols = jnp.asarray(cols)
     rank = spatial_rank(cols.ndim, f"shape {cols.shape}", output_size=output_size, window=window, stride=stride)
     sizes = per_axis(output_size, "output_size", rank, 1)
-    windows = resolve_windows((*sizes, 1), window, stride, padding, dilation, rank=rank)
-    expected, given = tuple(w.output_size for w in windows), cols.shape[cols.ndim - rank - 1 : -1]
+    windows = resolve_windows((*sizes, 1), window, stride, padding, dilation, crop=True, rank=rank)
+    expected, given = tuple(w.n_out for w in windows), cols.shape[cols.ndim - rank - 1 : -1]
     if expected != given:
         raise ValueError(
             f"output_size={output_size!r} with window={window!r}, stride={stride!r}, padding={padding!r}, "
             f"dilation={dilation!r} has {expected} windows, but cols has {given}"
         )
-    taps = int(np.prod([w.size for w in windows]))
+    taps = int(np.prod([w.taps for w in windows]))
     if cols.shape[-1] % taps:
         raise ValueError(f"{cols.shape[-1]} channels are not a multiple of the {taps} taps of window={window!r}")
     return _fold(cols, windows)
@@ -291,16 +291,16 @@ def fold(
 def _unfold_impl(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
     parts = [x]
     for w in windows:
-        parts = [t for p in parts for t in axis_taps(p, w.axis, w.offsets, w.stride, w.low, w.output_size, 0)]
+        parts = [t for p in parts for t in axis_taps(p, w.axis, w.offsets, w.stride, w.low, w.n_out, 0)]
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
 def _fold_impl(cols: Array, windows: tuple[AxisWindow, ...]) -> Array:
-    taps = int(np.prod([w.size for w in windows]))
+    taps = int(np.prod([w.taps for w in windows]))
     parts = lax.split(cols, (cols.shape[-1] // taps,) * taps, cols.ndim - 1)
     for w in reversed(windows):
-        groups = [parts[i : i + w.size] for i in range(0, len(parts), w.size)]
-        parts = [add_axis_taps(group, w.axis, w.offsets, w.stride, w.low, w.input_size) for group in groups]
+        groups = [parts[i : i + w.taps] for i in range(0, len(parts), w.taps)]
+        parts = [add_axis_taps(group, w.axis, w.offsets, w.stride, w.low, w.n_in) for group in groups]
     return parts[0]
 
 

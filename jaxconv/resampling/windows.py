@@ -4,42 +4,36 @@ Shared by pooling and resampling. On one axis, output q of a window with K taps 
 q * stride + t * dilation - low, t = 0 .. K - 1.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxconv._checks import per_axis
+from jaxconv._checks import is_sequence, per_axis
 from jaxconv._compat import left_to_the_partitioner, sharded_from
+from jaxconv.lattice import Padding, Relation, Window, parse_padding
 
 Ints = int | Sequence[int]
-Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
-
-_NAMED_PADDING = ("SAME", "SAME_LOWER", "VALID", "CAUSAL")
 
 
-class AxisWindow(NamedTuple):
-    """A window along one axis: everything static, resolved and checked."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AxisWindow(Relation):
+    """A window along one axis of an array: everything static, resolved and checked.
+
+    Attributes:
+        axis: the axis it slides along, counted from the end.
+        high: elements of padding behind the input; negative numbers crop.
+    """
 
     axis: int
-    input_size: int
-    size: int
-    stride: int
-    dilation: int
-    low: int
     high: int
-    output_size: int
-
-    @property
-    def offsets(self) -> tuple[int, ...]:
-        """Positions of the taps relative to the first one."""
-        return tuple(t * self.dilation for t in range(self.size))
 
 
 def spatial_rank(ndim: int, batch_and_channels: str, **arguments: object) -> int:
     """Number of spatial axes: the length of the tuple arguments, else every axis but the first and the last."""
-    lengths = {name: len(v) for name, v in arguments.items() if isinstance(v, (tuple, list))}
+    lengths = {name: len(v) for name, v in arguments.items() if is_sequence(v)}  # type: ignore[arg-type]
     if len(set(lengths.values())) > 1:
         given = ", ".join(f"{name}={arguments[name]!r}" for name in lengths)
         raise ValueError(f"arguments disagree about the number of spatial axes: {given}")
@@ -53,30 +47,6 @@ def spatial_rank(ndim: int, batch_and_channels: str, **arguments: object) -> int
     return rank
 
 
-def _pads(padding: Any, sizes, extents, strides) -> tuple[tuple[int, int], ...]:
-    """(low, high) pads per axis; `extents` are the effective window sizes dilation * (window - 1) + 1."""
-    rank = len(sizes)
-    if isinstance(padding, str):
-        if padding.upper() not in _NAMED_PADDING:
-            raise ValueError(f"padding={padding!r} is not one of {', '.join(_NAMED_PADDING)}")
-        return tuple(_named_pad(padding.upper(), n, k, s) for n, k, s in zip(sizes, extents, strides))
-    if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
-        if len(padding) != rank or any(not isinstance(p, (tuple, list)) or len(p) != 2 for p in padding):
-            raise ValueError(f"padding={padding!r} must hold one (low, high) pair for each of {rank} spatial axes")
-        return tuple((lo, hi) for lo, hi in (per_axis(tuple(p), "padding", 2, 0) for p in padding))
-    return tuple((p, p) for p in per_axis(padding, "padding", rank, 0))
-
-
-def _named_pad(name: str, n: int, extent: int, stride: int) -> tuple[int, int]:
-    if name == "VALID":
-        return 0, 0
-    if name == "CAUSAL":
-        return extent - 1, 0
-    total = max((-(-n // stride) - 1) * stride + extent - n, 0)
-    small = total // 2
-    return (small, total - small) if name == "SAME" else (total - small, small)
-
-
 def resolve_windows(
     shape: Sequence[int],
     window: Ints,
@@ -85,44 +55,42 @@ def resolve_windows(
     dilation: Ints,
     *,
     ceil_mode: bool = False,
+    crop: bool = False,
     rank: int | None = None,
 ) -> tuple[AxisWindow, ...]:
-    """Check the arguments of a sliding window against the data's shape and return one record per spatial axis."""
+    """Check the arguments of a sliding window against the data's shape and return one record per spatial axis.
+
+    Negative padding crops where `crop` says so, and is refused elsewhere.
+    """
     if rank is None:
         pads = None if isinstance(padding, str) else padding
         rank = spatial_rank(
             len(shape), f"shape {tuple(shape)}", window=window, stride=stride, padding=pads, dilation=dilation
         )
-    sizes = tuple(shape[len(shape) - 1 - rank : -1])
-    window_ = per_axis(window, "window", rank, 1)
-    stride_ = per_axis(window if stride is None else stride, "stride", rank, 1)
-    dilation_ = per_axis(dilation, "dilation", rank, 1)
-    extents = tuple(d * (k - 1) + 1 for k, d in zip(window_, dilation_))
-    pads_ = _pads(padding, sizes, extents, stride_)
+    name, numbers = parse_padding(padding, rank)
+    if numbers and not crop and any(pad < 0 for pads in numbers for pad in pads):
+        raise ValueError(f"padding={padding!r} must be at least 0 on every axis")
+    per = zip(
+        per_axis(window, "window", rank, 1),
+        per_axis(window if stride is None else stride, "stride", rank, 1),
+        per_axis(dilation, "dilation", rank, 1),
+        (1,) * rank,
+        numbers or (name,) * rank,
+        strict=True,
+    )
     records = []
-    for a in range(rank):
-        n, (lo, hi) = sizes[a], pads_[a]
-        room = n + lo + hi - extents[a]
-        if room < 0 and not (ceil_mode and room > -stride_[a]):
-            raise ValueError(
-                f"a window of {extents[a]} (window={window_[a]}, dilation={dilation_[a]}) does not fit on spatial axis "
-                f"{a}: size {n} with pads ({lo}, {hi}) is {n + lo + hi}"
-            )
+    for a, settings in enumerate(per):
+        n, sliding = shape[len(shape) - 1 - rank + a], Window(*settings)  # type: ignore[arg-type]
         if n < 1:
             raise ValueError(f"spatial axis {a} is empty: shape {tuple(shape)}")
-        out = output_size(n, extents[a], stride_[a], lo, hi, ceil_mode)
-        axis = a - rank - 1
-        records.append(AxisWindow(axis, n, window_[a], stride_[a], dilation_[a], lo, hi, out))
+        found, (lo, hi) = sliding.over(n, ceil_mode), sliding.pads(n)
+        if found.n_out < 1:
+            raise ValueError(
+                f"a window of {sliding.extent} (window={sliding.taps}, dilation={sliding.dilation}) does not fit on "
+                f"spatial axis {a}: size {n} with pads ({lo}, {hi}) is {n + lo + hi}"
+            )
+        records.append(AxisWindow(**dataclasses.asdict(found), axis=a - rank - 1, high=hi))
     return tuple(records)
-
-
-def output_size(n: int, extent: int, stride: int, low: int, high: int, ceil_mode: bool) -> int:
-    """Number of windows; in ceil mode one more where a rest is left, if it starts inside the input or its low pad."""
-    room = n + low + high - extent
-    if not ceil_mode:
-        return room // stride + 1
-    out = -(-room // stride) + 1
-    return out - 1 if (out - 1) * stride >= n + low else out
 
 
 def axis_taps(

@@ -7,31 +7,12 @@ as a table with one row per output position: the input positions it reads, padde
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
+from jaxconv.lattice import NOWHERE, Relation
+
 _DENSE_TAPS = 48  # tables wider than this are applied as dense matrices
-
-
-class Affine(NamedTuple):
-    """The relation  base*u + low = stride*q + dilation*t  with t = 0 .. taps - 1, for sizes n_in (u) and n_out (q)."""
-
-    n_in: int
-    n_out: int
-    taps: int
-    stride: int = 1
-    dilation: int = 1
-    base: int = 1
-    low: int = 0
-
-    def reads(self) -> np.ndarray:
-        """Input positions per output and tap, unclipped; a huge negative number where the lattice has none."""
-        at = self.stride * np.arange(self.n_out)[:, None] + self.dilation * np.arange(self.taps) - self.low
-        return np.where(at % self.base == 0, at // self.base, NOWHERE)
-
-
-NOWHERE = -(2**62)
 
 
 class Link:
@@ -42,7 +23,7 @@ class Link:
     `step` is how many input positions one output step is worth.
     """
 
-    def __init__(self, n_out, n_in, index, weight=None, affine: Affine | None = None, step: Fraction | None = None):
+    def __init__(self, n_out, n_in, index, weight=None, affine: Relation | None = None, step: Fraction | None = None):
         self.n_out, self.n_in = n_out, n_in
         self.index, self.weight, self.affine = index, weight, affine
         self.step = step if step is not None else Fraction(max(n_in, 1), max(n_out, 1))
@@ -152,24 +133,9 @@ def _collect(block: np.ndarray, axis: int, start: int, index: np.ndarray, weight
 
 
 @lru_cache(maxsize=4096)
-def window(affine: Affine) -> Link:
+def window(affine: Relation) -> Link:
     """The link of a sliding window, cut at the borders."""
-    reads = affine.reads()
-    index = np.where((reads >= 0) & (reads < affine.n_in), reads, -1)
-    return Link(affine.n_out, affine.n_in, index, None, affine, Fraction(affine.stride, affine.base))
-
-
-def transposed(affine: Affine) -> Affine:
-    """The relation with input and output exchanged; its taps are taken in reverse."""
-    return Affine(
-        n_in=affine.n_out,
-        n_out=affine.n_in,
-        taps=affine.taps,
-        stride=affine.base,
-        dilation=affine.dilation,
-        base=affine.stride,
-        low=affine.dilation * (affine.taps - 1) - affine.low,
-    )
+    return Link(affine.n_out, affine.n_in, affine.met(), None, affine, Fraction(affine.stride, affine.base))
 
 
 def take(positions: np.ndarray, n_in: int, step: Fraction | None = None) -> Link:

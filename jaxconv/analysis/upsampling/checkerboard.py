@@ -20,9 +20,7 @@ from .probe import (
     phase_unevenness,
     phases_between,
     probe,
-    reads_per_phase,
     relations,
-    taps_per_phase,
 )
 
 
@@ -219,8 +217,8 @@ def _counted(traced: Traced, period: Sequence[int], steps: Sequence[int]) -> tup
 def _layer(record: Record, before: float, fixes: bool, seed: int) -> LayerOverlap | None:
     found = relations(record.eqn)
     added = max(record.unevenness - before, 0.0)
-    taps = tuple(taps_per_phase(r) for r in found)
-    reads = tuple(reads_per_phase(r) for r in found)
+    taps = tuple(r.taps_per_phase() for r in found)
+    reads = tuple(r.reads_per_phase() for r in found)
     counts = max((spread(t) for t in taps), default=0.0)
     gradient = max((spread(r) for r in reads), default=0.0)
     upsamples = any(r.base > 1 for r in found)

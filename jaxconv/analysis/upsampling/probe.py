@@ -12,9 +12,9 @@ import numpy as np
 from jaxconv.jaxprs.modules import with_state
 from jaxconv.jaxprs.places import place_of
 from jaxconv.jaxprs.walk import bound, called, label_of, walk
+from jaxconv.lattice import Relation, of_lax
 
 from ..field.gradient import Pullback, numbers_for
-from ..graph.links import Affine, transposed
 
 _KEPT = ("conv_general_dilated", "conv_apply", "conv_adjoint", "reshape", "broadcast_in_dim")
 _LAYER_CALLS = ("max_pool", "avg_pool", "max_unpool", "max_pool_with_indices", "_resize", "resize")
@@ -188,47 +188,11 @@ class _Recorder:
             self.kept.append(output)
 
 
-def relations(eqn: Any) -> list[Affine]:
+def relations(eqn: Any) -> tuple[Relation, ...]:
     """The sliding relation of a convolution on each of its axes; empty for other equations."""
     p, name = eqn.params if eqn is not None else {}, eqn.primitive.name if eqn is not None else ""
     if name == "conv_general_dilated":
-        lhs, rhs, out = p["dimension_numbers"]
-        x, w, y = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
-        return [
-            Affine(
-                n_in=x[lhs[2 + i]],
-                n_out=y[out[2 + i]],
-                taps=w[rhs[2 + i]],
-                stride=p["window_strides"][i],
-                dilation=p["rhs_dilation"][i],
-                base=p["lhs_dilation"][i],
-                low=p["padding"][i][0],
-            )
-            for i in range(len(p["window_strides"]))
-        ]
-    if name not in ("conv_apply", "conv_adjoint"):
-        return []
-    g = p["geometry"]
-    forward = [
-        Affine(n, m, k, s, d, b, pads[0])
-        for n, m, k, s, d, b, pads in zip(
-            g.input_size, g.output_size, g.kernel_size, g.stride, g.dilation, g.base_dilation, g.pads, strict=True
-        )
-    ]
+        return of_lax(p, eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape)
     if name == "conv_apply":
-        return forward
-    return [transposed(r) for r in forward]
-
-
-def taps_per_phase(relation: Affine) -> tuple[int, ...]:
-    """How many taps meet the input at each output phase, away from the borders."""
-    period = relation.base // math.gcd(relation.base, relation.stride)
-    taps = np.arange(relation.taps) * relation.dilation
-    return tuple(int((((relation.stride * q - relation.low) + taps) % relation.base == 0).sum()) for q in range(period))
-
-
-def reads_per_phase(relation: Affine) -> tuple[int, ...]:
-    """How many outputs read each input phase, away from the borders: what its gradient adds up."""
-    period = relation.stride // math.gcd(relation.base, relation.stride)
-    taps = np.arange(relation.taps) * relation.dilation
-    return tuple(int(((relation.base * u + relation.low - taps) % relation.stride == 0).sum()) for u in range(period))
+        return p["geometry"].axes
+    return tuple(r.transposed() for r in p["geometry"].axes) if name == "conv_adjoint" else ()

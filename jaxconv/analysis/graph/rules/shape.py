@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxconv.jaxprs.constants import Const
+from jaxconv.lattice import Relation
 
-from ..links import Affine, Link, groups, take, window
+from ..links import Link, groups, take, window
 from ..nodes import Axis, Edge, Node, Value, merge_classes, uniform
 from ..reader import Anything, Reader, rule
 from .pointwise import transposed
@@ -174,7 +175,7 @@ def select_classes(old: Axis, positions: np.ndarray) -> tuple[Axis, Link | None]
 
 
 def _slide(n_in: int, n_out: int, stride: int = 1, base: int = 1, low: int = 0) -> tuple[np.ndarray, Link]:
-    link = window(Affine(n_in=n_in, n_out=n_out, taps=1, stride=stride, base=base, low=low))
+    link = window(Relation(n_in=n_in, n_out=n_out, taps=1, stride=stride, base=base, low=low))
     return link.index[:, 0], link
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxconv.jaxprs.constants import Const
+from jaxconv.lattice import Relation, of_lax
 
-from ..links import Affine, Link, from_pattern, transposed, window
+from ..links import Link, from_pattern, window
 from ..nodes import Axis, Edge, Value, merge_classes, uniform
 from ..reader import NAMED_CALLS, Anything, Reader, rule
 
@@ -60,7 +61,7 @@ def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: st
     return reader.graph.linked(value, used, axes, primitive, reader.place, **layer)
 
 
-def _layer(kind: str, relations: Sequence[Affine], **more: Any) -> dict[str, Any]:
+def _layer(kind: str, relations: Sequence[Relation], **more: Any) -> dict[str, Any]:
     return {
         "kind": kind,
         "kernel": tuple(r.taps for r in relations),
@@ -82,19 +83,7 @@ def _conv(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     if p["batch_group_count"] != 1:
         raise reader.refuse("batch_group_count is not 1")
     lhs, rhs, out = p["dimension_numbers"]
-    relations = []
-    for i, (a, b) in enumerate(zip(lhs[2:], out[2:], strict=True)):
-        relations.append(
-            Affine(
-                n_in=value.shape[a],
-                n_out=out_shape[b],
-                taps=kernel.shape[rhs[2 + i]],
-                stride=p["window_strides"][i],
-                dilation=p["rhs_dilation"][i],
-                base=p["lhs_dilation"][i],
-                low=p["padding"][i][0],
-            )
-        )
+    relations = of_lax(p, value.shape, kernel.shape, out_shape)
     layer = _conv_layer(relations, kernel, (rhs[1], rhs[0], *rhs[2:]), p["feature_group_count"])
     links = {a: window(r) for a, r in zip(lhs[2:], relations, strict=True)}
     order = [lhs.index(b) for b in range(len(lhs))]  # input axis -> its place in (batch, feature, *spatial)
@@ -136,22 +125,10 @@ def _face(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     g, shape = eqn.params["geometry"], eqn.outvars[0].aval.shape
     if not isinstance(value, Value) or isinstance(kernel, Value):
         raise reader.refuse("its kernel depends on the input")
-    forward = [
-        Affine(
-            n_in=g.input_size[a],
-            n_out=g.output_size[a],
-            taps=g.kernel_size[a],
-            stride=g.stride[a],
-            dilation=g.dilation[a],
-            base=g.base_dilation[a],
-            low=g.pads[a][0],
-        )
-        for a in range(len(g.kernel_size))
-    ]
-    rank = len(forward)
+    rank = g.rank
     apply = eqn.primitive.name == "conv_apply"
     order = (rank, rank + 1, *range(rank)) if apply else (rank + 1, rank, *range(rank))
-    own = [r if apply else transposed(r) for r in forward]
+    own = [r if apply else r.transposed() for r in g.axes]
     layer = _conv_layer(own, kernel, order, g.groups)
     layer["flip"] = not apply
     links = {len(shape) - rank - 1 + a: window(r) for a, r in enumerate(own)}
@@ -177,7 +154,7 @@ def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Any
     rank = len(shape)
     relations, links = [], {}
     for a in range(rank):
-        r = Affine(
+        r = Relation(
             n_in=value.shape[a],
             n_out=shape[a],
             taps=p["window_dimensions"][a],
@@ -186,7 +163,7 @@ def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Any
             base=(p.get("base_dilation") or (1,) * rank)[a],
             low=p["padding"][a][0],
         )
-        if r != Affine(value.shape[a], value.shape[a], 1):
+        if r != Relation(value.shape[a], value.shape[a], 1):
             relations.append(r)
             links[a] = window(r)
     seen = windowed(reader, value, links, eqn.primitive.name, **_layer("pool", relations))
@@ -201,16 +178,16 @@ def _select_and_scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> lis
         raise reader.refuse("only which position is the largest depends on the input")
     p = eqn.params
     links: dict[int, Link] = {}
-    made: list[Affine] = []
+    made: list[Relation] = []
     for a, (k, s, (low, _)) in enumerate(zip(p["window_dimensions"], p["window_strides"], p["padding"], strict=True)):
-        r = Affine(n_in=operand.shape[a], n_out=value.shape[a], taps=k, stride=s, low=low)
-        if r != Affine(value.shape[a], value.shape[a], 1):
-            made.append(transposed(r))
+        r = Relation(n_in=operand.shape[a], n_out=value.shape[a], taps=k, stride=s, low=low)
+        if r != Relation(value.shape[a], value.shape[a], 1):
+            made.append(r.transposed())
             links[a] = window(made[-1])
     seen = windowed(reader, value, links, "select_and_scatter_add", **_layer("unpool", made))
     if isinstance(operand, Value):
         pooled = windowed(
-            reader, operand, {a: window(transposed(r)) for a, r in zip(links, made, strict=True)}, "choice"
+            reader, operand, {a: window(r.transposed()) for a, r in zip(links, made, strict=True)}, "choice"
         )
         _choose(reader, seen, pooled, links)
     return [seen]
@@ -236,7 +213,7 @@ def _same_places(old: Axis, new: Axis) -> Link | None:
 
 
 # --------------------------------------------------------------------- the library's pooling, as jitted calls by name
-def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Affine]:
+def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relation]:
     """The window that a pooling call slides along each axis, found from what is inside of it.
 
     The inside is read on its own as a graph; along each axis the bounds of what an output reads, and the spacing of
@@ -266,7 +243,7 @@ def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Affine
         block, starts = counts_at(source, out, index)
         taps = np.nonzero(block.sum(axis=tuple(b for b in range(block.ndim) if b != a)))[0] + starts[a]
         found[a] = _fit(axis.size, n_out, low[others], high[others], taps)
-    return {a: r for a, r in found.items() if r != Affine(value.shape[a], value.shape[a], 1)}
+    return {a: r for a, r in found.items() if r != Relation(value.shape[a], value.shape[a], 1)}
 
 
 def _flat(axis: Axis) -> bool:
@@ -274,7 +251,7 @@ def _flat(axis: Axis) -> bool:
     return not axis.spatial and axis.count < axis.size
 
 
-def _fit(n_in: int, n_out: int, low: np.ndarray, high: np.ndarray, taps: np.ndarray) -> Affine:
+def _fit(n_in: int, n_out: int, low: np.ndarray, high: np.ndarray, taps: np.ndarray) -> Relation:
     """The sliding window whose cut reads run from low[q] to high[q], with taps spaced as the given ones are."""
     dilation = int(np.gcd.reduce(np.diff(taps))) if len(taps) > 1 else 1
     real = np.isfinite(low)
@@ -288,7 +265,7 @@ def _fit(n_in: int, n_out: int, low: np.ndarray, high: np.ndarray, taps: np.ndar
     elif n_out > 1:
         stride = max(int(np.max(np.abs(np.diff(high)), initial=1)), int(np.max(np.abs(np.diff(low)), initial=1)), 1)
     shift = stride * int(q[full[0]]) - int(low[full[0]])
-    return Affine(n_in=n_in, n_out=n_out, taps=size, stride=max(stride, 1), dilation=dilation, low=shift)
+    return Relation(n_in=n_in, n_out=n_out, taps=size, stride=max(stride, 1), dilation=dilation, low=shift)
 
 
 def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
@@ -312,7 +289,7 @@ def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     windows = _pool_windows(indices)
     if windows is None:
         raise reader.refuse("its indices do not come from a max_pool in this function")
-    relations = {a: transposed(r) for a, r in windows.items()}
+    relations = {a: r.transposed() for a, r in windows.items()}
     shape = eqn.outvars[0].aval.shape
     if any(r.n_in != value.shape[a] or r.n_out != shape[a] for a, r in relations.items()):
         raise reader.refuse(f"its indices come from a pooling of another size than {value.shape} -> {shape}")
@@ -323,7 +300,7 @@ def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     return [seen]
 
 
-def _pool_windows(indices: Anything) -> dict[int, Affine] | None:
+def _pool_windows(indices: Anything) -> dict[int, Relation] | None:
     if not isinstance(indices, Value):
         return None
     found = [e.src.layer["windows"] for e in indices.edges if "windows" in e.src.layer and not any(e.links)]
