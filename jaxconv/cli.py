@@ -80,6 +80,7 @@ def convert(
     checkpoint: Folder,
     model: str,
     out: Path,
+    set: tuple[str, ...] = (),
     convention: Literal["torch", "keras"] = "torch",
     fold_batch_norm: bool = False,
     dry_run: bool = False,
@@ -90,13 +91,16 @@ def convert(
         checkpoint: PyTorch state_dict, safetensors or .npz file.
         model: which architecture it is for, such as enet.
         out: run folder to write.
+        set: arguments of the model, as KEY=VALUE, such as classes=21.
         convention: how the file names and lays out its tensors.
         fold_batch_norm: store the network with batch normalisation folded into its convolutions.
         dry_run: only say which tensor would go where, and which normalisation would be folded.
     """
     from jaxconv.convert import convert_checkpoint
+    from jaxconv.train.config import parse_settings
 
     options: dict[str, Any] = {"convention": convention, "fold_batch_norm": fold_batch_norm, "dry_run": dry_run}
+    options["model_kwargs"] = parse_settings(set) or None
     print(convert_checkpoint(checkpoint, model, out, **options))
 
 

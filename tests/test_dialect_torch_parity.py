@@ -221,7 +221,68 @@ def pad_case(name):
         yield Case(name, (x,), (numbers,), kwargs, (0,))
 
 
+def norm_case(name):
+    d = Draw(name)
+    while True:
+        channels = d.pick(2, 4)
+        rest = tuple(d.pick(2, 3) for _ in range(d.pick(1, 2, 3)))
+        x = d.normal(2, channels, *rest)
+        w, b = d.pick((None, None), (d.normal(channels), d.normal(channels)), (d.normal(channels), None))
+        kwargs = {"eps": d.pick(1e-5, 1e-2)}
+        if name == "group_norm":
+            yield Case(name, (x,), (d.pick(1, 2, channels),), kwargs, (0,))
+        elif name == "layer_norm":
+            shape = x.shape[d.pick(1, 2, x.ndim - 1) :]
+            yield Case(name, (x,), (shape,), kwargs, (0,))
+        else:
+            mean, var = d.normal(channels), d.rng.uniform(0.5, 1.5, channels)
+            flag = d.pick(True, False)
+            kwargs["training" if name == "batch_norm" else "use_input_stats"] = flag
+            # PyTorch writes to the statistics it is given.
+            arrays = (x, None, None, w, b) if flag else (x, mean, var, w, b)
+            yield Case(name, arrays, (), kwargs, tuple(i for i in (0, 3, 4) if arrays[i] is not None))
+
+
+def linear_case(name):
+    d = Draw(name)
+    while True:
+        if name == "prelu":
+            x = d.normal(2, 3, *(d.pick(1, 2, 3) for _ in range(d.pick(0, 1, 2))))
+            yield Case(name, (x, d.normal(d.pick(1, 3))), (), {}, (0, 1))
+        else:
+            x, bias = d.normal(*(d.pick(1, 2, 3) for _ in range(d.pick(0, 1, 2))), 3), d.pick(None, d.normal(2))
+            yield Case(name, (x, d.normal(2, 3), bias), (), {}, (0, 1) if bias is None else (0, 1, 2))
+
+
+def adaptive_case(name):
+    rank, d = int(name[-2]), Draw(name)
+    while True:
+        x = d.normal(*d.lead(), 2, *(d.pick(1, 3, 4, 5, 7) for _ in range(rank)))
+        sizes = d.pick(d.pick(1, 2, 3, 6), tuple(d.pick(1, 2, 3, 5) for _ in range(rank)))
+        if rank > 1 and isinstance(sizes, tuple) and d.pick(True, False):
+            sizes = (None, *sizes[1:])
+        yield Case(name, (x,), (sizes,), {"return_indices": d.pick(True, False)} if "max" in name else {}, (0,))
+
+
+def grid_case(name):
+    d = Draw(name)
+    while True:
+        rank = d.pick(2, 2, 3)
+        x = d.normal(2, 2, *(d.pick(1, 3, 4) for _ in range(rank)))
+        grid = d.rng.uniform(-1.8, 1.8, (2, *(d.pick(1, 2, 3) for _ in range(rank)), rank))
+        kwargs = {
+            "mode": d.pick("bilinear", "nearest", *(["bicubic"] if rank == 2 else [])),
+            "padding_mode": d.pick("zeros", "border", "reflection"),
+            "align_corners": d.pick(True, False),
+        }
+        yield Case(name, (x, grid), (), kwargs, (0, 1) if kwargs["mode"] == "bilinear" else (0,))
+
+
 GENERATORS = {
+    **dict.fromkeys(("batch_norm", "instance_norm", "group_norm", "layer_norm"), norm_case),
+    **dict.fromkeys(("linear", "prelu"), linear_case),
+    **{f"adaptive_{k}_pool{r}d": adaptive_case for k in ("avg", "max") for r in (1, 2, 3)},
+    "grid_sample": grid_case,
     **{f"{n}{r}d": conv_case for n in ("conv", "conv_transpose") for r in (1, 2, 3)},
     **{f"{n}{r}d": pool_case for n in ("max_pool", "avg_pool") for r in (1, 2, 3)},
     **{f"max_unpool{r}d": unpool_case for r in (1, 2, 3)},

@@ -75,6 +75,19 @@ CALLS = {
     "tensorflow.batch_to_space": (tensorflow.batch_to_space, (normal(4, 1, 2, 1), [2, 2], [[0, 1], [0, 0]]), 1, {}),
     "tensorflow.max_pool_with_argmax": (tensorflow.max_pool_with_argmax, (normal(1, 3, 3, 2), 2, 1, "SAME"), 1, {}),
     "tensorflow.image_resize": (tensorflow.image_resize, (normal(1, 3, 3, 1), [2, 5]), 1, {"method": "lanczos3"}),
+    **{
+        f"torch.{name}{r}d": (getattr(torch, f"{name}{r}d"), (normal(2, 2, *(5, 3, 4)[:r]), 2), 1, {})
+        for name in ("adaptive_avg_pool", "adaptive_max_pool") for r in (1, 2, 3)
+    },
+    "torch.batch_norm": (
+        torch.batch_norm, (normal(2, 3, 2), normal(3), np.arange(1.0, 4.0), normal(3), normal(3)), 5, {},
+    ),
+    "torch.instance_norm": (torch.instance_norm, (normal(2, 3, 4),), 1, {}),
+    "torch.group_norm": (torch.group_norm, (normal(2, 4, 3), 2), 1, {}),
+    "torch.layer_norm": (torch.layer_norm, (normal(2, 3, 4), (3, 4)), 1, {}),
+    "torch.prelu": (torch.prelu, (normal(2, 3, 4), normal(3)), 2, {}),
+    "torch.linear": (torch.linear, (normal(2, 3), normal(4, 3), normal(4)), 3, {}),
+    "torch.grid_sample": (torch.grid_sample, (normal(1, 2, 3, 4), normal(1, 2, 2, 2) / 3), 2, {}),
     "onnx.Conv": (onnx.Conv, (normal(1, 2, 4), normal(1, 2, 3), normal(1)), 3, {"pads": [1, 0]}),
     "onnx.ConvTranspose": (
         onnx.ConvTranspose, (normal(1, 1, 3), normal(1, 2, 3)), 2, {"strides": [2], "output_shape": [6]},

@@ -9,6 +9,7 @@ from typing import Any
 from flax import nnx
 
 from jaxconv.convert.matching import Rename, load_tensors
+from jaxconv.convert.names import arrange
 from jaxconv.convert.report import Report
 from jaxconv.convert.sources import Checkpoint, read_checkpoint
 from jaxconv.models import REGISTRY
@@ -32,6 +33,23 @@ def camvid_preprocessing() -> Preprocessing:
 
 def _plain_preprocessing(classes: int, channels: int) -> Preprocessing:
     return Preprocessing(class_names=tuple(f"class {i}" for i in range(classes)), channels=channels)
+
+
+def _preprocessing_of(network: Any) -> Preprocessing:
+    """From what the network says of itself; without classes the record names none."""
+    config = network.config
+    classes, channels = config.get("classes", 0), config.get("in_channels", config.get("channels", 3))
+    if channels not in (1, 3):  # no picture: the record is for pictures, and says nothing of other inputs
+        return Preprocessing(class_names=tuple(f"class {i}" for i in range(classes)))
+    low, high = network.input_range if hasattr(network, "input_range") else (0.0, 1.0)
+    span = high - low
+    # The record scales first: (pixel / 255 * span + low - mean) / std.
+    mean = network.mean if len(getattr(network, "mean", ())) == channels else (0.0,) * channels
+    std = network.std if len(getattr(network, "std", ())) == channels else (1.0,) * channels
+    return Preprocessing(
+        class_names=tuple(f"class {i}" for i in range(classes)), channels=channels, scale=span / 255,
+        mean=tuple(m - low for m in mean), std=std, size_multiple=getattr(network, "size_multiple", 1),
+    )  # fmt: skip
 
 
 def _enet(checkpoint: Checkpoint) -> tuple[dict[str, Any], Preprocessing]:
@@ -67,7 +85,8 @@ def convert_checkpoint(
         model_kwargs: arguments of the model; they may be left out for "enet", whose checkpoint tells them.
         preprocessing: what to do with images and what the classes are. Default for an "enet" of 12 classes: CamVid's
             (RGB/255, 480 x 360, void ignored); else the pixel values / 255, for as many nameless classes as the model
-            has.
+            has. Channels, scale, mean and deviation are those that the network says of itself. The record of a network
+            without classes (FSRCNN, a generator) names none: such a folder is for `load_run` and `explain`.
         convention: "torch" or "keras", how the file names and lays out its tensors.
         rename: see `load_tensors`.
         fold_batch_norm: store the network with its batch normalisation folded into the convolutions (see
@@ -94,19 +113,15 @@ def convert_checkpoint(
     kwargs = {**kwargs, **(model_kwargs or {})}
     # Abstract: no random number is drawn for parameters that the file is about to fill.
     network: Any = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
-    if preprocessing is None and record is None and "classes" not in network.config:
-        raise ValueError(
-            f"model {model!r} gives no classes, and a run folder is for segmentation; place its weights with "
-            "jaxconv.convert.load_tensors"
-        )
+    tensors = arrange(network, checkpoint.tensors, convention)
     report = load_tensors(
-        network, checkpoint.tensors, convention=convention, rename=rename, ordered=checkpoint.ordered, dry_run=dry_run,
+        network, tensors, convention=convention, rename=rename, ordered=checkpoint.ordered, dry_run=dry_run,
         fold_batch_norm=fold_batch_norm, source=str(path),
     )  # fmt: skip
     if dry_run:
         return report
     config = network.config
-    preprocessing = preprocessing or record or _plain_preprocessing(config["classes"], config["in_channels"])
+    preprocessing = preprocessing or record or _preprocessing_of(network)
     network.eval()
     extra = {"converted_from": Path(path).name, "placed": len(report.placed), "folded": len(report.folded)}
     return save_run(

@@ -140,6 +140,9 @@ class ENet(nnx.Module):
     Source: Paszke et al. 2016 (arXiv:1606.02147), table 1.
     """
 
+    size_multiple, input_range, mean, std = 8, (0.0, 1.0), (), ()
+    heads = ("transposed_conv",)
+
     def __init__(
         self,
         classes: int,

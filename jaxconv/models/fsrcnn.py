@@ -45,6 +45,8 @@ class FSRCNN(nnx.Module):
     Source: Dong et al. 2016 (arXiv:1608.00367), section 3.
     """
 
+    size_multiple, input_range, mean, std = 1, (0.0, 1.0), (), ()
+
     def __init__(
         self,
         scale: int = 2,

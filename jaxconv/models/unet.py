@@ -50,6 +50,9 @@ class UNet(nnx.Module):
     (arXiv:1606.06650).
     """
 
+    size_multiple, input_range, mean, std = 1, (0.0, 1.0), (), ()
+    heads = ("head",)
+
     def __init__(
         self,
         in_channels: int,

@@ -1,0 +1,170 @@
+"""Published weights into a network in one line: other class counts, other bands and encoders alone included."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxconv.convert.layers import Layer, walk
+from jaxconv.convert.matching import Rename, load_tensors
+from jaxconv.convert.names import arrange
+from jaxconv.convert.report import Report
+from jaxconv.convert.sources import Checkpoint, read_checkpoint
+
+
+def load(
+    model: Any,
+    file: str | Path | Mapping[str, Any],
+    *,
+    convention: str = "torch",
+    rename: Rename | None = None,
+) -> Any:
+    """Weights in one line: ``model = load(model, FILE)``.
+
+    What the file may differ in, each said in a warning: the number of classes (the head stays as it was made), the
+    number of bands (the first convolution's weights are added up for one band, repeated and scaled for more), and a
+    file of an encoder alone (the decoder stays as it was made).
+
+    Args:
+        model: a network of `jaxconv.models`, or any NNX module; it may be abstract (from ``nnx.eval_shape``) where the
+            file has all values, so that no random number is drawn.
+        file: a file that `read_checkpoint` reads, or name -> array; names of torchvision, segmentation_models_pytorch
+            and the original code of each network are known. Nothing in a file is executed.
+        convention: "torch" or "keras".
+        rename: see `load_tensors`.
+
+    Returns:
+        The model with its weights, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read, tensors that are missing, unexpected or mis-shaped for another reason
+            (the message lists all), or an abstract model of which the file leaves a part out.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxconv.nn import Conv
+        >>> layer = nnx.eval_shape(lambda: Conv(3, 8, (5, 5), rngs=nnx.Rngs(0)))
+        >>> load(layer, {"weight": np.ones((8, 3, 5, 5)), "bias": np.zeros(8)}).kernel.shape
+        (5, 5, 3, 8)
+    """
+    model, report = load_with_report(model, file, convention=convention, rename=rename)
+    for hint in report.hints:
+        warnings.warn(hint, stacklevel=2)
+    return model
+
+
+def load_with_report(
+    model: Any,
+    file: str | Path | Mapping[str, Any],
+    *,
+    convention: str = "torch",
+    rename: Rename | None = None,
+) -> tuple[Any, Report]:
+    """`load`, with the report instead of warnings: its hints say what was adapted or left fresh.
+
+    Args:
+        model, file, convention, rename: of `load`.
+
+    Returns:
+        The model, in evaluation mode, and the `Report`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxconv.nn import Conv
+        >>> layer = nnx.eval_shape(lambda: Conv(1, 8, (5, 5), rngs=nnx.Rngs(0)))
+        >>> layer, report = load_with_report(layer, {"weight": np.ones((8, 3, 5, 5)), "bias": np.zeros(8)})
+        >>> report.hints
+        ('the first convolution (the model itself) has 3 bands in the file and 1 here: its weights were added up',)
+    """
+    given = isinstance(file, Mapping)
+    checkpoint = Checkpoint(dict(file), True, Path("the mapping")) if given else read_checkpoint(file)
+    options: dict[str, Any] = {"convention": convention, "rename": rename, "ordered": checkpoint.ordered}
+    tensors = arrange(model, checkpoint.tensors, convention)
+    target, inside, hints = model, "", []
+    report = load_tensors(model, tensors, strict=False, dry_run=True, **options)
+    encoder = getattr(model, "encoder", None)
+    if report.missing and isinstance(encoder, nnx.Module) and hasattr(encoder, "levels"):
+        # The file of a classifier, whose names begin where the encoder's do.
+        alone = arrange(encoder, checkpoint.tensors, convention)
+        fits = load_tensors(encoder, alone, strict=False, dry_run=True, **options)
+        if len(fits.placed) > len(report.placed) and not fits.missing:
+            target, inside, tensors, report = encoder, "encoder.", alone, fits
+            hints.append("the file holds the encoder alone: everything else is as it was made")
+    tensors, fresh, more = _adapt(target, tensors, report, convention)
+    final = load_tensors(target, tensors, strict=False, dry_run=True, **options)
+    missing = [item for item in final.missing if not _is_under(item[0], fresh)]
+    unfit = dataclasses.replace(final, missing=tuple(missing))
+    unfit.raise_if_failed(str(checkpoint.path))
+    left = [f"{inside}{name}" for name, _ in final.missing]
+    if inside:
+        placed = {f"{inside}{p.target}" for p in final.placed}
+        left = [need.variable for layer in walk(model) for need in layer.needs if need.variable not in placed]
+    if left and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
+        raise ValueError(
+            f"{checkpoint.path} has no values for {', '.join(left)}, and the model was made without any "
+            "(nnx.eval_shape): make it with random streams"
+        )
+    load_tensors(target, tensors, strict=False, **options)
+    model.eval()
+    return model, dataclasses.replace(final, hints=(*hints, *more))
+
+
+def _adapt(
+    model: Any, tensors: dict[str, Any], report: Report, convention: str
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The tensors with the first convolution adapted and other heads left out; the fresh heads; what to say."""
+    hints, fresh, tensors = [], [], dict(tensors)
+    heads, layers = tuple(getattr(model, "heads", ())), walk(model, convention)
+    stem = _stem(layers)
+    for name, shape, variable, needed in report.misshaped:
+        if stem is not None and variable == stem.needs[0].variable and _only_bands(shape, needed, convention):
+            axis = 1 if convention == "torch" else len(shape) - 2
+            tensors[name] = _other_bands(np.asarray(tensors[name]), axis, needed[axis])
+            how = "added up" if needed[axis] == 1 else "repeated in turn and scaled"
+            hints.append(
+                f"the first convolution ({stem.path or 'the model itself'}) has {shape[axis]} bands in the file and "
+                f"{needed[axis]} here: its weights were {how}"
+            )
+        elif _is_under(variable, heads):
+            fresh.append(variable)
+            del tensors[name]
+    if fresh:
+        hints.append(f"other classes than in the file: {', '.join(fresh)} left as made")
+    # An encoder without its head.
+    unused = [name for name, _ in report.unexpected if _is_under(name, ("fc", "classifier", "head"))]
+    if heads and unused and not any(_is_under(layer.path, heads) for layer in layers):
+        tensors = {name: a for name, a in tensors.items() if name not in unused}
+        hints.append(f"the file's head is not used: {', '.join(unused)}")
+    return tensors, fresh, hints
+
+
+def _stem(layers: list[Layer]) -> Layer | None:
+    return next((layer for layer in layers if layer.needs and layer.needs[0].variable.endswith("kernel")), None)
+
+
+def _only_bands(shape: tuple[int, ...], needed: tuple[int, ...], convention: str) -> bool:
+    axis = 1 if convention == "torch" else len(shape) - 2
+    return len(shape) == len(needed) > 2 and shape[:axis] + shape[axis + 1 :] == needed[:axis] + needed[axis + 1 :]
+
+
+def _other_bands(weight: np.ndarray, axis: int, bands: int) -> np.ndarray:
+    """The response to equal bands stays: a sum for one, repetition times 3/bands for more."""
+    before = weight.shape[axis]
+    if bands == 1:
+        return weight.sum(axis, keepdims=True)
+    return np.take(weight, np.arange(bands) % before, axis) * (before / bands)
+
+
+def _is_under(name: str, places: Any) -> bool:
+    return any(name == place or name.startswith(place + ".") for place in places)

@@ -1,0 +1,141 @@
+"""The decoders of DeepLabV3, DeepLabV3+, DUC-HDC and of dilated convolutions with a context module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxconv.models._network import spatial
+from jaxconv.nn import ASPP, DUC, Conv, Upsample, conv_norm, norm, separable_conv
+
+
+class DeepLabV3Decoder(nnx.Module):
+    """ASPP, a 3x3 convolution, a 1x1 to the classes, upsampling to the image.
+
+    Source: Chen et al. 2017 (arXiv:1706.05587).
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, rates: Sequence[int], width: int,
+        how: str, align_corners: bool, kind: str, types: dict[str, Any],
+    ):  # fmt: skip
+        self.aspp = ASPP(channels[-1], width, rates, kind=kind, types=types)
+        self.conv = conv_norm(width, width, (3, 3), kind=kind, types=types)
+        self.head = Conv(width, classes, (1, 1), **types)
+        self.up = Upsample(classes, strides[-1], how, align_corners=align_corners, types=types)
+
+    def __call__(self, levels: list[Array], image: Array) -> Array:
+        """Logits of the image's size."""
+        return self.up(self.head(self.conv(self.aspp(levels[-1]))), spatial(image), image)
+
+
+class DeepLabV3PlusDecoder(nnx.Module):
+    """Separable ASPP, upsampled and joined with 48 channels of stride 4, a separable 3x3, a 1x1, upsampling.
+
+    Source: Chen et al. 2018 (arXiv:1802.02611), section 3.1, with one 3x3 convolution after joining.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, rates: Sequence[int], width: int,
+        how: str, align_corners: bool, kind: str, types: dict[str, Any],
+    ):  # fmt: skip
+        self.place = max(i for i, s in enumerate(strides) if s <= 4)
+        options: dict[str, Any] = {"align_corners": align_corners, "types": types}
+
+        def separable(into: int) -> list[Any]:
+            return [separable_conv(into, width, (3, 3), types=types), norm(kind, width, **types), jax.nn.relu]
+
+        aspp = ASPP(channels[-1], width, rates, separable=True, kind=kind, types=types)
+        self.aspp = nnx.Sequential(aspp, *separable(width))
+        self.up = Upsample(width, strides[-1] // strides[self.place], how, **options)
+        self.block1 = conv_norm(channels[self.place], 48, (1, 1), kind=kind, types=types)
+        self.block2 = nnx.Sequential(*separable(48 + width))
+        self.head = Conv(width, classes, (1, 1), **types)
+        self.last = Upsample(classes, strides[self.place], how, **options)
+
+    def __call__(self, levels: list[Array], image: Array) -> Array:
+        """Logits of the image's size."""
+        skip = levels[self.place]
+        y = self.up(self.aspp(levels[-1]), spatial(skip), skip)
+        y = self.block2(jnp.concatenate([y, self.block1(skip)], axis=-1))
+        return self.last(self.head(y), spatial(image), image)
+
+
+class DUCDecoder(nnx.Module):
+    """Dense upsampling convolution from the coarsest map to the image.
+
+    Source: Wang et al. 2018 (arXiv:1702.08502), section 3.1; with an encoder of hybrid rates this is DUC-HDC.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: int, *, types: dict[str, Any]):
+        self.head = DUC(channels[-1], classes, strides[-1], types=types)
+
+    def __call__(self, levels: list[Array], image: Array) -> Array:
+        """Logits of the image's size."""
+        return self.head(levels[-1], spatial(image))
+
+
+class ContextModule(nnx.Module):
+    """3x3 convolutions of growing dilation that keep channels and size, and a 1x1, begun as the identity.
+
+    Args:
+        channels: channels of input and output: the classes.
+        rates: dilations of the 3x3 convolutions.
+        types: dtype, param_dtype and rngs.
+
+    Returns:
+        Called with x (*batch, H, W, channels): the same shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> x = jnp.ones((1, 4, 4, 2))
+        >>> bool((ContextModule(2, types={"rngs": nnx.Rngs(0)})(x) == x).all())
+        True
+
+    Source: Yu and Koltun 2016 (arXiv:1511.07122), table 1 (basic) and equation 4.
+    """
+
+    def __init__(self, channels: int, rates: Sequence[int] = (1, 1, 2, 4, 8, 16, 1), *, types: dict[str, Any]):
+        options: dict[str, Any] = {"kernel_init": identity_kernel, **types}
+        self.convs = nnx.List([Conv(channels, channels, (3, 3), padding=r, dilation=r, **options) for r in rates])
+        self.last = Conv(channels, channels, (1, 1), **options)
+
+    def __call__(self, x: Array) -> Array:
+        """As x."""
+        for conv in self.convs:
+            x = jax.nn.relu(conv(x))
+        return self.last(x)
+
+
+def identity_kernel(key: Any, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+    """A kernel (*k, channels, channels) whose convolution gives its input back."""
+    kernel = np.zeros(shape)
+    kernel[tuple(k // 2 for k in shape[:-2])] = np.eye(*shape[-2:])
+    return jnp.asarray(kernel, dtype)
+
+
+class ContextDecoder(nnx.Module):
+    """1x1 to the classes, the context module, upsampling to the image.
+
+    Source: Yu and Koltun 2016 (arXiv:1511.07122), sections 3 and 4.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, rates: Sequence[int], how: str,
+        align_corners: bool, types: dict[str, Any],
+    ):  # fmt: skip
+        self.head = Conv(channels[-1], classes, (1, 1), **types)
+        self.context = ContextModule(classes, rates, types=types)
+        self.up = Upsample(classes, strides[-1], how, align_corners=align_corners, types=types)
+
+    def __call__(self, levels: list[Array], image: Array) -> Array:
+        """Logits of the image's size."""
+        return self.up(self.context(self.head(levels[-1])), spatial(image), image)

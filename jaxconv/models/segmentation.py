@@ -1,0 +1,189 @@
+"""Any encoder under any decoder, each in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxconv.models._network import Encoder, Network, make_types
+from jaxconv.models.deeplab import ContextDecoder, DeepLabV3Decoder, DeepLabV3PlusDecoder, DUCDecoder
+from jaxconv.models.fcn import FCNDecoder
+from jaxconv.models.mobilenet import MobileNetV2
+from jaxconv.models.resnet import BLOCKS, ResNet
+from jaxconv.models.segnet import SegNetDecoder, UNetDecoder
+from jaxconv.models.vgg import VGG16
+
+ENCODERS = ("vgg16", "vgg16_bn", *(f"resnet{depth}" for depth in BLOCKS), "mobilenetv2")
+
+# Architecture -> output stride and upsampler that its paper has.
+ARCHITECTURES: dict[str, tuple[int, str]] = {
+    "context": (8, "bilinear"), "deeplabv3": (8, "bilinear"), "deeplabv3plus": (16, "bilinear"), "duc": (8, "shuffle"),
+    "fcn16s": (32, "transposed"), "fcn32s": (32, "transposed"), "fcn8s": (32, "transposed"),
+    "segnet": (32, "unpool"), "unet": (32, "transposed"),
+}  # fmt: skip
+
+
+def encoder_by_name(name: str, *, width: float | None = None, **settings: Any) -> Encoder:
+    """An encoder without a head.
+
+    Args:
+        name: one of `ENCODERS`.
+        width: a share of the usual channels.
+        **settings: in_channels, output_stride, norm, the three types; for ResNets multi_grid and rates.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ValueError: another name, or settings that the encoder does not have.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"encoder={name!r} is not one of {', '.join(ENCODERS)}")
+    share = 1.0 if width is None else width
+    if name.startswith("resnet"):
+        return ResNet(int(name[6:]), 0, width=max(int(64 * share), 1), **settings)
+    for key in ("multi_grid", "rates"):
+        if settings.pop(key, None) is not None:
+            raise ValueError(f"{key} is for the ResNets; encoder={name!r} has none")
+    if name == "mobilenetv2":
+        return MobileNetV2(0, width=share, **settings)
+    if settings.pop("norm", "batch") != "batch":
+        raise ValueError(f"encoder={name!r} has batch normalisation (vgg16_bn) or none (vgg16)")
+    widths = [max(int(w * share), 1) for w in (64, 128, 256, 512, 512)]
+    return VGG16(0, batch_norm=name == "vgg16_bn", widths=widths, **settings)
+
+
+class Segmentation(Network):
+    """A segmentation network of any encoder and any decoder.
+
+    ============= ==================================================== =============== ===========
+    architecture  decoder                                              output stride   upsampler
+    ============= ==================================================== =============== ===========
+    fcn32s, 16s,  1x1 scores of strides 32, 16, 8, added up            32              transposed
+    fcn8s
+    segnet        unpooling and 3x3 convolutions, no joined features   32              unpool
+    unet          upsampling, joined with each level, 3x3 convolutions 32              transposed
+    deeplabv3     ASPP                                                 8               bilinear
+    deeplabv3plus separable ASPP, joined with stride 4                 16              bilinear
+    duc           dense upsampling convolution                         8               (its own)
+    context       scores, then the dilated context module              8               bilinear
+    ============= ==================================================== =============== ===========
+
+    Args:
+        architecture: name of the decoder.
+        classes: channels of the output.
+        encoder: "vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50", "resnet101" or "mobilenetv2".
+        in_channels: channels of the input.
+        output_stride: of the encoder, 32, 16 or 8, reached by dilation; default: the table's.
+        upsampler: see `jaxconv.nn.Upsample`; default: the table's.
+        rates: dilations of ASPP (default 12, 24, 36 at output stride 8, else 6, 12, 18), or of the context module
+            (default 1, 1, 2, 4, 8, 16, 1).
+        encoder_rates: dilations of a ResNet's four stages, see `ResNet`; for "duc" and ResNet-101 the default is the
+            paper's hybrid ones.
+        multi_grid: of a ResNet.
+        encoder_width: share of the encoder's usual channels.
+        width: channels of ASPP, or the first of a U-Net's, which then halve at each level.
+        norm: name of the normalisation, see `jaxconv.nn.norm`.
+        align_corners: of bilinear upsampling.
+        dtype: dtype to compute in; default: what input and parameters promote to.
+        param_dtype: dtype of the parameters.
+        rngs: random streams.
+
+    Returns:
+        Called with x (*batch, H, W, in_channels), of any size: logits (*batch, H, W, classes).
+
+    Raises:
+        ValueError: unknown names, numbers out of range, and settings that a part does not have.
+
+    Example:
+        >>> import jax
+        >>> from flax import nnx
+        >>> make = lambda: Segmentation("deeplabv3plus", 12, encoder="mobilenetv2", in_channels=4, rngs=nnx.Rngs(0))
+        >>> x = jax.ShapeDtypeStruct((1, 97, 131, 4), "float32")
+        >>> nnx.eval_shape(lambda x: make()(x), x).shape
+        (1, 97, 131, 12)
+
+    Source: of each decoder, in its own file.
+    """
+
+    heads = ("decoder.head", "decoder.scores", "decoder.last", "decoder.up", "decoder.ups", "decoder.context")
+
+    def __init__(
+        self,
+        architecture: str,
+        classes: int,
+        *,
+        encoder: str = "resnet50",
+        in_channels: int = 3,
+        output_stride: int | None = None,
+        upsampler: str | None = None,
+        rates: Sequence[int] | None = None,
+        encoder_rates: Sequence[Sequence[int]] | None = None,
+        multi_grid: Sequence[int] | None = None,
+        encoder_width: float | None = None,
+        width: int = 256,
+        norm: str = "batch",
+        align_corners: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture={architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        types = make_types(dtype, param_dtype, rngs)
+        stride, how = ARCHITECTURES[architecture]
+        self._keep(
+            types, architecture=architecture, classes=classes, encoder=encoder, in_channels=in_channels,
+            output_stride=output_stride, upsampler=upsampler, rates=rates, encoder_rates=encoder_rates,
+            multi_grid=multi_grid, encoder_width=encoder_width, width=width, norm=norm, align_corners=align_corners,
+        )  # fmt: skip
+        if classes < 1:
+            raise ValueError(f"classes={classes} must be at least 1")
+        stride, how = output_stride or stride, upsampler or how
+        if architecture == "duc" and how != "shuffle":
+            raise ValueError(f"upsampler={how!r}: dense upsampling convolution is a shuffle itself")
+        if architecture == "duc" and encoder == "resnet101" and encoder_rates is None:
+            encoder_rates = ((1,), (1,), (1, 2, 5, 9), (5, 9, 17))
+        settings: dict[str, Any] = {"rates": encoder_rates, "multi_grid": multi_grid}
+        self.encoder = encoder_by_name(
+            encoder, width=encoder_width, in_channels=in_channels, output_stride=stride, norm=norm,
+            **{k: v for k, v in settings.items() if v is not None}, **types,
+        )  # fmt: skip
+        self.mean, self.std = (self.encoder.mean, self.encoder.std) if in_channels == 3 else ((), ())
+        options: dict[str, Any] = {"how": how, "align_corners": align_corners, "types": types}
+        default = (1, 1, 2, 4, 8, 16, 1) if architecture == "context" else (12, 24, 36) if stride == 8 else (6, 12, 18)
+        chosen = tuple(rates or default)
+        if rates is not None and not (architecture == "context" or architecture.startswith("deeplab")):
+            raise ValueError(f"rates={rates!r}: architecture={architecture!r} has no dilated convolutions of its own")
+        decoders: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
+            "context": lambda: (ContextDecoder, {"rates": chosen, **options}),
+            "deeplabv3": lambda: (DeepLabV3Decoder, {"rates": chosen, "width": width, "kind": norm, **options}),
+            "deeplabv3plus": lambda: (DeepLabV3PlusDecoder, {"rates": chosen, "width": width, "kind": norm, **options}),
+            "duc": lambda: (DUCDecoder, {"types": types}),
+            "segnet": lambda: (SegNetDecoder, {"kind": norm, **options}),
+            "unet": lambda: (UNetDecoder, {"widths": [max(width >> i, 1) for i in range(5)], "kind": norm, **options}),
+        }
+        fcn = lambda: (FCNDecoder, {"finest": int(architecture[3:-1]), **options})  # noqa: E731
+        decoder, more = decoders.get(architecture, fcn)()
+        self.decoder = decoder(self.encoder.channels, self.encoder.strides, classes, **more)
+
+    def __call__(self, x: Array) -> Array:
+        """Logits (*batch, H, W, classes) of x (*batch, H, W, in_channels)."""
+        return self.decoder(self.encoder.levels(x), x)
+
+
+def segmentation(architecture: str, **settings: Any) -> Segmentation:
+    """`Segmentation` by name: ``segmentation("unet", classes=5, encoder="resnet18", rngs=rngs)``.
+
+    Example:
+        >>> from flax import nnx
+        >>> make = lambda: segmentation("fcn8s", classes=5, encoder="resnet18", encoder_width=0.1, rngs=nnx.Rngs(0))
+        >>> nnx.eval_shape(make).encoder.strides
+        (2, 4, 8, 16, 32)
+    """
+    return Segmentation(architecture, **settings)

@@ -1,0 +1,99 @@
+"""Adaptive pooling: the output's size is given, and the windows follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxconv._checks import as_index
+from jaxconv.resampling.pooling import avg_pool, max_pool
+
+Sizes = int | None | Sequence[int | None]
+
+
+def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
+    """Mean over windows that share out each axis: ``y[q] = mean of x[floor(q n / m) : ceil((q + 1) n / m)]``.
+
+    Args:
+        x: (*batch, *spatial, channels).
+        output_size: m, one int per spatial axis; None keeps an axis as it is.
+
+    Returns:
+        (*batch, *output_size, channels).
+
+    Raises:
+        ValueError: a size below 1, or more sizes than axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> adaptive_avg_pool(jnp.arange(5.0)[:, None], (2,)).ravel().tolist()
+        [1.0, 3.0]
+    """
+    x, targets = _targets(jnp.asarray(x), output_size)
+    even, rest = _even(x, targets)
+    y = avg_pool(x, even) if max(even) > 1 else x
+    for axis, m in rest:
+        n = y.shape[axis]
+        weights = np.zeros((m, n))
+        for q, (start, stop) in enumerate(_windows(n, m)):
+            weights[q, start:stop] = 1 / (stop - start)
+        y = jnp.moveaxis(jnp.tensordot(jnp.asarray(weights, y.dtype), y, (1, axis)), 0, axis)
+    return y
+
+
+def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
+    """Maximum over the windows of `adaptive_avg_pool`.
+
+    Args:
+        x: (*batch, *spatial, channels).
+        output_size: m, one int per spatial axis; None keeps an axis as it is.
+
+    Returns:
+        (*batch, *output_size, channels).
+
+    Raises:
+        ValueError: a size below 1, or more sizes than axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> adaptive_max_pool(jnp.arange(5.0)[:, None], (2,)).ravel().tolist()
+        [2.0, 4.0]
+    """
+    x, targets = _targets(jnp.asarray(x), output_size)
+    even, rest = _even(x, targets)
+    y = max_pool(x, even) if max(even) > 1 else x
+    assert not isinstance(y, tuple)
+    for axis, m in rest:
+        windows = _windows(y.shape[axis], m)
+        longest = max(stop - start for start, stop in windows)
+        # A shorter window repeats its last element, which changes no maximum.
+        taps = np.array([[min(start + t, stop - 1) for t in range(longest)] for start, stop in windows])
+        y = jnp.max(jnp.take(y, taps, axis=axis), axis=axis + 1)
+    return y
+
+
+def _targets(x: Array, output_size: Sequence[int | None]) -> tuple[Array, tuple[int, ...]]:
+    rank = len(output_size)
+    if not 1 <= rank < x.ndim:
+        raise ValueError(f"output_size={tuple(output_size)} needs {rank} spatial axes before the channels of {x.shape}")
+    sizes = x.shape[-rank - 1 : -1]
+    targets = tuple(n if m is None else as_index(m, "output_size") for n, m in zip(sizes, output_size, strict=True))
+    if min(targets) < 1 or min(sizes) < 1:
+        raise ValueError(f"output_size={tuple(output_size)} of x {x.shape}: all sizes must be at least 1")
+    return x, targets
+
+
+def _even(x: Array, targets: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """Windows of the axes that the targets divide, and (axis, target) of the others."""
+    first = x.ndim - 1 - len(targets)
+    sizes = x.shape[first:-1]
+    even = tuple(n // m if n % m == 0 else 1 for n, m in zip(sizes, targets, strict=True))
+    return even, [(first + i, m) for i, (n, m) in enumerate(zip(sizes, targets, strict=True)) if n % m]
+
+
+def _windows(n: int, m: int) -> list[tuple[int, int]]:
+    return [(q * n // m, -(-(q + 1) * n // m)) for q in range(m)]
