@@ -120,8 +120,8 @@ def explain(
     """Explain a network: what it sees, where it has holes, where it prints checkerboards. Writes one HTML page.
 
     Args:
-        what: run folder, model name, MODULE:NAME or FILE.py:NAME. NAME is a function of one image (then give --input
-            or --image), or a function without arguments that returns (fn, image, ...).
+        what: run folder, model name, FILE.onnx, MODULE:NAME or FILE.py:NAME. NAME is a function of one image (then
+            give --input or --image), or a function without arguments that returns (fn, image, ...).
         input: shape of the image, as 1,256,256,3.
         image: picture to draw the receptive field on.
         out: HTML file; default explain.html in a run folder, else NAME-explain.html.

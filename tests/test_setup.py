@@ -27,7 +27,8 @@ ROWS = (
     {"dialects", "analysis", "nn"},
     {"figures", "models"},
     {"benchmark", "train"},
-    {"convert", "explain"},
+    {"convert"},
+    {"explain"},
     {"offline"},
     {"bench_commands"},
     {"cli"},  # and jaxconv/__main__.py, which calls it; the package itself imports nothing of its own at once

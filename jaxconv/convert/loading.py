@@ -98,7 +98,7 @@ def load_with_report(
         # The file of a classifier, whose names begin where the encoder's do.
         alone = arrange(encoder, checkpoint.tensors, convention)
         fits = load_tensors(encoder, alone, strict=False, dry_run=True, **options)
-        if len(fits.placed) > len(report.placed) and not fits.missing:
+        if len(fits.placed) >= len(report.placed) and not fits.missing:
             target, inside, tensors, report = encoder, "encoder.", alone, fits
             hints.append("the file holds the encoder alone: everything else is as it was made")
     tensors, fresh, more = _adapt(target, tensors, report, convention)

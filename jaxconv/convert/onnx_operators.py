@@ -119,31 +119,75 @@ _simple("Shape", lambda xp, x: np.asarray(x.shape, np.int64))
 _simple("Size", lambda xp, x: np.asarray(x.size, np.int64))
 
 
+# ------------------------------------------------------------------------------------------- short ones
+def _space(x: Any) -> tuple[int, ...]:
+    return tuple(range(2, x.ndim))
+
+
+def _per_channel(v: Any, x: Any) -> Any:
+    return v.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def _normalised(x: Any, axes: Any, node: Node) -> Any:
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + node.get("epsilon", 1e-5))
+
+
+def _gathered(take: str) -> Callable[..., Any]:
+    def gather(node: Node, xp: Any, x: Any, i: Any) -> Any:
+        axis = node.get("axis", 0)
+        return getattr(xp, take)(x, xp.where(i < 0, i + x.shape[axis], i), axis=axis)
+
+    return gather
+
+
+def _arg(node: Node, xp: Any, x: Any) -> Any:
+    axis, keep = node.get("axis", 0), bool(node.get("keepdims", 1))
+    return getattr(xp, node.kind.lower())(x, axis=axis, keepdims=keep)
+
+
+def _filled(node: Node, xp: Any, shape: Any) -> Any:
+    value = np.asarray(node.get("value", np.zeros(1, np.float32)))
+    return np.full(_numbers(shape, "shape"), value.reshape(-1)[0], value.dtype)
+
+
+_SHORT: dict[str, Callable[..., Any]] = {
+    "ArgMax": _arg, "ArgMin": _arg, "ConstantOfShape": _filled,
+    "Concat": lambda node, xp, *a: xp.concatenate(a, axis=node.attributes["axis"]),
+    "Dropout": lambda node, xp, x, *_: (x, xp.ones(x.shape, bool)),
+    "Einsum": lambda node, xp, *a: xp.einsum(node.attributes["equation"], *a),
+    "Elu": lambda node, xp, x: jax.nn.elu(x, node.get("alpha", 1.0)),
+    "Celu": lambda node, xp, x: jax.nn.celu(x, node.get("alpha", 1.0)),
+    "Selu": lambda node, xp, x: jax.nn.selu(x),
+    "Expand": lambda node, xp, x, n: xp.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(_numbers(n, "shape")))),
+    "Flatten": lambda node, xp, x: x.reshape(int(np.prod(x.shape[: node.get("axis", 1)])), -1),
+    "Gather": _gathered("take"), "GatherElements": _gathered("take_along_axis"),
+    "Gelu": lambda node, xp, x: jax.nn.gelu(x, approximate=node.get("approximate", "none") == "tanh"),
+    "GlobalAveragePool": lambda node, xp, x: jnp.mean(x, _space(x), keepdims=True),
+    "GlobalMaxPool": lambda node, xp, x: jnp.max(x, _space(x), keepdims=True),
+    "HardSigmoid": lambda node, xp, x: jnp.clip(x * node.get("alpha", 0.2) + node.get("beta", 0.5), 0, 1),
+    "InstanceNormalization": lambda node, xp, x, scale, bias: (
+        _normalised(x, _space(x), node) * _per_channel(scale, x) + _per_channel(bias, x)
+    ),
+    "LayerNormalization": lambda node, xp, x, scale, bias=0: (
+        _normalised(x, tuple(range(node.get("axis", -1) % x.ndim, x.ndim)), node) * scale + bias
+    ),
+    "LeakyRelu": lambda node, xp, x: jnp.where(x >= 0, x, x * node.get("alpha", 0.01)),
+    "Mod": lambda node, xp, x, y: xp.fmod(x, y) if node.get("fmod", 0) else xp.mod(x, y),
+    "Range": lambda node, xp, *a: np.arange(*(static(v, "a number of Range") for v in a)),
+    "ThresholdedRelu": lambda node, xp, x: jnp.where(x > node.get("alpha", 1.0), x, 0),
+    "Tile": lambda node, xp, x, n: xp.tile(x, _numbers(n, "repeats")),
+    "Transpose": lambda node, xp, x: xp.transpose(x, node.get("perm")),
+}  # fmt: skip
+for _name, _fn in _SHORT.items():
+    _operator(_name)(_fn)
+
+
 @_operator("Div")
 def _div(node, xp, x, y):
     if not jnp.issubdtype(x.dtype, jnp.integer):
         return x / y
     return xp.sign(x) * xp.sign(y) * (abs(x) // abs(y))  # towards zero
-
-
-@_operator("Mod")
-def _mod(node, xp, x, y):
-    return xp.fmod(x, y) if node.get("fmod", 0) else xp.mod(x, y)
-
-
-@_operator("LeakyRelu", "Elu", "Celu", "Selu", "ThresholdedRelu", "HardSigmoid", "Gelu")
-def _activation(node, xp, x):
-    alpha, kind = node.get("alpha"), node.kind
-    if kind == "LeakyRelu":
-        return jnp.where(x >= 0, x, x * (0.01 if alpha is None else alpha))
-    if kind == "HardSigmoid":
-        return jnp.clip(x * (0.2 if alpha is None else alpha) + node.get("beta", 0.5), 0, 1)
-    if kind == "Gelu":
-        return jax.nn.gelu(x, approximate=node.get("approximate", "none") == "tanh")
-    alpha = 1.0 if alpha is None else alpha
-    if kind == "Selu":
-        return jax.nn.selu(x)
-    return {"Elu": jax.nn.elu, "Celu": jax.nn.celu}.get(kind, lambda x, a: jnp.where(x > a, x, 0))(x, alpha)
 
 
 @_operator("Clip")
@@ -162,11 +206,6 @@ def _cast(node, xp, x, like=None):
     return x.astype(dtype if xp is np else jax.dtypes.canonicalize_dtype(dtype))
 
 
-@_operator("Dropout")
-def _dropout(node, xp, x, *rest):
-    return x, xp.ones(x.shape, bool)
-
-
 # ------------------------------------------------------------------------------------------- products and norms
 @_operator("Gemm")
 def _gemm(node, xp, a, b, c=None):
@@ -176,47 +215,20 @@ def _gemm(node, xp, a, b, c=None):
     return y if c is None else y + (c if node.get("beta", 1.0) == 1 else c * node.get("beta"))
 
 
-@_operator("Einsum")
-def _einsum(node, xp, *inputs):
-    return xp.einsum(node.attributes["equation"], *inputs)
-
-
-def _per_channel(v: Any, x: Any) -> Any:
-    return v.reshape(-1, *(1,) * (x.ndim - 2))
-
-
-def _normalised(x: Any, axes: Any, epsilon: float) -> Any:
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + epsilon)
-
-
 @_operator("BatchNormalization")
 def _batch_normalization(node, xp, x, scale, bias, mean, var):
     factor = scale * lax.rsqrt(jnp.asarray(var) + node.get("epsilon", 1e-5))
     return x * _per_channel(factor, x) + _per_channel(bias - mean * factor, x)
 
 
-@_operator("InstanceNormalization")
-def _instance_normalization(node, xp, x, scale, bias):
-    y = _normalised(x, tuple(range(2, x.ndim)), node.get("epsilon", 1e-5))
-    return y * _per_channel(scale, x) + _per_channel(bias, x)
-
-
 @_operator("GroupNormalization")
 def _group_normalization(node, xp, x, scale, bias):
     groups = node.attributes["num_groups"]
     split = x.reshape(x.shape[0], groups, -1)
-    y = _normalised(split, (2,), node.get("epsilon", 1e-5)).reshape(x.shape)
+    y = _normalised(split, (2,), node).reshape(x.shape)
     if scale.size == groups:  # before operator set 21: one a group
         scale, bias = (jnp.repeat(v, x.shape[1] // groups) for v in (scale, bias))
     return y * _per_channel(scale, x) + _per_channel(bias, x)
-
-
-@_operator("LayerNormalization")
-def _layer_normalization(node, xp, x, scale, bias=None):
-    axis = node.get("axis", -1)
-    y = _normalised(x, tuple(range(axis % x.ndim, x.ndim)), node.get("epsilon", 1e-5)) * scale
-    return y if bias is None else y + bias
 
 
 @_operator("Softmax", "LogSoftmax")
@@ -247,18 +259,6 @@ def _reduce(node, xp, x, axes=None):
     return _REDUCE[node.kind](xp, x, axis=tuple(axes) if axes else None, keepdims=bool(node.get("keepdims", 1)))
 
 
-@_operator("ArgMax", "ArgMin")
-def _arg(node, xp, x):
-    axis = node.get("axis", 0)
-    y = (xp.argmax if node.kind == "ArgMax" else xp.argmin)(x, axis=axis)
-    return xp.expand_dims(y, axis) if node.get("keepdims", 1) else y
-
-
-@_operator("GlobalAveragePool", "GlobalMaxPool")
-def _global_pool(node, xp, x):
-    return (jnp.mean if node.kind == "GlobalAveragePool" else jnp.max)(x, tuple(range(2, x.ndim)), keepdims=True)
-
-
 # ------------------------------------------------------------------------------------------- shapes
 def _numbers(value: Any, name: str) -> list[int]:
     return [int(v) for v in np.atleast_1d(static(value, name))]
@@ -272,28 +272,12 @@ def _reshape(node, xp, x, shape):
     return x.reshape(sizes)
 
 
-@_operator("Flatten")
-def _flatten(node, xp, x):
-    axis = node.get("axis", 1)
-    return x.reshape(int(np.prod(x.shape[: axis if axis >= 0 else axis + x.ndim])), -1)
-
-
-@_operator("Transpose")
-def _transpose(node, xp, x):
-    return xp.transpose(x, node.get("perm"))
-
-
 @_operator("Squeeze", "Unsqueeze")
 def _squeeze(node, xp, x, axes=None):
     axes = node.get("axes") if axes is None else _numbers(axes, "axes")
     if node.kind == "Unsqueeze":
         return xp.expand_dims(x, tuple(axes))
     return xp.squeeze(x, None if axes is None else tuple(axes))
-
-
-@_operator("Concat")
-def _concat(node, xp, *inputs):
-    return xp.concatenate(inputs, axis=node.attributes["axis"])
 
 
 @_operator("Split")
@@ -322,23 +306,6 @@ def _slice(node, xp, x, starts=None, ends=None, axes=None, steps=None):
     return x[tuple(index)]
 
 
-@_operator("Gather", "GatherElements")
-def _gather(node, xp, x, indices):
-    axis = node.get("axis", 0)
-    indices = xp.where(indices < 0, indices + x.shape[axis], indices)
-    return xp.take(x, indices, axis=axis) if node.kind == "Gather" else xp.take_along_axis(x, indices, axis=axis)
-
-
-@_operator("Expand")
-def _expand(node, xp, x, shape):
-    return xp.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(_numbers(shape, "shape"))))
-
-
-@_operator("Tile")
-def _tile(node, xp, x, repeats):
-    return xp.tile(x, _numbers(repeats, "repeats"))
-
-
 @_operator("Pad")
 def _pad(node, xp, x, pads=None, value=None, axes=None):
     numbers = node.get("pads") if pads is None else _numbers(pads, "pads")
@@ -352,17 +319,6 @@ def _pad(node, xp, x, pads=None, value=None, axes=None):
     pairs = [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]
     more = {"constant_values": np.asarray(value, x.dtype)} if mode == "constant" else {}
     return xp.pad(x, pairs, mode, **more)
-
-
-@_operator("ConstantOfShape")
-def _constant_of_shape(node, xp, shape):
-    value = np.asarray(node.get("value", np.zeros(1, np.float32)))
-    return np.full(_numbers(shape, "shape"), value.reshape(-1)[0], value.dtype)
-
-
-@_operator("Range")
-def _range(node, xp, start, limit, delta):
-    return np.arange(*(static(v, "range") for v in (start, limit, delta)))
 
 
 @_operator("CumSum")

@@ -24,7 +24,7 @@ def explain_command(
     """Explain a network in the terminal and as one HTML file.
 
     Args:
-        what: run folder, model name, MODULE:NAME or FILE.py:NAME (see `jaxconv.explain.target.resolve`).
+        what: run folder, model name, NAME.onnx, MODULE:NAME or FILE.py:NAME (see `jaxconv.explain.target.resolve`).
         shape: shape of the image.
         image: picture to draw the receptive field on.
         out: the HTML file; explain.html in a run folder, else NAME-explain.html here.
@@ -45,6 +45,7 @@ def explain_command(
         raise ValueError(f"--tile {tile} must be at least 1")
     console = console or Console()
     target = resolve(what, shape=shape, image=image, spatial_axes=spatial_axes)
+    spatial_axes = target.spatial_axes if spatial_axes is None else spatial_axes
     path = out or _default_path(what)
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder; give the name of an HTML file")
@@ -80,5 +81,7 @@ def integers(option: str, text: str | None) -> tuple[int, ...] | None:
 def _default_path(what: str) -> Path:
     if Path(what).is_dir():
         return Path(what) / "explain.html"
+    if what.endswith(".onnx"):
+        return Path(f"{Path(what).stem}-explain.html")
     place, _, name = what.rpartition(":")
     return Path(f"{name.replace('.', '-') if place else what}-explain.html")

@@ -26,6 +26,7 @@ class Target:
         args: its arguments; the image (or its shape) first.
         picture: the reader's image, (height, width, channels) as 8-bit values of the analysed size, or None.
         remarks: what was assumed.
+        spatial_axes: those of the image, where the network itself tells them.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Target:
     args: tuple[Any, ...]
     picture: np.ndarray | None = None
     remarks: tuple[str, ...] = field(default=())
+    spatial_axes: tuple[int, ...] | None = None
 
 
 def resolve(
@@ -45,7 +47,8 @@ def resolve(
     """Find what is to be explained.
 
     Args:
-        what: a run folder of `jaxconv train` or `convert`; the name of a model in `jaxconv.models.REGISTRY`; or
+        what: a run folder of `jaxconv train` or `convert`; the name of a model in `jaxconv.models.REGISTRY`; a file
+            NAME.onnx, whose first input is the image, channels first; or
             MODULE:NAME or FILE.py:NAME. NAME is a function (or module object) of one image where `shape` or `image` is
             given, else a function without arguments that returns (fn, *args), or such a tuple.
         shape: shape of the image, such as (1, 256, 256, 3).
@@ -67,6 +70,8 @@ def resolve(
         _check_shape(shape, spatial_axes)
     if Path(what).is_dir():
         return _of_run(Path(what), shape, image, spatial_axes)
+    if what.endswith(".onnx"):
+        return _of_onnx(Path(what), shape, image, spatial_axes)
     if ":" in what:
         return _of_name(what, shape, image, spatial_axes)
     return _of_registry(what, shape, image, spatial_axes)
@@ -105,6 +110,24 @@ def _of_run(folder: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
     return _of_module(f"{run.model_name}, run {folder.resolve().name}", model, shape, picture, [*remarks, *more])
 
 
+def _of_onnx(path: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
+    from jaxconv.convert.onnx_function import onnx_function
+
+    fn, params = onnx_function(path)
+    (_, first), *others = fn.inputs.items()
+    usual = (1, 3, *(SIDE,) * (len(first) - 2))
+    shape = tuple(shape or (n if n and n > 0 else u for n, u in zip(first, usual, strict=True)))
+    axes = tuple(range(2, len(shape))) if spatial_axes is None else tuple(spatial_axes)
+    shape, picture, remarks = _image(shape, image, shape, None, axes)
+    rest = [np.zeros([n if n and n > 0 else 1 for n in sizes], np.float32) for _, sizes in others]
+    if rest:
+        remarks.append(f"the other inputs are zeros: {', '.join(name for name, _ in others)}")
+    arguments = (jax.ShapeDtypeStruct(shape, np.float32),)
+    target = Target(path.name, lambda x: fn(params, x, *rest), arguments, picture, tuple(remarks), axes)
+    _try(target)
+    return target
+
+
 def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target:
     try:
         from flax import nnx
@@ -122,11 +145,16 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
     kind = REGISTRY[name]
     usual = {"in_channels": shape[-1] if shape is not None else 3, "classes": 12}
     # The metaclass of NNX modules hides a class's own signature.
-    signature = inspect.signature(kind.__init__ if isinstance(kind, type) else kind)  # type: ignore[misc]
-    needed = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    # A partial of the registry's is a network with some arguments given.
+    made, given = getattr(kind, "func", kind), getattr(kind, "keywords", {})
+    signature = inspect.signature(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
+    needed = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name not in given]
+    if name == "segmentation":
+        raise ValueError(f"segmentation is made of an architecture and an encoder: name one of {', '.join(REGISTRY)}")
     chosen = {p: usual[p] for p in needed if p in usual}
     remarks = ["the weights are drawn at random" + "".join(f", {k}={v}" for k, v in chosen.items())]
-    shape, picture, more = _image(shape, image, (1, SIDE, SIDE, 3), 3, spatial_axes)
+    usual_shape = getattr(made, "example", None) or (1, SIDE, SIDE, 3)
+    shape, picture, more = _image(shape, image, usual_shape, 3, spatial_axes)
 
     def build() -> Any:
         # This generator is a tenth of JAX's own to compile, which happens for the shape of every kernel.

@@ -43,9 +43,7 @@ class DCGANGenerator(Network):
         width: w, channels before the last layer.
         channels: channels of the image.
         size: side of the image, a power of two.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with z (*batch, latent) or (*batch, h, w, latent): images (*batch, size, size, channels) of -1..1, or
@@ -95,9 +93,7 @@ class DCGANDiscriminator(Network):
         width: channels after the first layer; they double at each.
         channels: channels of the image.
         size: side of the image, a power of two.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with images (*batch, size, size, channels) of -1..1: logits (*batch, 1, 1, 1), without a sigmoid.

@@ -120,9 +120,7 @@ class ESPNet(Network):
         in_channels: channels of the input.
         p: pyramids of level 2.
         q: pyramids of level 3.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, in_channels), of any size: logits (*batch, H, W, classes).

@@ -43,9 +43,7 @@ class FCN(Network):
             weights expect its cropped skips.
         widths: channels of the stages of VGG-16.
         hidden: channels of fc6 and fc7.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, in_channels), of any size: logits (*batch, H, W, classes). Transposed convolutions
@@ -65,18 +63,10 @@ class FCN(Network):
     heads = ("score_fr", "score_pool4", "score_pool3", "upscore2", "upscore_pool4", "upscore8", "upscore16", "upscore")
 
     def __init__(
-        self,
-        classes: int,
-        *,
-        in_channels: int = 3,
-        stride: int = 8,
-        padding: int = 1,
-        widths: Sequence[int] = (64, 128, 256, 512, 512),
-        hidden: int = 4096,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+        self, classes: int, *, in_channels: int = 3, stride: int = 8, padding: int = 1,
+        widths: Sequence[int] = (64, 128, 256, 512, 512), hidden: int = 4096, dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
         if stride not in _CROPS or padding not in (1, 100):
             raise ValueError(f"stride={stride} must be 8, 16 or 32, and padding={padding} 1 or 100")
         types = make_types(dtype, param_dtype, rngs)

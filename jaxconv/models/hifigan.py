@@ -66,9 +66,7 @@ class HiFiGAN(Network):
         paired: whether each dilated convolution is followed by one of rate 1 (V1, V2; not V3).
         weight_norm: whether every layer keeps its kernel as direction and length, as in training by the paper; loading
             folds the two where it is False.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, frames, mels): waveforms (*batch, frames * prod(strides), 1) of -1..1.
@@ -87,20 +85,11 @@ class HiFiGAN(Network):
     example = (1, 64, 80)
 
     def __init__(
-        self,
-        mels: int = 80,
-        *,
-        width: int = 512,
-        strides: Sequence[int] = (8, 8, 2, 2),
-        kernels: Sequence[int] = (16, 16, 4, 4),
-        block_kernels: Sequence[int] = (3, 7, 11),
-        block_rates: Sequence[Sequence[int]] = ((1, 3, 5),) * 3,
-        paired: bool = True,
-        weight_norm: bool = False,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+        self, mels: int = 80, *, width: int = 512, strides: Sequence[int] = (8, 8, 2, 2),
+        kernels: Sequence[int] = (16, 16, 4, 4), block_kernels: Sequence[int] = (3, 7, 11),
+        block_rates: Sequence[Sequence[int]] = ((1, 3, 5),) * 3, paired: bool = True, weight_norm: bool = False,
+        dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
         types = make_types(dtype, param_dtype, rngs)
         self._keep(
             types, mels=mels, width=width, strides=strides, kernels=kernels, block_kernels=block_kernels,

@@ -73,9 +73,7 @@ class ResNet(Encoder):
             `output_stride`: ((1,), (1,), (1, 2, 5, 9), (5, 9, 17)) is hybrid dilated convolution.
         width: channels of the first stage.
         norm: name of the normalisation, see `jaxconv.nn.norm`.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, in_channels): logits (*batch, classes), or the last feature map without a head.
@@ -96,20 +94,10 @@ class ResNet(Encoder):
     heads = ("fc",)
 
     def __init__(
-        self,
-        depth: int = 50,
-        classes: int = 1000,
-        *,
-        in_channels: int = 3,
-        output_stride: int = 32,
-        multi_grid: Sequence[int] = (1, 1, 1),
-        rates: Sequence[Sequence[int]] | None = None,
-        width: int = 64,
-        norm: str = "batch",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+        self, depth: int = 50, classes: int = 1000, *, in_channels: int = 3, output_stride: int = 32,
+        multi_grid: Sequence[int] = (1, 1, 1), rates: Sequence[Sequence[int]] | None = None, width: int = 64,
+        norm: str = "batch", dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
         if depth not in BLOCKS:
             raise ValueError(f"depth={depth} is not one of {', '.join(map(str, BLOCKS))}")
         types = make_types(dtype, param_dtype, rngs)

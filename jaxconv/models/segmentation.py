@@ -90,9 +90,7 @@ class Segmentation(Network):
         width: channels of ASPP, or the first of a U-Net's, which then halve at each level.
         norm: name of the normalisation, see `jaxconv.nn.norm`.
         align_corners: of bilinear upsampling.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, in_channels), of any size: logits (*batch, H, W, classes).
@@ -114,25 +112,12 @@ class Segmentation(Network):
     heads = ("decoder.head", "decoder.scores", "decoder.last", "decoder.up", "decoder.ups", "decoder.context")
 
     def __init__(
-        self,
-        architecture: str,
-        classes: int,
-        *,
-        encoder: str = "resnet50",
-        in_channels: int = 3,
-        output_stride: int | None = None,
-        upsampler: str | None = None,
-        rates: Sequence[int] | None = None,
-        encoder_rates: Sequence[Sequence[int]] | None = None,
-        multi_grid: Sequence[int] | None = None,
-        encoder_width: float | None = None,
-        width: int = 256,
-        norm: str = "batch",
-        align_corners: bool = False,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+        self, architecture: str, classes: int, *, encoder: str = "resnet50", in_channels: int = 3,
+        output_stride: int | None = None, upsampler: str | None = None, rates: Sequence[int] | None = None,
+        encoder_rates: Sequence[Sequence[int]] | None = None, multi_grid: Sequence[int] | None = None,
+        encoder_width: float | None = None, width: int = 256, norm: str = "batch", align_corners: bool = False,
+        dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} is not one of {', '.join(ARCHITECTURES)}")
         types = make_types(dtype, param_dtype, rngs)

@@ -39,9 +39,7 @@ class VGG16(Encoder):
         output_stride: 32, 16 or 8; below 32 the last poolings are left out and later convolutions dilated.
         widths: channels of the stages.
         hidden: width of the linear layers.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, in_channels): logits (*batch, classes), or the last feature map without a head.
@@ -60,18 +58,10 @@ class VGG16(Encoder):
     heads = ("classifier.layers.6",)
 
     def __init__(
-        self,
-        classes: int = 1000,
-        *,
-        in_channels: int = 3,
-        batch_norm: bool = False,
-        output_stride: int = 32,
-        widths: Sequence[int] = (64, 128, 256, 512, 512),
-        hidden: int = 4096,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+        self, classes: int = 1000, *, in_channels: int = 3, batch_norm: bool = False, output_stride: int = 32,
+        widths: Sequence[int] = (64, 128, 256, 512, 512), hidden: int = 4096, dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
         types = make_types(dtype, param_dtype, rngs)
         self._keep(
             types, classes=classes, in_channels=in_channels, batch_norm=batch_norm, output_stride=output_stride,
