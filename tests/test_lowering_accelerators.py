@@ -1,5 +1,6 @@
 """What accelerators are handed, read off the lowered programs: no accelerator, and no compiler of one, is needed."""
 
+import dataclasses
 import functools
 import re
 
@@ -7,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
+import ways
+from cases import Case
 
 import jaxconv as jc
 from jaxconv import lowering
@@ -20,6 +24,7 @@ GEOMETRIES = {
     "plain": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(3, 3), padding=1), 4, 6),
     "atrous": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(3, 3), dilation=2, padding=2), 4, 6),
     "patchwise": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(2, 2), stride=2), 4, 6),
+    "volume": (ConvGeometry.resolve(input_size=(4, 4, 5), kernel_size=(2, 2, 2), stride=2), 4, 6),
     "grouped": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(3, 3), padding=1, groups=2), 4, 6),
     "depthwise": (ConvGeometry.resolve(input_size=(8, 8), kernel_size=(4, 4), stride=2, padding=1, groups=4), 4, 4),
 }
@@ -121,3 +126,81 @@ def test_gradients_of_a_half_precision_layer_stay_in_its_type():
 
     text = lowered(jax.value_and_grad(loss, (0, 1, 2)), "cuda", x, w, v)
     assert products(text) == {("bf16", "bf16", "bf16")}
+
+
+def by_rule(platform, face, channels=(64, 64), **geometry):
+    call = lowering.Call(face, ConvGeometry.resolve(**geometry), 2, *channels, jnp.dtype("bfloat16"),
+                         jnp.dtype("bfloat16"), None, platform)  # fmt: skip
+    return lowering.choose(call)
+
+
+PLAIN = {"input_size": (32, 32), "kernel_size": (3, 3), "padding": 1}
+ATROUS = {"input_size": (32, 32), "kernel_size": (3, 3), "dilation": 4, "padding": 4}
+STRIDED = {"input_size": (32, 32), "kernel_size": (4, 4), "stride": 2, "padding": 1}
+BLOCKS = {"input_size": (32, 32), "kernel_size": (2, 2), "stride": 2}
+VOLUME = {"input_size": (8, 8, 8), "kernel_size": (2, 2, 2), "stride": 2}
+LARGE = {"input_size": (256, 256), "kernel_size": (64, 64), "stride": 32, "padding": 16}
+
+
+@pytest.mark.parametrize(
+    ("platform", "face", "geometry", "channels", "method"),
+    [
+        # GPUs: cuDNN's own form, and each exception on both of its sides
+        *[("cuda", face, PLAIN, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("cuda", face, STRIDED, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("cuda", face, BLOCKS, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
+        ("cuda", "apply", ATROUS, (64, 64), "lax"),
+        ("cuda", "adjoint", ATROUS, (64, 64), "lax"),
+        ("cuda", "kernel", ATROUS, (64, 64), "space_to_batch"),
+        ("cuda", "apply", {**ATROUS, "groups": 64}, (64, 64), "space_to_batch"),
+        ("cuda", "kernel", {**ATROUS, "stride": 2}, (64, 64), "taps"),
+        ("cuda", "apply", {**ATROUS, "stride": 2}, (64, 64), "lax"),
+        *[("cuda", face, {**STRIDED, "groups": 64}, (64, 64), "taps") for face in ("apply", "adjoint", "kernel")],
+        ("cuda", "adjoint", STRIDED, (3, 64), "phases"),
+        ("cuda", "apply", STRIDED, (3, 64), "lax"),
+        ("cuda", "adjoint", LARGE, (21, 21), "phases"),
+        ("cuda", "apply", LARGE, (21, 21), "lax"),
+        ("cuda", "apply", VOLUME, (64, 64), "fold"),
+        ("cuda", "adjoint", VOLUME, (64, 64), "fold"),
+        ("cuda", "kernel", VOLUME, (64, 64), "im2col"),
+        ("rocm", "kernel", ATROUS, (64, 64), "space_to_batch"),
+        # TPUs
+        *[("tpu", face, PLAIN, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, ATROUS, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, STRIDED, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, {**STRIDED, "groups": 64}, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, BLOCKS, (64, 64), "fold") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, VOLUME, (64, 64), "fold") for face in ("apply", "adjoint", "kernel")],
+        ("tpu", "apply", {**BLOCKS, "groups": 2}, (64, 64), "lax"),
+        ("tpu", "apply", {**BLOCKS, "padding": 1}, (64, 64), "lax"),
+        ("tpu", "adjoint", LARGE, (21, 21), "phases"),
+        ("tpu", "apply", LARGE, (21, 21), "lax"),
+        ("tpu", "kernel", LARGE, (21, 21), "lax"),
+    ],
+)
+def test_each_branch_of_the_rules(platform, face, geometry, channels, method):
+    assert by_rule(platform, face, channels, **geometry) == method
+
+
+BLOCKS_OF = [
+    Case((7,), (3,), (3,), (1,), ((0, 2),)),
+    Case((6, 9), (2, 4), (2, 4), (1, 1), ((0, 0), (0, 0))),
+    Case((6, 9), (3, 2), (2, 2), (1, 1), ((1, 0), (0, 1))),
+    Case((4, 6, 7), (2, 2, 2), (2, 2, 2), (1, 1, 1), ((0, 0), (0, 0), (0, 0))),
+    Case((5, 6, 3), (2, 2, 2), (2, 2, 2), (1, 1, 1), ((0, 1), (0, 0), (0, 1))),
+]
+
+
+@pytest.mark.parametrize("case", BLOCKS_OF, ids=str)
+def test_fold_is_the_definition_where_blocks_do_not_fill_the_image(case, x64):
+    x, w, y = map(jnp.asarray, case.arrays())
+    faces = {
+        "apply": (x, w, reference.conv(x, w, case.record, case.groups)),
+        "adjoint": (y, w, reference.conv_transpose(y, w, case.record, case.groups)),
+        "kernel": (x, y, reference.conv_kernel(x, y, case.record, case.groups)),
+    }
+    for face, (a, b, want) in faces.items():
+        call = dataclasses.replace(ways.call(case, face), platform="tpu", batch=a.shape[0])
+        assert lowering.choose(call) == "fold"
+        got = jax.jit(functools.partial(lowering.run, "auto", call))(a, b)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)

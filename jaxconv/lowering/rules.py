@@ -1,19 +1,28 @@
-"""Which lowering serves on accelerators: rules read off per-face measurements on one H200 (jax 0.11.2, bfloat16 and
-TF32).
+"""Which lowering serves on accelerators: rules that are pure functions of the call, with what they were read off.
 
-XLA's GPU backend hands the native form of each face to cuDNN when it recognises it, so `lax` is the default. It has
-no fast path for three
-kinds of call, which is where the other lowerings come in (times in ms of native form and alternative on that machine):
+GPUs. XLA's backend hands `lax`'s form of each face to cuDNN where it recognises it, so that is the default. Times of
+`lax`'s form and the alternative in ms on one H200 (jax 0.11.2, bfloat16; TF32 shows the same picture):
 
-- the kernel face with a dilation: 4.8 against 0.31 at 128x128x256, rate 2 (space-to-batch);
-- the adjoint with kernel and stride large and few taps a phase: 11.7 against 0.16 for k = 64, s = 32 (phases), and
-into 3 channels 0.40 against 0.15;
-- depthwise calls that are dilated or strided: 1.8 against 0.17 at rate 4 (space-to-batch), 1.6 against 0.16 for the
-forward convolution of a
-  bilinear upsampler and 1.5 against 0.34 for its kernel face (taps), 4.4 against 0.43 for its adjoint (phases with
-  taps inside).
+- the kernel face with a dilation, which XLA gives to cuDNN as a forward convolution with a window of the image's size:
+  4.8 against 0.31 at 128x128x256, rate 2 (space-to-batch; taps where an axis has both a stride and a dilation);
+  depthwise calls with a dilation 1.8 against 0.17 at rate 4;
+- the adjoint with large kernel and stride and few taps a phase: 11.7 against 0.16 for k = 64, s = 32 (phases), and
+  into 3 channels 0.40 against 0.15;
+- depthwise calls with a stride: 1.6 against 0.16 for the forward convolution of a bilinear upsampler and 1.5 against
+  0.34 for its kernel face (taps), 4.4 against 0.43 for its adjoint (taps within phases);
+- three axes with kernel = stride: 1.4 against 0.59 for the adjoint (phases, whose product fold makes without the
+  shuffle of the last axis; apply, 1.2, is its mirror image), 1.2 against 0.51 for the kernel face (im2col).
 
-TPUs were not measured: they always take the native form.
+TPUs. `lax`'s form has a path for strides, dilations and groups, and nearly always the fewest cycles. The exceptions,
+in thousand cycles as the compiler of libtpu estimates them for v5e in bfloat16, `lax`'s form against the alternative:
+
+- kernel = stride along the last axis, which is then a change of view (fold): 8x64x64x128 to 8x128x128x64, k = s = 2:
+  adjoint 343 against 250, apply 239 against 231, kernel 150 against 144;
+- and along three axes, 1x32x32x32x128 to 1x64x64x64x64: kernel 462 against 49 (fold), apply 813 against 111 and adjoint
+  2,122 against 535 (fold, as one product);
+- the adjoint with large kernel and stride: k = 64, s = 32 with 21 channels at 8x16x16: 140,284 against 10,551 (phases).
+
+Sums over taps are never chosen for dense calls there: nine unrolled products take a minute and more to compile.
 """
 
 from __future__ import annotations
@@ -22,27 +31,43 @@ import math
 
 from jaxconv.lowering.call import Call
 
-# Phases beat the native adjoint where the kernel is this large, or the result this thin.
+# Phases beat the native adjoint where the stride is this large (on TPUs: this larger one), or the result this thin.
 LARGE_STRIDE = 8
+TPU_LARGE_STRIDE = 32
 FEW_CHANNELS = 4
+# More taps than this are not summed in one fused loop.
+FEW_TAPS = 32
 
 
-def choose(call: Call, served: list[str]) -> str:
-    """The first rule that applies to a call on a GPU; "lax" where none does."""
+def gpu(call: Call, served: list[str]) -> str | None:
+    """The first rule that applies to a call on a GPU."""
     g = call.geometry
-    if call.platform not in ("cuda", "rocm"):
-        return "lax"
-    depthwise = g.groups > 1 and call.channels_in == g.groups
-    dilated = any(d > 1 and k > 1 for d, k in zip(g.dilation, g.kernel_size, strict=True))
     strided = any(s > 1 for s in g.stride)
-    if dilated and "space_to_batch" in served and (depthwise or call.face == "kernel"):
-        return "space_to_batch"
-    if depthwise and strided and math.prod(g.kernel_size) <= 32 and "taps" in served:
+    dilated = any(d > 1 and k > 1 for d, k in zip(g.dilation, g.kernel_size, strict=True))
+    volume_of_blocks = g.rank >= 3 and strided and g.kernel_size == g.stride
+    if dilated and (call.depthwise or call.face == "kernel"):
+        if "space_to_batch" in served:
+            return "space_to_batch"
+        if "taps" in served and call.face == "kernel":
+            return "taps"
+    if "taps" in served and call.depthwise and strided and math.prod(g.kernel_size) <= FEW_TAPS:
         return "taps"
-    if strided and call.face == "adjoint" and "phases" in served:
-        thin = call.channels_in // g.groups <= FEW_CHANNELS and not depthwise
-        if max(g.stride) >= LARGE_STRIDE or thin or (g.rank >= 3 and g.kernel_size == g.stride):
+    if "fold" in served and call.face != "kernel" and volume_of_blocks:
+        return "fold"
+    if "phases" in served and call.face == "adjoint" and strided:
+        thin = call.channels_in // g.groups <= FEW_CHANNELS and not call.depthwise
+        if max(g.stride) >= LARGE_STRIDE or thin or volume_of_blocks:
             return "phases"
-    if g.rank >= 3 and call.face == "kernel" and g.kernel_size == g.stride and "im2col" in served:
+    if "im2col" in served and call.face == "kernel" and volume_of_blocks:
         return "im2col"
-    return "lax"
+    return None
+
+
+def tpu(call: Call, served: list[str]) -> str | None:
+    """The first rule that applies to a call on a TPU."""
+    g = call.geometry
+    if "fold" in served:
+        return "fold"
+    if "phases" in served and call.face == "adjoint" and max(g.stride) >= TPU_LARGE_STRIDE:
+        return "phases"
+    return None
