@@ -16,6 +16,7 @@ from jaxconv import padding as padding_modes
 from jaxconv._checks import is_sequence
 from jaxconv._hints import channels_first, hinting
 from jaxconv.geometry import ConvGeometry, Padding
+from jaxconv.lowering import open_sizes
 
 
 @hinting
@@ -68,11 +69,13 @@ def conv(
     rank = _rank_of_kernel(w)
     sizes = _spatial(x, "x", rank, w)
     geometry = ConvGeometry.resolve(
-        input_size=sizes, kernel_size=w.shape[:-2], stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode,
+        input_size=open_sizes.stand_ins(sizes), kernel_size=w.shape[:-2], stride=stride, padding=padding,
+        dilation=dilation, groups=groups, padding_mode=padding_mode,
     )  # fmt: skip
     _check_channels(geometry.groups, x=x, w=w)
     x, w, params = _operands(x, w, precision, preferred_element_type, method)
+    if open_sizes.found(sizes):
+        return open_sizes.conv(x, w, geometry, **params)
     if geometry.padding_mode != "zeros":
         x = padding_modes.pad(x, geometry, x.ndim - rank - 1)
         geometry = geometry.unpadded()
@@ -147,12 +150,17 @@ def conv_transpose(
     y, w = _arrays(y=y, w=w)
     rank = _rank_of_kernel(w)
     sizes = _spatial(y, "y", rank, w)
+    if open_sizes.found(sizes) and output_size is not None:
+        raise ValueError(f"output_size={output_size} of the sizes {sizes}, which are open: give output_padding instead")
     geometry = ConvGeometry.resolve_transpose(
-        input_size=sizes, kernel_size=w.shape[:-2], stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode, output_size=output_size, output_padding=output_padding,
+        input_size=open_sizes.stand_ins(sizes), kernel_size=w.shape[:-2], stride=stride, padding=padding,
+        dilation=dilation, groups=groups, padding_mode=padding_mode, output_size=output_size,
+        output_padding=output_padding,
     )  # fmt: skip
     _check_channels(geometry.groups, y=y, w=w)
     y, w, params = _operands(y, w, precision, preferred_element_type, method)
+    if open_sizes.found(sizes):
+        return open_sizes.conv_transpose(y, w, geometry, **params)
     _check_method(method, "adjoint", geometry, y, w, params)
     if geometry.padding_mode == "zeros":
         return trilinear.adjoint(y, w, geometry, **params)
@@ -267,7 +275,7 @@ def _spatial(a: Array, name: str, rank: int, w: Array | None = None) -> tuple[in
             f"(*batch, {', '.join('spatial' for _ in range(rank))}, channels)"
         )
     sizes = a.shape[-rank - 1 : -1]
-    if min(sizes) < 1:
+    if any(isinstance(n, int) and n < 1 for n in sizes):
         raise ValueError(f"{name} has shape {a.shape}: its spatial size {sizes} is empty, sizes must be at least 1")
     return sizes
 

@@ -23,13 +23,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jaxconv import _compat
 from jaxconv.geometry import ConvGeometry
@@ -68,6 +70,10 @@ def _bind(prim, a, b, geometry: ConvGeometry, *, out_dtype=None, precision=None,
         dtype = jnp.promote_types(a.dtype, b.dtype)
     a, b = _compat.match_varying(lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype))
     out_dtype = jnp.dtype(dtype if out_dtype is None else out_dtype)
+    if (jet := sys.modules.get("jax.experimental.jet")) is not None and prim not in jet.jet_rules:
+        # Its rule for lax's convolution is the one for any bilinear primitive. An import of jet would cost every user.
+        bilinear = jet.jet_rules[lax.conv_general_dilated_p].func
+        jet.jet_rules.update({face: functools.partial(bilinear, face) for face in FACES})
     return prim.bind(a, b, geometry=geometry, out_dtype=out_dtype, precision=precision, method=method)
 
 
@@ -184,6 +190,9 @@ def _batch(prim, args, dims, *, geometry: ConvGeometry, **params):
     open_slot = SLOTS[prim][2]
     g = geometry.groups
     size = next(slots[name].shape[d] for name, d in mapped.items())
+    if size == 0 and (open_slot == "w" or "w" in mapped):  # no channels and no groups are left to ride on
+        one = {name: _without_axis(slots[name], mapped.get(name)) for name in slots}
+        return jnp.zeros((0, *_shape(open_slot, one, geometry)), params["out_dtype"]), 0
 
     if "w" not in mapped and open_slot != "w":  # only the data is mapped: one more batch axis
         (name,) = mapped
@@ -211,6 +220,11 @@ def _batch(prim, args, dims, *, geometry: ConvGeometry, **params):
     slots[name] = _merge(slots[name], d, g, before_groups=False)
     out = _rebind(prim, slots, geometry, params)
     return _split_kernel(out, size, g, "in" if name == "x" else "out"), 0
+
+
+def _without_axis(a: Array, d: int | None) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of `a` without mapped axis d."""
+    return jax.ShapeDtypeStruct(a.shape if d is None else a.shape[:d] + a.shape[d + 1 :], a.dtype)
 
 
 def _rebind(prim, slots, geometry, params):
@@ -283,7 +297,8 @@ def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, metho
     )
     # Lowerings know one batch axis; here shardings are no longer types, so merging axes is only a change of view.
     flat = {
-        name: v if name == "w" else v.reshape(call.batch, *v.shape[-geometry.rank - 1 :]) for name, v in slots.items()
+        name: v if name == "w" else v.reshape(math.prod(v.shape[: -geometry.rank - 1]), *v.shape[-geometry.rank - 1 :])
+        for name, v in slots.items()
     }
     shape = _shape(SLOTS[prim][2], slots, geometry)
     return run_lowering(method, call, *(flat[name] for name in SLOTS[prim][:2])).reshape(shape)
@@ -306,11 +321,41 @@ def _compiled(prim, **params):
     return jax.jit(functools.partial(prim.bind, **params))
 
 
+def _impl(prim, a, b, **params):
+    with jax.disable_jit(False):  # under disable_jit the compiled program would come straight back here
+        return _compiled(prim, **params)(a, b)
+
+
+def _partial_eval(saveable, unknown, instantiated, eqn):
+    """What `jax.checkpoint` keeps: the faces count as the convolutions that they are.
+
+    jax's policies know its own primitives, so they are asked about lax's convolution, too. Returns, as the interpreter
+    of checkpointed functions wants it: the equation to run forward, the one to run again, which results are unknown,
+    which are at hand again, and the operands to keep for it.
+    """
+    missing = [x for x, at_hand in zip(eqn.invars, instantiated, strict=True) if not at_hand]
+    if any(unknown):
+        return None, eqn, [True], [True], missing
+    avals = [x.aval for x in eqn.invars]
+    if any(_keeps(saveable(prim, *avals, **eqn.params)) for prim in (eqn.primitive, lax.conv_general_dilated_p)):
+        return eqn, None, [False], [False], []
+    return eqn, eqn, [False], [True], missing
+
+
+def _keeps(verdict: Any) -> bool:
+    """Whether a checkpoint policy's answer, a bool or one of jax's own markers, says to keep the value.
+
+    What a policy would move to the host is kept where it is: it is not made again either way.
+    """
+    return verdict if isinstance(verdict, bool) else type(verdict).__name__ != "RecomputeType"
+
+
 def _register(prim, lhs_rule, rhs_rule) -> None:
-    prim.def_impl(lambda a, b, **params: _compiled(prim, **params)(a, b))
+    prim.def_impl(functools.partial(_impl, prim))
     prim.def_abstract_eval(functools.partial(_abstract, prim))
     ad.defbilinear(prim, lhs_rule, rhs_rule)
     batching.primitive_batchers[prim] = functools.partial(_batch, prim)
+    partial_eval.partial_eval_jaxpr_custom_rules[prim] = _partial_eval
     mlir.register_lowering(prim, _lowering_rule(prim, None))
     for platform in ("cpu", "cuda", "rocm", "tpu"):
         mlir.register_lowering(prim, _lowering_rule(prim, platform), platform=platform)

@@ -102,6 +102,11 @@ class Rewriter:
 
     def _convolution(self, eqn: Any) -> tuple[list[Any], list[Found]]:
         a, b, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
+        numbers = eqn.params["dimension_numbers"]
+        sizes = [aval.shape[i] for aval, spec in zip((a, b, out), numbers, strict=True) for i in spec[2:]]
+        if not all(isinstance(n, int) for n in sizes):  # `jax.export.symbolic_shape`; a geometry is plain integers
+            reason = "a spatial size is open until the program runs"
+            return [eqn], [Found(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, None, None, reason)]
         equation = Equation.read(eqn.params, a, b, out)
         row = Found(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, equation, None, refusal(equation))
         choices = assignments(equation)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxconv.geometry import ConvGeometry
@@ -16,6 +18,17 @@ ACCELERATORS = ("cuda", "rocm", "tpu")
 SLOTS = {"apply": ("x", "w", "y"), "adjoint": ("y", "w", "x"), "kernel": ("x", "y", "w")}
 
 
+# What the choice takes a batch for whose size is known only when an exported program runs.
+OPEN_BATCH = 8
+
+
+def _known(size: Any) -> int:
+    try:
+        return operator.index(size)
+    except (TypeError, jax.errors.JAXTypeError, ValueError):
+        return OPEN_BATCH
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """Everything static about one evaluation of a face.
@@ -23,7 +36,7 @@ class Call:
     Attributes:
         face: "apply" (x, w) -> y, "adjoint" (y, w) -> x or "kernel" (x, y) -> w.
         geometry: the convolution's geometry; padding mode "zeros".
-        batch: number of batch elements.
+        batch: number of batch elements, which only the choice looks at; where an exported program leaves it open, 8.
         channels_in: I, channels of the convolution's input.
         channels_out: O, channels of its output.
         dtype: dtype of the operands.
@@ -52,7 +65,7 @@ class Call:
         return cls(
             face,
             geometry,
-            batch=math.prod(data[: -geometry.rank - 1]),
+            batch=_known(math.prod(data[: -geometry.rank - 1])),
             channels_in=shapes["x"][-1] if "x" in shapes else shapes["w"][-2] * geometry.groups,
             channels_out=shapes["y"][-1] if "y" in shapes else shapes["w"][-1],
             dtype=a.dtype,

@@ -5,6 +5,7 @@ applies the transposed map in the same way, so that no scatter is left there. A 
 times slower on CPU, and so is a gather whose transpose is a scatter.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -107,7 +108,7 @@ def _read(x: Array, axis: int, positions: np.ndarray) -> Array:
 def _reads_by_shifts(x: Array, axis: int, m: AxisMap) -> bool:
     if m.shifts is None or partition_of(jax.typeof(x)) is not None:
         return False
-    factor, tail = m.output_size // m.input_size, int(np.prod(x.shape[axis + 1 :]))
+    factor, tail = m.output_size // m.input_size, math.prod(x.shape[axis + 1 :])
     return m.taps.shape[1] > 2 or (factor >= _SHORT_TAIL[0] and tail <= _SHORT_TAIL[1])
 
 
@@ -117,7 +118,7 @@ def _shifted_reads(x: Array, axis: int, m: AxisMap) -> Array:
     (first, weights), n = m.shifts, m.input_size
     last = first + len(weights) - 1
     lead, tail = x.shape[:axis], x.shape[axis + 1 :]
-    x = x.reshape(*lead, n, int(np.prod(tail)))  # one long loop behind the axis
+    x = x.reshape(*lead, n, math.prod(tail))  # one long loop behind the axis
     low, high = max(-first, 0), max(last, 0)
     # Padded once and kept: several readers.
     x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * axis + [(low, high, 0), (0, 0, 0)]))
@@ -136,12 +137,12 @@ def _shifted_reads(x: Array, axis: int, m: AxisMap) -> Array:
 def _product(x: Array, axis: int, m: AxisMap) -> Array:
     """The product with the dense matrix, in place: one for every position of the axes before."""
     lead, tail = x.shape[:axis], x.shape[axis + 1 :]
-    rows = x.reshape(int(np.prod(lead)), m.input_size, int(np.prod(tail)))
+    rows = x.reshape(math.prod(lead), m.input_size, math.prod(tail))
     matrix = jnp.asarray(m.dense(), x.dtype)
-    if len(rows) == 1:
+    if isinstance(rows.shape[0], int) and rows.shape[0] == 1:
         y = lax.dot_general(matrix, rows[0], (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
     else:
-        matrix = jnp.broadcast_to(matrix, (len(rows), *matrix.shape))
+        matrix = jnp.broadcast_to(matrix, (rows.shape[0], *matrix.shape))
         y = lax.dot_general(matrix, rows, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
     return y.reshape(*lead, m.output_size, *tail)
 

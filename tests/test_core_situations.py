@@ -1,0 +1,154 @@
+"""The faces under what people do to a program: no jit, export with open sizes, checkpoints, vmap over nothing."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.experimental import jet
+
+import jaxconv as jc
+
+RNG = np.random.default_rng(20180312)
+X = jnp.asarray(RNG.standard_normal((2, 6, 7, 4)), jnp.float32)
+W = jnp.asarray(RNG.standard_normal((3, 3, 2, 6)), jnp.float32)
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+grouped = functools.partial(jc.conv, groups=2, padding=1)
+
+
+def plain(x, w):
+    return lax.conv_general_dilated(x, w, (1, 1), [(1, 1)] * 2, feature_group_count=2, dimension_numbers=NHWC)
+
+
+def close(got, want, tolerance=1e-4):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
+
+
+def test_faces_compute_where_jit_is_disabled():
+    y = grouped(X, W)
+
+    def everything():
+        up = functools.partial(jc.conv_transpose, groups=2, padding=1)
+        return (
+            grouped(X, W),
+            up(y, W),
+            jc.conv_kernel(X, y, (3, 3), groups=2, padding=1),
+            jax.grad(lambda x: jnp.sum(grouped(x, W) ** 2))(X),
+            jax.vmap(grouped, in_axes=(None, 0))(X, jnp.stack([W, 2 * W])),
+            jc.conv(X, W, groups=2, padding=1, padding_mode="reflect"),
+            jc.accelerate(plain)(X, W),
+            jc.ConvOperator(W, (6, 7), groups=2, padding=1).T @ y,
+        )
+
+    with jax.disable_jit():
+        without = everything()
+    close(without, everything())
+
+
+@pytest.mark.parametrize(
+    "f, shapes, axes",
+    [
+        (grouped, ((2, 6, 7, 4), (0, 3, 3, 2, 6)), (None, 0)),
+        (grouped, ((2, 0, 6, 7, 4), (3, 3, 2, 6, 0)), (1, 4)),
+        (grouped, ((0, 2, 6, 7, 4), (3, 3, 2, 6)), (0, None)),
+        (functools.partial(jc.conv_transpose, groups=2), ((2, 4, 5, 6), (3, 3, 0, 2, 6)), (None, 2)),
+        (functools.partial(jc.conv_kernel, kernel_size=(3, 3), groups=2), ((2, 6, 7, 4), (2, 4, 0, 5, 6)), (None, 2)),
+        (functools.partial(jc.conv_kernel, kernel_size=(3, 3)), ((0, 2, 6, 7, 4), (0, 2, 4, 5, 6)), (0, 0)),
+    ],
+)
+def test_mapping_over_nothing_gives_nothing(f, shapes, axes):
+    args = [jnp.zeros(shape) for shape in shapes]
+    one = [
+        a if d is None else jax.ShapeDtypeStruct(a.shape[:d] + a.shape[d + 1 :], a.dtype) for a, d in zip(args, axes)
+    ]
+    got = jax.vmap(f, in_axes=axes)(*args)
+    assert got.shape == (0, *jax.eval_shape(f, *one).shape)
+    gradient = jax.grad(lambda *args: jnp.sum(jax.vmap(f, in_axes=axes)(*args)))(*args)
+    assert gradient.shape == args[0].shape
+
+
+def faces_in(f, *args):
+    return len(re.findall(r"= conv_(?:apply|adjoint|kernel)", str(jax.make_jaxpr(f)(*args))))
+
+
+def three_layers(conv):
+    def f(ws, x):
+        for w in ws:
+            x = jax.nn.relu(conv(x, w))
+        return jnp.sum(x)
+
+    return f
+
+
+@pytest.mark.parametrize("policy, count", [("dots_saveable", 8), ("everything_saveable", 8), ("nothing_saveable", 11)])
+def test_checkpoint_policies_take_the_faces_for_convolutions(policy, count):
+    """Three layers: 3 forward and 5 gradients, the image's left out; what is not kept is computed again."""
+    ws, x = [jnp.full((3, 3, 4, 4), 0.1)] * 3, X
+    keep = getattr(jax.checkpoint_policies, policy)
+    ours = three_layers(functools.partial(jc.conv, padding="SAME"))
+    theirs = three_layers(lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC))
+    assert faces_in(jax.grad(jax.checkpoint(ours, policy=keep)), ws, x) == count
+    assert faces_in(jax.grad(jc.accelerate(jax.checkpoint(theirs, policy=keep))), ws, x) == count
+    close(jax.grad(jax.checkpoint(ours, policy=keep))(ws, x), jax.grad(ours)(ws, x))
+
+
+def test_taylor_series_of_products_follow_leibniz():
+    series = ((jnp.ones_like(X), X, 0 * X),)
+
+    def f(conv):
+        return lambda x: conv(jnp.sin(x), W * jnp.sum(x))
+
+    close(jet.jet(f(grouped), (X,), series), jet.jet(f(plain), (X,), series), 2e-3)
+
+
+W_UP = jnp.asarray(RNG.standard_normal((3, 3, 6, 4)), jnp.float32)
+W_DEPTHWISE = jnp.asarray(RNG.standard_normal((3, 3, 1, 4)), jnp.float32)
+EXPORTED = {
+    "dense": lambda x: jc.conv(x, W_UP.swapaxes(2, 3), padding=1),
+    "strided groups": lambda x: jc.conv(x, W, groups=2, padding=1, stride=2),
+    "atrous depthwise": lambda x: jc.conv(x, W_DEPTHWISE, groups=4, padding=2, dilation=2),
+    "SAME": lambda x: jc.conv(x, W_UP.swapaxes(2, 3), padding="SAME", stride=2),
+    "CAUSAL": lambda x: jc.conv(x, W_UP.swapaxes(2, 3), padding="CAUSAL"),
+    "cropped": lambda x: jc.conv(x, W_UP.swapaxes(2, 3), padding=((-1, 1), (0, -1))),
+    "up": lambda x: jc.conv_transpose(x, W_UP, stride=2, padding=1, output_padding=1),
+    "up, SAME": lambda x: jc.conv_transpose(x, W_UP, stride=3, padding="SAME"),
+    "up, depthwise": lambda x: jc.conv_transpose(x, W_DEPTHWISE, groups=4, stride=2),
+    "up, cropped": lambda x: jc.conv_transpose(x, W_UP, padding=3),
+    "gradient": jax.grad(lambda x: jnp.sum(jc.conv(x, W, groups=2, padding=1) ** 2)),
+    "strided gradient": jax.grad(lambda x: jnp.sum(jc.conv(x, W, groups=2, padding=1, stride=2) ** 2)),
+    "accelerated": jc.accelerate(lambda x: plain(x, W)),
+    "antialiased resize": lambda x: jc.resize(x, (4, 3), antialias=True),
+    "wide mean": lambda x: jc.avg_pool(x, 8, stride=1),
+}
+# These know their maps only for sizes that are numbers; and so does lax the pads of a strided convolution's gradient.
+FIXED_SIZES = ("antialiased resize", "wide mean", "strided gradient")
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exported_with_open_sizes(name):
+    pytest.importorskip("flatbuffers")
+    f = EXPORTED[name]
+    shapes = ["b, 12, 10, 4"] if name in FIXED_SIZES else ["b, 12, 10, 4", "b, h, k, 4"]
+    for shape in shapes:
+        large = ["h >= 8", "k >= 8"] if "h" in shape else []  # what is cropped has to be there
+        struct = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape, constraints=large), jnp.float32)
+        exported = jax.export.export(jax.jit(f), platforms=("cpu", "cuda", "tpu"))(struct)
+        again = jax.export.deserialize(exported.serialize())
+        for size in [(3, 12, 10, 4)] if "h" not in shape else [(1, 9, 14, 4)]:
+            x = jnp.asarray(RNG.standard_normal(size), jnp.float32)
+            close(again.call(x), f(x), 2e-4)
+
+
+def test_open_sizes_refuse_what_needs_numbers():
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, k, 4"), jnp.float32)
+    for f, message in (
+        (lambda x: jc.conv_transpose(x, W_UP, stride=2, output_size=9), "give output_padding instead"),
+        (lambda x: jc.conv(x, W, groups=2, padding=1, padding_mode="circular"), "padding_mode='circular' needs sizes"),
+        (lambda x: jc.conv(x, W, groups=2, method="taps"), "method='taps' needs sizes that are numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.export.export(jax.jit(f))(x)
