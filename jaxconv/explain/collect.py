@@ -15,6 +15,7 @@ from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Griddi
 from jaxconv.analysis.dilation.gridding import LayerGridding, layerwise
 from jaxconv.analysis.field.effective import measured
 from jaxconv.analysis.field.gradient import Pullback
+from jaxconv.analysis.field.inputs import inputs_for
 from jaxconv.analysis.graph.sweep import alignments
 from jaxconv.analysis.graph.trace import Traced, spatial_axes_of
 from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, predicted
@@ -134,6 +135,8 @@ def explain(
     field = step("receptive field", lambda: analysis.receptive_field(target.fn, *target.args, **options), needed=True)
     whole = Explanation(target, field, failed=failed, seconds=seconds)
     axes = spatial_axes_of(target.args[0], spatial_axes)
+    images = target.images
+    inputs = inputs_for(target.args[0], axes, target.input_range if images is None else None, images)
     # One gradient for both that measure it. Compiling it takes longest: it begins while Python reads the graph.
     pullback = Pullback(target.fn, target.args, output)
     compiled = Thread(target=lambda: _quietly(pullback.compile), daemon=True)
@@ -148,9 +151,10 @@ def explain(
     step("compiling the gradient", compiled.join)
     whole.board = step(
         "checkerboard",
-        lambda: predicted(target.fn, target.args, axes, output, traced, pullback, draws=FLAT_IMAGES),
+        lambda: predicted(target.fn, target.args, axes, output, traced, pullback, FLAT_IMAGES, inputs=inputs),
     )
-    whole.effective = step("effective receptive field", lambda: measured(field, pullback, axes, draws=draws))
+    effective = step("effective receptive field", lambda: measured(field, pullback, axes, draws=draws, inputs=inputs))
+    whole.effective = effective
     return whole
 
 

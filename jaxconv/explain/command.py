@@ -19,6 +19,7 @@ def explain_command(
     spatial_axes: Sequence[int] | None = None,
     output: int | None = None,
     tile: int = TILE,
+    input_range: tuple[float, float] | None = None,
     console: Any = None,
 ) -> Path:
     """Explain a network in the terminal and as one HTML file.
@@ -31,6 +32,7 @@ def explain_command(
         spatial_axes: spatial axes of the image.
         output: which output is meant, where there are several.
         tile: tile size that the advice is for.
+        input_range: (lowest, highest) value that the network is made for.
         console: rich console to print on.
 
     Returns:
@@ -44,7 +46,7 @@ def explain_command(
     if tile < 1:
         raise ValueError(f"--tile {tile} must be at least 1")
     console = console or Console()
-    target = resolve(what, shape=shape, image=image, spatial_axes=spatial_axes)
+    target = resolve(what, shape=shape, image=image, spatial_axes=spatial_axes, input_range=input_range)
     spatial_axes = target.spatial_axes if spatial_axes is None else spatial_axes
     path = out or _default_path(what)
     if path.is_dir():
@@ -76,6 +78,22 @@ def integers(option: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise ValueError(f"{option} {text}: needed are whole numbers with commas between them") from None
+
+
+def interval(option: str, text: str | None) -> tuple[float, float] | None:
+    """Two numbers with a comma between them.
+
+    Example:
+        >>> interval("--input-range", "-1,1")
+        (-1.0, 1.0)
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text}: needed are two numbers with a comma between them, such as 0,1") from None
+    return low, high
 
 
 def _default_path(what: str) -> Path:

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Target:
         picture: the reader's image, (height, width, channels) as 8-bit values of the analysed size, or None.
         remarks: what was assumed.
         spatial_axes: those of the image, where the network itself tells them.
+        input_range: (lowest, highest) value of the network's inputs, for each channel, where that is known.
+        weights: "trained", "random", or "given" where nobody said which.
     """
 
     name: str
@@ -35,6 +37,20 @@ class Target:
     picture: np.ndarray | None = None
     remarks: tuple[str, ...] = field(default=())
     spatial_axes: tuple[int, ...] | None = None
+    input_range: tuple[Any, Any] | None = None
+    weights: str = "given"
+
+    @property
+    def images(self) -> np.ndarray | None:
+        """The reader's picture as the network takes it; None where there is none or its channels don't fit."""
+        image = self.args[0]
+        if self.picture is None or not np.issubdtype(image.dtype, np.floating) or len(image.shape) != 4:
+            return None
+        if image.shape[1:] != self.picture.shape:
+            return None
+        low, high = (0.0, 1.0) if self.input_range is None else self.input_range
+        low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        return np.broadcast_to(low + self.picture / np.float32(255) * (high - low), image.shape).astype(image.dtype)
 
 
 def resolve(
@@ -43,6 +59,7 @@ def resolve(
     shape: Sequence[int] | None = None,
     image: str | Path | None = None,
     spatial_axes: Sequence[int] | None = None,
+    input_range: tuple[float, float] | None = None,
 ) -> Target:
     """Find what is to be explained.
 
@@ -54,6 +71,7 @@ def resolve(
         shape: shape of the image, such as (1, 256, 256, 3).
         image: a picture file; it is brought to the analysed size, which follows it where `shape` is not given.
         spatial_axes: spatial axes of the image, where they are not all but the first and the last.
+        input_range: (lowest, highest) value that the network is made for; a run's record knows its own.
 
     Returns:
         A `Target`.
@@ -68,13 +86,19 @@ def resolve(
     """
     if shape is not None:
         _check_shape(shape, spatial_axes)
+    if input_range is not None and not input_range[0] < input_range[1]:
+        raise ValueError(
+            f"--input-range {input_range[0]:g},{input_range[1]:g}: the lowest value must be below the highest"
+        )
     if Path(what).is_dir():
-        return _of_run(Path(what), shape, image, spatial_axes)
-    if what.endswith(".onnx"):
-        return _of_onnx(Path(what), shape, image, spatial_axes)
-    if ":" in what:
-        return _of_name(what, shape, image, spatial_axes)
-    return _of_registry(what, shape, image, spatial_axes)
+        found = _of_run(Path(what), shape, image, spatial_axes)
+    elif what.endswith(".onnx"):
+        found = _of_onnx(Path(what), shape, image, spatial_axes)
+    elif ":" in what:
+        found = _of_name(what, shape, image, spatial_axes)
+    else:
+        found = _of_registry(what, shape, image, spatial_axes)
+    return found if input_range is None else replace(found, input_range=input_range)
 
 
 def _check_shape(shape: Sequence[int], spatial_axes: Sequence[int] | None) -> None:
@@ -107,7 +131,10 @@ def _of_run(folder: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
     size = record.size or (run.train or {}).get("crop") or (SIDE, SIDE)
     default = (1, *(int(n) for n in size), record.channels)
     shape, picture, more = _image(shape, image, default, record.channels, spatial_axes, follow=record.size is None)
-    return _of_module(f"{run.model_name}, run {folder.resolve().name}", model, shape, picture, [*remarks, *more])
+    target = _of_module(f"{run.model_name}, run {folder.resolve().name}", model, shape, picture, [*remarks, *more])
+    ends = (record.normalise(np.full((1, record.channels), v, np.uint8))[0] for v in (0, 255))
+    weights = "random" if remarks else "trained"
+    return replace(target, input_range=tuple(ends), weights=weights)
 
 
 def _of_onnx(path: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
@@ -164,7 +191,8 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
     _of_module(name, nnx.eval_shape(build), shape, picture, [])
     model = build()
     model.eval()
-    return Target(name, model, (jax.ShapeDtypeStruct(tuple(shape), np.float32),), picture, (*remarks, *more))
+    image_shape = jax.ShapeDtypeStruct(tuple(shape), np.float32)
+    return Target(name, model, (image_shape,), picture, (*remarks, *more), weights="random")
 
 
 def _of_module(name: str, model: Any, shape: Any, picture: Any, remarks: Sequence[str]) -> Target:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..graph.trace import spatial_axes_of
 from .gradient import GradientField, Pullback, numbers_for
+from .inputs import Inputs, inputs_for
 from .receptive import ReceptiveField, receptive_field
 
 
@@ -47,6 +48,8 @@ def effective_receptive_field(
     output: int | None = None,
     draws: int = 20,
     seed: int = 0,
+    input_range: tuple[Any, Any] | None = None,
+    images: Any = None,
 ) -> EffectiveField:
     """Measure which part of its receptive field a network really uses.
 
@@ -54,12 +57,14 @@ def effective_receptive_field(
 
     Args:
         fn: the function, as for `receptive_field`.
-        args: its arguments; the image (array or shape) first. Its values are drawn from a normal distribution.
+        args: its arguments; the image (array or shape) first. An array that is not the same everywhere is used itself.
         index: spatial index of the output; the middle by default.
         spatial_axes: spatial axes of the image; all but the first and the last by default.
         output: which output is meant, where there are several.
         draws: number of random inputs.
         seed: seed of the inputs.
+        input_range: (lowest, highest) value of the random inputs, as for `checkerboard`.
+        images: images to use in place of random ones.
 
     Returns:
         An `EffectiveField`: `.energy`, `.radius`, `.area(share)`, `.ratio`, `.box`.
@@ -83,7 +88,8 @@ def effective_receptive_field(
         raise ValueError(f"draws must be at least 1, got {draws}")
     axes = spatial_axes_of(args[0], spatial_axes)
     theory = receptive_field(fn, *args, spatial_axes=axes, output=output)
-    return measured(theory, Pullback(fn, args, output), axes, index, draws, seed)
+    inputs = inputs_for(args[0], axes, input_range, images)
+    return measured(theory, Pullback(fn, args, output), axes, index, draws, seed, inputs)
 
 
 def measured(
@@ -93,11 +99,13 @@ def measured(
     index: int | Sequence[int] | None = None,
     draws: int = 20,
     seed: int = 0,
+    inputs: Inputs | None = None,
 ) -> EffectiveField:
     """`effective_receptive_field` with the theoretical field and the gradient that somebody has already."""
     image, result = pullback.args[0], pullback.result
     if not pullback.differentiable:
         raise ValueError(f"there is no gradient of an output of {result.dtype} to an image of {image.dtype}")
+    inputs = inputs or inputs_for(image, axes)
     at = theory.central_index if index is None else (index,) if isinstance(index, int) else tuple(index)
     box = theory.box(at)
     at = tuple(i % n for i, n in zip(at, theory.output_size, strict=True))
@@ -107,7 +115,8 @@ def measured(
     others = tuple(a for a in range(len(image.shape)) if a not in axes)
     total = np.zeros([image.shape[a] for a in sorted(axes)])
     for draw in range(draws):
-        x, *rest = numbers_for(pullback.args, seed + draw)
+        _, *rest = numbers_for(pullback.args, seed + draw)
+        x = inputs.noise(seed + draw)
         hot = np.zeros(result.shape, np.int8)
         hot[tuple(where)] = np.random.default_rng((seed + draw, 1)).choice((-1, 1), hot[tuple(where)].shape)
         total += (np.abs(pullback(x, rest, hot)).astype(np.float64) ** 2).sum(axis=others)

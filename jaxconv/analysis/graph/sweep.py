@@ -269,9 +269,29 @@ def bounds(graph: Graph, source: Node, out: Node, axis: int, nominal: bool) -> t
 
 def alignments(traced: Any) -> list[int]:
     """Per axis the smallest shift of the input that shifts every value of the network by whole positions."""
+    return [math.lcm(*(j.numerator for j in steps)) for steps, _ in _steps(traced)]
+
+
+def periods(traced: Any) -> list[tuple[int, int, int | None]]:
+    """Per axis the alignment, a number of positions after which the phases of every node repeat, and that of `out`.
+
+    A node's phases repeat after alignment / step positions; the alignment times the common denominator of all steps is
+    a multiple of that for all of them. None where the result does not move along the axis.
+    """
+    found = []
+    for steps, last in _steps(traced):
+        align = math.lcm(*(j.numerator for j in steps))
+        own = None if last is None else align * last.denominator // last.numerator
+        found.append((align, align * math.lcm(*(j.denominator for j in steps)), own))
+    return found
+
+
+def _steps(traced: Any) -> list[tuple[list[Fraction], Fraction | None]]:
+    """Per axis the steps of all nodes in input positions, and the result's."""
     found = []
     for a in traced.spatial_axes:
-        swept = Bounds(traced.source, traced.out, a, True, choices=True)
-        steps = [j for jumps in swept.jumps.values() for j in jumps if j is not None and j != 0]
-        found.append(math.lcm(*(abs(j.numerator) for j in steps)) if steps else 1)
+        jumps = Bounds(traced.source, traced.out, a, True, choices=True).jumps
+        steps = [abs(j) for of_node in jumps.values() for j in of_node if j is not None and j != 0]
+        last = [abs(j) for j in jumps.get(traced.out.number, ()) if j is not None and j != 0]
+        found.append((steps, last[0] if len(last) == 1 else None))
     return found

@@ -10,18 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..field.gradient import Pullback
+from ..field.inputs import Inputs, inputs_for
 from ..graph.reader import NotUnderstood
-from ..graph.sweep import pull_back, push_totals
+from ..graph.sweep import periods, pull_back, push_totals
 from ..graph.trace import Traced, spatial_axes_of, trace
 from .probe import (
     Record,
     fold,
     gradient_phases,
+    image_spread,
+    phase_pattern,
     phase_unevenness,
     phases_between,
     probe,
     relations,
 )
+
+_SHOWN = 6  # layers in the printed form
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class LayerOverlap:
 
     `taps` are the taps that meet the input per output phase and axis, `reads` how many outputs read each input phase
     (its gradient). `counts` is the unevenness of the taps, (max - min) / mean over phases; `gradient` that of the
-    reads. `gain` is the unevenness of the layer's output on flat images with the actual weights, `added` how much of
-    it the layer adds to what came in.
+    reads. `gain` is the unevenness of the layer's output on flat images with the actual weights, `added` the
+    unevenness that the layer itself makes, without the pattern of the layers above it.
     """
 
     name: str
@@ -66,6 +71,10 @@ class Checkerboard:
     for the gradient at the input. `score` is the unevenness of the output on flat images with the weights as they are:
     the root mean square of what differs between phases relative to what they share; `phases` holds those outputs.
     `gradient_score` is the same for the gradient at the input under flat cotangents (None for integer images).
+
+    `pattern` is that root mean square in the output's own units, and `spread` the standard deviation of the output from
+    one flat image to the next: a pattern is seen where it isn't small against it. `probed` says where the levels of the
+    images came from.
     """
 
     score: float
@@ -76,6 +85,9 @@ class Checkerboard:
     phases: np.ndarray
     layers: tuple[LayerOverlap, ...]
     notes: tuple[str, ...]
+    pattern: float
+    spread: float
+    probed: str
 
     @property
     def worst(self) -> LayerOverlap | None:
@@ -91,7 +103,25 @@ class Checkerboard:
             return "No checkerboard: all phases of the output are treated alike."
         helps = [f"{f.name} ({f.before:.2g} -> {f.after:.2g})" for f in worst.fixes if f.after < f.before]
         advice = f" What helps: {'; '.join(helps)}." if helps else ""
-        return f"{worst.name} at {worst.place or 'top level'}: {worst.reason}.{advice}"
+        keeps = f" Flat images come out with a pattern of {self.pattern:.2g} beside a spread of {self.spread:.2g}."
+        return f"{worst.name} at {worst.place or 'top level'}: {worst.reason}.{keeps}{advice}"
+
+    def __str__(self) -> str:
+        """What is known in a few lines; the layers that matter most first."""
+        counts = "not counted" if self.counts is None else f"{self.counts:.2g}"
+        lines = [
+            f"checkerboard: paths {counts}, score {self.score:.2g} on flat images from {self.probed}",
+            f"  pattern {self.pattern:.2g} in the output's units, beside a spread of {self.spread:.2g}; period "
+            f"{'x'.join(map(str, self.period))}",
+        ]
+        ranked = sorted(self.layers, key=lambda layer: (layer.added, layer.counts), reverse=True)
+        for layer in ranked[:_SHOWN]:
+            lines.append(
+                f"  {layer.place or layer.name}: adds {layer.added:.2g}, taps {layer.counts:.2g}; {layer.reason}"
+            )
+        if len(ranked) > _SHOWN:
+            lines.append(f"  and {len(ranked) - _SHOWN} more layers in .layers")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def spread(phases: Sequence[float] | np.ndarray) -> float:
@@ -109,6 +139,8 @@ def checkerboard(
     draws: int = 8,
     seed: int = 0,
     fixes: bool = True,
+    input_range: tuple[Any, Any] | None = None,
+    images: Any = None,
 ) -> Checkerboard:
     """Predict checkerboard patterns: how unevenly the phases of the output are treated, and which layer causes it.
 
@@ -116,17 +148,26 @@ def checkerboard(
     each phase is measured with the actual weights on images that are the same everywhere, layer by layer:
     score = sqrt(variance over phases / mean square), averaged over draws and channels, away from the borders.
 
+    A trained network is even only for the values that it was trained with: say which, by `input_range` or `images`, or
+    give the image as an array and not as a shape.
+
     Args:
         fn: the function, as for `receptive_field`; of arguments given as shapes, weights are drawn at random.
         args: its arguments; the image first, large enough that its middle is free of border effects.
         spatial_axes: spatial axes of the image; all but the first and the last by default.
         output: which output is meant, where there are several.
-        draws: number of flat images.
+        draws: number of flat images, whose levels cover the range.
         seed: seed of the flat images and of weights that are not given.
         fixes: also analyse the layer with changed kernel size, initialisation, or a resize-convolution in its place.
+        input_range: (lowest, highest) value of the images that the function is made for, numbers or one for every
+            channel; 0 to 1 by default for 1, 3 and 4 channels (a note says so), else a standard normal distribution.
+        images: images that it is made for, in place of a range: an array or several; the levels are their pixels.
 
     Returns:
-        A `Checkerboard`: `.score`, `.counts`, `.gradient_counts`, `.layers`, `.worst`, `.why`.
+        A `Checkerboard`: `.score`, `.pattern`, `.spread`, `.counts`, `.gradient_counts`, `.layers`, `.worst`, `.why`.
+
+    Raises:
+        ValueError: range or images do not fit the image; the output is no image.
 
     >>> import jax, jax.numpy as jnp
     >>> def up(x):
@@ -145,7 +186,10 @@ def checkerboard(
         traced = trace(fn, args, axes, output)
     except NotUnderstood as problem:
         traced = str(problem)
-    return predicted(fn, args, axes, output, traced, Pullback(fn, args, output), draws, seed, fixes)
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    inputs = inputs_for(args[0], axes, input_range, images)
+    return predicted(fn, args, axes, output, traced, Pullback(fn, args, output), draws, seed, fixes, inputs)
 
 
 def predicted(
@@ -158,12 +202,18 @@ def predicted(
     draws: int = 8,
     seed: int = 0,
     fixes: bool = True,
+    inputs: Inputs | None = None,
 ) -> Checkerboard:
     """`checkerboard` with the graph (or why there is none) and the gradient that somebody has already."""
     places = traced.result_axes if isinstance(traced, Traced) else axes
-    records = probe(fn, args, axes, output, draws, seed, places)
+    inputs = inputs or inputs_for(args[0], axes)
+    images = inputs.flat(draws, seed)
+    known = periods(traced) if isinstance(traced, Traced) else None
+    records = probe(fn, args, axes, output, images, seed, places, known)
     coarsest = [min((r.size[i] for r in records if r.size[i] > 1), default=1) for i in range(len(axes))]
     steps = [phases_between(args[0].shape[a], n) for a, n in zip(axes, coarsest, strict=True)]
+    if known is not None:
+        steps = [s if s <= args[0].shape[a] else p for a, p, (s, *_) in zip(axes, steps, known, strict=True)]
     notes: list[str] = []
     counts = gradient = None
     if isinstance(traced, Traced):
@@ -174,16 +224,14 @@ def predicted(
         notes.append(f"paths are not counted: {traced}")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args[1:])):
         notes.append("weights given as shapes were drawn at random")
-    layers, before = [], 0.0
-    for record in records[:-1]:
-        layer = _layer(record, before, fixes, seed)
-        before = record.unevenness
-        if layer is not None:
-            layers.append(layer)
+    if inputs.assumed:
+        notes.append(f"the images' values come from {inputs.said}; input_range= names those of a trained network")
+    found = (_layer(record, fixes, seed) for record in records[:-1])
+    layers = [layer for layer in found if layer is not None]
     last = records[-1]
     back = None
     try:
-        back = None if pullback is None else gradient_phases(pullback, axes, steps, draws, seed)
+        back = None if pullback is None else gradient_phases(pullback, axes, steps, images, seed)
     except (NotImplementedError, ValueError) as problem:  # loops and windows that JAX does not differentiate
         notes.append(f"the gradient at the input is not measured: {str(problem).splitlines()[0]}")
     if not np.issubdtype(last.dtype, np.inexact):
@@ -197,6 +245,9 @@ def predicted(
         phases=last.phases,
         layers=tuple(layers),
         notes=tuple(notes),
+        pattern=phase_pattern(last.phases),
+        spread=image_spread(last.phases),
+        probed=inputs.said,
     )
 
 
@@ -214,9 +265,9 @@ def _counted(traced: Traced, period: Sequence[int], steps: Sequence[int]) -> tup
 
 
 # ------------------------------------------------------------------------------------------------------------- layers
-def _layer(record: Record, before: float, fixes: bool, seed: int) -> LayerOverlap | None:
+def _layer(record: Record, fixes: bool, seed: int) -> LayerOverlap | None:
     found = relations(record.eqn)
-    added = max(record.unevenness - before, 0.0)
+    added = record.own
     taps = tuple(r.taps_per_phase() for r in found)
     reads = tuple(r.reads_per_phase() for r in found)
     counts = max((spread(t) for t in taps), default=0.0)
@@ -252,9 +303,9 @@ def _reason(primitive: str, found, taps, reads, shuffles: bool, added: float) ->
                 f"{' and '.join(str(t) for t in sorted(set(phases)))} taps"
             )
     if shuffles:
-        return "initialisation: the channels that become neighbouring pixels have different weights"
+        return "the weights of the channels that become neighbouring pixels differ"
     if any(r.base > 1 for r in found):
-        return "initialisation: the taps of different phases have different sums" if added > 1e-6 else "even"
+        return "the taps of different phases have different sums with these weights" if added > 1e-6 else "even"
     for relation, phases in zip(found, reads, strict=True):
         if spread(phases):
             return (

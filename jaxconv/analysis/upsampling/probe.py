@@ -15,6 +15,7 @@ from jaxconv.jaxprs.walk import bound, called, label_of, walk
 from jaxconv.lattice import Relation, of_lax
 
 from ..field.gradient import Pullback, numbers_for
+from ..graph.links import groups
 
 _KEPT = ("conv_general_dilated", "conv_apply", "conv_adjoint", "reshape", "broadcast_in_dim")
 _LAYER_CALLS = ("max_pool", "avg_pool", "max_unpool", "max_pool_with_indices", "_resize", "resize")
@@ -22,7 +23,10 @@ _LAYER_CALLS = ("max_pool", "avg_pool", "max_unpool", "max_pool_with_indices", "
 
 @dataclass
 class Record:
-    """One layer's output on flat images: `phases` is (draws, *period, channels), the mean of every phase."""
+    """One layer's output on flat images: `phases` is (draws, *period, channels), the mean of every phase.
+
+    `factor` is by how much the layer itself enlarges each axis.
+    """
 
     primitive: str
     place: str
@@ -30,12 +34,27 @@ class Record:
     size: tuple[int, ...]
     period: tuple[int, ...]
     phases: np.ndarray
+    factor: tuple[int, ...]
     dtype: Any = np.float32
 
     @property
     def unevenness(self) -> float:
         """Root mean square of what differs between phases, relative to what they share."""
         return phase_unevenness(self.phases)
+
+    @property
+    def own(self) -> float:
+        """The unevenness that the layer itself makes, without what the layers above it brought along.
+
+        A layer that enlarges by s makes a pattern of period s of an input that is the same everywhere. A pattern of
+        period p in its input comes out with period s*p, and the mean over its p positions is what the layer would make
+        of the input's mean.
+        """
+        phases = self.phases
+        for axis, (n, s) in enumerate(zip(self.period, self.factor, strict=True), start=1):
+            step = math.gcd(n, s)
+            phases = phases.reshape(*phases.shape[:axis], n // step, step, *phases.shape[axis + 1 :]).mean(axis=axis)
+        return phase_unevenness(phases)
 
 
 def phase_unevenness(phases: np.ndarray) -> float:
@@ -47,6 +66,18 @@ def phase_unevenness(phases: np.ndarray) -> float:
     if uneven <= 1e-12 * even:
         return 0.0
     return math.sqrt(uneven / even) if even > 0 else math.inf
+
+
+def phase_pattern(phases: np.ndarray) -> float:
+    """Root mean square of what differs between phases, in the output's own units."""
+    values = np.asarray(phases, np.float64)
+    return float(np.sqrt(values.var(axis=tuple(range(1, values.ndim - 1))).mean()))
+
+
+def image_spread(phases: np.ndarray) -> float:
+    """Standard deviation from one image to the next of what the phases share, over all channels."""
+    values = np.asarray(phases, np.float64)
+    return float(np.sqrt(values.mean(axis=tuple(range(1, values.ndim - 1))).var(axis=0).mean()))
 
 
 def fold(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
@@ -62,28 +93,20 @@ def fold(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: fl
     return array
 
 
-def flat_images(image: Any, axes: Sequence[int], draws: int, seed: int) -> list[np.ndarray]:
-    """Images that are the same everywhere, one random value a channel."""
-    rng = np.random.default_rng(seed)
-    shape = [1 if a in axes else n for a, n in enumerate(image.shape)]
-    values: list[np.ndarray]
-    if np.issubdtype(image.dtype, np.integer):
-        values = [rng.integers(0, 128, shape) for _ in range(draws)]
-    else:
-        values = [rng.standard_normal(shape) for _ in range(draws)]
-    return [np.broadcast_to(v.astype(image.dtype), image.shape) for v in values]
-
-
 def probe(
     fn: Callable[..., Any],
     args: Sequence[Any],
     axes: Sequence[int],
     output: int | None,
-    draws: int,
+    images: Sequence[np.ndarray],
     seed: int,
     places: Sequence[int],
+    known: Sequence[tuple[int, int, int | None]] | None = None,
 ) -> list[Record]:
     """The records of every layer and of the output (last), on flat images; `places` are the output's spatial axes.
+
+    The weights that are not given are drawn with `seed`. `known` are the periods that the graph states; where there is
+    none they follow from the sizes, which is right where borders are padded.
 
     Raises:
         ValueError: where the output has other spatial axes than the image.
@@ -101,7 +124,7 @@ def probe(
         return [*recorder.kept, outputs[output or 0][0]]
 
     records: list[Record] = []
-    results = [[np.asarray(a) for a in run(image, rest)] for image in flat_images(args[0], axes, draws, seed)]
+    results = [[np.asarray(a) for a in run(image, rest)] for image in images]
     coarsest = [args[0].shape[a] for a in axes]
     rank = len(args[0].shape)
     for number, (primitive, place, eqn) in enumerate([*sites, ("output", "output", None)]):
@@ -118,12 +141,16 @@ def probe(
         size = tuple(arrays[0].shape[a] for a in where)
         coarsest = [_coarser(a, b) for a, b in zip(coarsest, size, strict=True)]
         period = tuple(phases_between(n, c) for n, c in zip(size, coarsest, strict=True))
+        if known is not None:
+            stated = ((own if last else common) for _, common, own in known)
+            fits = zip(size, stated, period, strict=True)
+            period = tuple(s if s is not None and (last or 2 * s <= n) and s <= n else p for n, s, p in fits)
         phases = np.stack([fold(a, where, period) for a in arrays])
         phases = phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
         regrouped = (records and records[-1].size == size) or all(n == 1 for n in size)
         if primitive in ("reshape", "broadcast_in_dim") and regrouped:
             continue  # channels regrouped, biases, statistics: not an upsampling
-        records.append(Record(primitive, place, eqn, size, period, phases, arrays[0].dtype))
+        records.append(Record(primitive, place, eqn, size, period, phases, _factors(eqn, axes), arrays[0].dtype))
     return records
 
 
@@ -137,17 +164,40 @@ def phases_between(fine: int, coarse: int) -> int:
     return max(round(fine / coarse), 1) if coarse > 1 else 1
 
 
+def _factors(eqn: Any, axes: Sequence[int]) -> tuple[int, ...]:
+    """By how much a layer enlarges each spatial axis of its input; 1 where it does not."""
+    found = relations(eqn)
+    if found or eqn is None:
+        lattice = tuple(r.base // math.gcd(r.base, r.stride) for r in found)
+        return lattice if len(lattice) == len(axes) else (1,) * len(axes)
+    new = eqn.outvars[0].aval.shape
+    if eqn.primitive.name == "reshape":
+        # A shuffle or a repetition ends in a reshape that puts an axis of subpixels behind its axis of pixels.
+        old, factor = eqn.invars[0].aval.shape, dict.fromkeys(axes, 1)
+        for left, right in groups(old, new):
+            moving = [a for a in right if a in factor and new[a] > 1]
+            large = [old[i] for i in left if old[i] > 1]
+            if len(moving) == 1 and len(large) > 1:
+                factor[moving[0]] = math.prod(large[1:])
+        return tuple(factor[a] for a in axes)
+    alike = [v.aval.shape for v in eqn.invars if len(getattr(v.aval, "shape", ())) == len(new)]
+    if not alike:
+        return (1,) * len(axes)
+    old = max(alike, key=math.prod)
+    return tuple(max(round(new[a] / max(old[a], 1)), 1) for a in axes)
+
+
 def gradient_phases(
-    pullback: Pullback, axes: Sequence[int], period: Sequence[int], draws: int, seed: int
+    pullback: Pullback, axes: Sequence[int], period: Sequence[int], images: Sequence[np.ndarray], seed: int
 ) -> np.ndarray | None:
     """The mean gradient at every phase of the input, for cotangents that are the same everywhere; None for integers."""
     image, shape = pullback.args[0], pullback.result
     if len(shape.shape) != len(image.shape) or not pullback.differentiable:
         return None
     _, *rest = numbers_for(pullback.args, seed)
-    flat = jax.ShapeDtypeStruct(tuple(1 if a in axes else n for a, n in enumerate(shape.shape)), shape.dtype)
-    images = flat_images(image, axes, draws, seed)
-    cotangents = flat_images(flat, (), draws, seed + 1)
+    rng = np.random.default_rng(seed + 1)
+    flat = tuple(1 if a in axes else n for a, n in enumerate(shape.shape))
+    cotangents = [rng.standard_normal(flat).astype(shape.dtype) for _ in images]
     folded = [fold(pullback(x, rest, c), axes, period) for x, c in zip(images, cotangents, strict=True)]
     phases = np.stack(folded)
     return phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
