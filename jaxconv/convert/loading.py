@@ -18,14 +18,10 @@ from jaxconv.convert.names import arrange
 from jaxconv.convert.report import Report
 from jaxconv.convert.sources import Checkpoint, read_checkpoint
 
+File = str | Path | Mapping[str, Any]
 
-def load(
-    model: Any,
-    file: str | Path | Mapping[str, Any],
-    *,
-    convention: str = "torch",
-    rename: Rename | None = None,
-) -> Any:
+
+def load(model: Any, file: File, *, convention: str = "torch", rename: Rename | None = None) -> Any:
     """Weights in one line: ``model = load(model, FILE)``.
 
     What the file may differ in, each said in a warning: the number of classes (the head stays as it was made), the
@@ -62,22 +58,9 @@ def load(
 
 
 def load_with_report(
-    model: Any,
-    file: str | Path | Mapping[str, Any],
-    *,
-    convention: str = "torch",
-    rename: Rename | None = None,
+    model: Any, file: File, *, convention: str = "torch", rename: Rename | None = None
 ) -> tuple[Any, Report]:
-    """`load`, with the report instead of warnings: its hints say what was adapted or left fresh.
-
-    Args:
-        model, file, convention, rename: of `load`.
-
-    Returns:
-        The model, in evaluation mode, and the `Report`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load`.
+    """`load` that returns the model and the `Report`, whose hints say what was adapted or left fresh, without warnings.
 
     Example:
         >>> import numpy as np

@@ -179,6 +179,8 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
     if name == "segmentation":
         raise ValueError(f"segmentation is made of an architecture and an encoder: name one of {', '.join(REGISTRY)}")
     chosen = {p: usual[p] for p in needed if p in usual}
+    if hasattr(made, "levels"):
+        chosen["classes"] = 0  # a classifier's feature map: its head has no places
     remarks = ["the weights are drawn at random" + "".join(f", {k}={v}" for k, v in chosen.items())]
     usual_shape = getattr(made, "example", None) or (1, SIDE, SIDE, 3)
     shape, picture, more = _image(shape, image, usual_shape, 3, spatial_axes)

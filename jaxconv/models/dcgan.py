@@ -60,7 +60,7 @@ class DCGANGenerator(Network):
     """
 
     input_range = (-3.0, 3.0)
-    example = (1, 1, 1, 100)
+    example = (1, 4, 4, 100)
 
     def __init__(
         self, latent: int = 100, *, width: int = 64, channels: int = 3, size: int = 64, dtype: DTypeLike | None = None,

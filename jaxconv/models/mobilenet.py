@@ -85,17 +85,9 @@ class MobileNetV2(Encoder):
     heads = ("classifier.layers.1",)
 
     def __init__(
-        self,
-        classes: int = 1000,
-        *,
-        in_channels: int = 3,
-        output_stride: int = 32,
-        width: float = 1.0,
-        norm: str = "batch",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+        self, classes: int = 1000, *, in_channels: int = 3, output_stride: int = 32, width: float = 1.0,
+        norm: str = "batch", dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
         types = make_types(dtype, param_dtype, rngs)
         self._keep(types, classes=classes, in_channels=in_channels, output_stride=output_stride, width=width, norm=norm)
         last = divisible(32 * width)

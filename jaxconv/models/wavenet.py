@@ -58,21 +58,10 @@ class WaveNet(Network):
     example = (1, 512, 256)
 
     def __init__(
-        self,
-        classes: int = 256,
-        *,
-        residual: int = 32,
-        dilated: int = 32,
-        skip: int = 256,
-        end: int = 256,
-        layers: int = 10,
-        blocks: int = 4,
-        kernel: int = 2,
-        use_bias: bool = False,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+        self, classes: int = 256, *, residual: int = 32, dilated: int = 32, skip: int = 256, end: int = 256,
+        layers: int = 10, blocks: int = 4, kernel: int = 2, use_bias: bool = False, dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
         types = make_types(dtype, param_dtype, rngs)
         self._keep(
             types, classes=classes, residual=residual, dilated=dilated, skip=skip, end=end, layers=layers,

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxconv import ops
 from jaxconv.initializers import bilinear, icnr
-from jaxconv.nn._settings import conv_init
+from jaxconv.nn._settings import add_bias, conv_init
 from jaxconv.nn.blocks import batch_norm
 from jaxconv.nn.convolution import Conv, ConvTranspose
 from jaxconv.resampling import pooling
@@ -27,16 +27,13 @@ def norm(kind: str, features: int, *, epsilon: float = 1e-5, **types: Any) -> nn
     """A normalisation by name: "batch", "group" (of up to 32 groups), "instance", "layer" or "none" (the identity).
 
     Args:
-        kind: one of the names.
+        kind: one of the names; another is a ValueError.
         features: number of channels.
         epsilon: added to the variance.
         **types: dtype, param_dtype, rngs.
 
     Returns:
         A module, or for "none" the identity function.
-
-    Raises:
-        ValueError: another name.
 
     Example:
         >>> from flax import nnx
@@ -317,7 +314,7 @@ def transpose_to(layer: ConvTranspose, x: Array, size: Sequence[int]) -> Array:
         (*batch, *size, out).
     """
     rank = len(layer.kernel_size)
-    settings = layer.settings.keywords()
+    settings = layer._keywords()
     lows = [p[0] if isinstance(p, Sequence) else p for p in settings["padding"]]
     full = [
         s * (n - 1) + d * (k - 1) + 1
@@ -325,10 +322,7 @@ def transpose_to(layer: ConvTranspose, x: Array, size: Sequence[int]) -> Array:
     ]
     settings["padding"] = tuple((lo, f - lo - n) for lo, f, n in zip(lows, full, size, strict=True))
     x, kernel, bias = layer._operands(x)
-    y = ops.conv_transpose(
-        x, kernel, output_size=tuple(size), precision=layer.precision, method=layer.method, **settings
-    )
-    return y if bias is None else y + bias
+    return add_bias(ops.conv_transpose(x, kernel, output_size=tuple(size), **settings), bias)
 
 
 def fit(x: Array, size: Sequence[int]) -> Array:

@@ -284,12 +284,12 @@ def _indexed(x: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
     return jnp.max(values, axis=-1), indices[..., 0]
 
 
-adaptive_avg_pool1d = _adaptive("adaptive_avg_pool1d", 1, adaptive_avg_pool)
-adaptive_avg_pool2d = _adaptive("adaptive_avg_pool2d", 2, adaptive_avg_pool)
-adaptive_avg_pool3d = _adaptive("adaptive_avg_pool3d", 3, adaptive_avg_pool)
-adaptive_max_pool1d = _adaptive("adaptive_max_pool1d", 1, adaptive_max_pool)
-adaptive_max_pool2d = _adaptive("adaptive_max_pool2d", 2, adaptive_max_pool)
-adaptive_max_pool3d = _adaptive("adaptive_max_pool3d", 3, adaptive_max_pool)
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (
+    _adaptive(f"adaptive_avg_pool{rank}d", rank, adaptive_avg_pool) for rank in (1, 2, 3)
+)
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (
+    _adaptive(f"adaptive_max_pool{rank}d", rank, adaptive_max_pool) for rank in (1, 2, 3)
+)
 
 
 def _floating(value: ArrayLike, axes: int) -> Array:
