@@ -85,6 +85,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "jax": jax.__version__,
         "backend": jax.default_backend(),
+        "kernels": "off",
         "random": args.random,
         "seed": args.seed,
         "rows": rows,
