@@ -17,7 +17,8 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
-# Instruction sets in rising order: of the inline functions that several objects define, the linker keeps the first.
+# The oldest instruction set first: where several objects define an inline function, the linker keeps the first one,
+# which must run on every processor.
 INSTRUCTION_SETS = {
     "x86": {"avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mfma")},
     "other": {"portable": ()},

@@ -1,8 +1,7 @@
 """The corners of jax that move between versions, kept in one place.
 
 Everything here uses public names only. What is not public in some supported version (the varying manual axes of
-`shard_map`) is reached
-through attributes of public objects.
+`shard_map`) is reached through attributes of public objects.
 """
 
 from __future__ import annotations

@@ -1,16 +1,13 @@
 """The static record of a convolution: where three tensors meet on one integer line per axis.
 
 Put the input x[u] at ``b*u + lo``, the kernel w[t] at ``d*t`` and the output y[q] at ``s*q``. A convolution, its
-transpose and its
-kernel gradient all sum over the same coincidences
+transpose and its kernel gradient all sum over the same coincidences
 
     b*u + lo = s*q + d*t
 
 and differ only in which of the three tensors is the unknown. [`ConvGeometry`][jaxconv.ConvGeometry] holds the three
-spacings
-(base dilation b, dilation d, stride s), the offset lo and the three sizes for every axis, resolved and validated once,
-as plain
-integers, so that it can be hashed, compared, printed and used as a static argument.
+spacings (base dilation b, dilation d, stride s), the offset lo and the three sizes for every axis, resolved and
+validated once, as plain integers, so that it can be hashed, compared, printed and used as a static argument.
 """
 
 from __future__ import annotations
@@ -30,8 +27,7 @@ class ConvGeometry:
     """Sizes, spacings and offsets of one convolution, resolved.
 
     Per axis the output has ``m = (b*(n-1) + 1 + lo + hi - K) // s + 1`` elements, where ``K = d*(k-1) + 1`` is the
-    extent of the
-    kernel. Use [`resolve`][jaxconv.ConvGeometry.resolve] or
+    extent of the kernel. Use [`resolve`][jaxconv.ConvGeometry.resolve] or
     [`resolve_transpose`][jaxconv.ConvGeometry.resolve_transpose] to make one.
 
     Attributes:
@@ -132,9 +128,8 @@ class ConvGeometry:
     ) -> ConvGeometry:
         """Resolve the convolution whose transpose maps `input_size` to `output_size`.
 
-        The result is the *forward* convolution's geometry: its `output_size` is the transpose's input, its
-        `input_size` the
-        transpose's output. Sizes n with ``forward(n) = i`` are legal: for numbers these are the s sizes from
+        The result is the *forward* convolution's geometry: its `output_size` is the transpose's input, its `input_size`
+        the transpose's output. Sizes n with ``forward(n) = i`` are legal: for numbers these are the s sizes from
         ``(i-1)*s + K - lo - hi`` on.
 
         Args:
@@ -147,16 +142,14 @@ class ConvGeometry:
             padding_mode: padding mode of the forward convolution.
             output_size: n per axis, or None.
             output_padding: elements added to the smallest legal size, or None. Without both, n is the smallest legal
-                size for
-                numbers and "VALID", and ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
+                size for numbers and "VALID", and ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
 
         Returns:
             The geometry of the forward convolution.
 
         Raises:
             ValueError: an output size that the forward convolution does not map to `input_size` (the message names the
-                legal
-                ones), both `output_size` and `output_padding`, or anything that `resolve` refuses.
+                legal ones), both `output_size` and `output_padding`, or anything that `resolve` refuses.
             TypeError: a number that is not an integer.
 
         Example:
@@ -228,8 +221,8 @@ class ConvGeometry:
         """Input sizes that this convolution maps to `output_size`, per axis.
 
         ``{n >= 1 : (b*(n-1) + 1 + lo + hi - K) // s + 1 = m}``; for base dilation 1 and numeric pads these are the s
-        sizes from
-        ``(m-1)*s + K - lo - hi`` on. For "SAME" and its kin the pads depend on n, and the rule is applied to each n.
+        sizes from ``(m-1)*s + K - lo - hi`` on. For "SAME" and its kin the pads depend on n, and the rule is applied to
+        each n.
 
         Args:
             output_size: m per axis; default this geometry's own.

@@ -42,8 +42,7 @@ def conv(
         w: kernel (*kernel_size, in // groups, out).
         stride: s in elements, an int or one int per spatial axis.
         padding: int, one int per axis, (lo, hi) per axis, "SAME" (extra element at the end), "SAME_LOWER" (at the
-            beginning), "VALID" or
-            "CAUSAL" (``d*(k-1)`` before, none after). Negative numbers crop.
+            beginning), "VALID" or "CAUSAL" (``d*(k-1)`` before, none after). Negative numbers crop.
         dilation: d in elements, spacing of the kernel's taps.
         groups: number of channel groups; in and out are divisible by it.
         padding_mode: what stands in the padded places: "zeros", "circular", "reflect" or "replicate".
@@ -104,25 +103,21 @@ def conv_transpose(
     ``x[u, i] = sum over q, t, o with q*s + t*d - lo = u of y[q, o] * w[t, i, o]``
 
     so that ``sum(conv(x, w) * y) == sum(x * conv_transpose(y, w))`` for every x and y. All parameters are those of the
-    *forward*
-    convolution; nothing is flipped or conjugated.
+    *forward* convolution; nothing is flipped or conjugated.
 
     Args:
         y: input of the transpose (*batch, *spatial, in_of_the_transpose), the forward convolution's output.
         w: the forward convolution's kernel (*kernel_size, out_of_the_transpose // groups, in_of_the_transpose):
-            TensorFlow's layout,
-            and PyTorch's weight after ``transpose(2, 3, 1, 0)``.
+            TensorFlow's layout, and PyTorch's weight after ``transpose(2, 3, 1, 0)``.
         stride: s of the forward convolution; the factor of upsampling.
         padding: padding of the forward convolution, as in `conv`.
         dilation: d of the forward convolution.
         groups: number of channel groups.
         padding_mode: padding mode of the forward convolution; the transpose adds back what it would have copied.
-        output_size: spatial size of the result, an int or one int per axis; legal where the forward convolution of
-            that size gives y's
-            size.
+        output_size: spatial size of the result, an int or one int per axis; legal where the forward convolution of that
+            size gives y's size.
         output_padding: elements added to the smallest legal size, an int or one int per axis. Without both: the
-            smallest legal size
-            for numbers and "VALID", ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
+            smallest legal size for numbers and "VALID", ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
         precision: as in `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result; needed for integers.
         method: name of a lowering, or "auto".
@@ -132,8 +127,7 @@ def conv_transpose(
 
     Raises:
         ValueError: as in `conv`; an output size that cannot be reached (the message names the legal ones); both
-            `output_size` and
-            `output_padding`.
+            `output_size` and `output_padding`.
         TypeError: as in `conv`.
 
     Example:

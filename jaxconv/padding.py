@@ -1,10 +1,8 @@
 """Padding modes as linear maps, and their exact transposes.
 
 A padding mode only says which input element stands at each padded position: ``padded[p] = x[source(p)]``. Along one
-axis the sources
-fall into a few runs that go forwards, backwards or stand still, so padding is a concatenation of slices and its
-transpose a sum of
-padded slices; no gather or scatter is left in the program.
+axis the sources fall into a few runs that go forwards, backwards or stand still, so padding is a concatenation of
+slices and its transpose a sum of padded slices; no gather or scatter is left in the program.
 """
 
 from __future__ import annotations
@@ -25,9 +23,8 @@ Run = tuple[int, int, int]
 def source_positions(n: int, pads: tuple[int, int], mode: str) -> np.ndarray:
     """Which of n input elements stands at each of the n + lo + hi padded positions; -1 is a zero.
 
-    ``circular: p mod n``, ``replicate: clip(p, 0, n-1)``, ``reflect: a triangle wave of period 2(n-1)``, with p
-    counted from the
-    first input element. Pads beyond the input wrap, repeat or reflect again.
+    ``circular: p mod n``, ``replicate: clip(p, 0, n-1)``, ``reflect: a triangle wave of period 2(n-1)``, with p counted
+    from the first input element. Pads beyond the input wrap, repeat or reflect again.
 
     Example:
         >>> source_positions(4, (2, 2), "reflect").tolist()

@@ -11,12 +11,9 @@ kernel(x, y)       w          the gradient with respect to the kernel
 =================  =========  ==================================================================
 
 Each face is bilinear and its two derivatives are the other two faces, so the three primitives are closed under any mix
-of forward and reverse
-differentiation. Operands are channels-last with any number of leading batch axes: x (*batch, *n, I), w (*k, I/groups,
-O),
-y (*batch, *m, O); the geometry's padding mode is "zeros". Callers want [`jaxconv.ops`][jaxconv.ops]; these functions
-check nothing that a user
-could get wrong.
+of forward and reverse differentiation. Operands are channels-last with any number of leading batch axes: x (*batch, *n,
+I), w (*k, I/groups, O), y (*batch, *m, O); the geometry's padding mode is "zeros". Callers want
+[`jaxconv.ops`][jaxconv.ops]; these functions check nothing that a user could get wrong.
 """
 
 from __future__ import annotations

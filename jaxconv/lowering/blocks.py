@@ -1,9 +1,8 @@
 """Groups as a few dense convolutions: neighbouring groups are merged into block-diagonal kernels of about 32 channels.
 
-A grouped convolution is block-diagonal in its channels. XLA's own grouped convolution on CPUs is slow, and a group of
-4 or 8 channels is
-too narrow for a fast matrix product, so `merge` groups at a time become one dense problem, whose kernel is zero
-outside its diagonal blocks:
+A grouped convolution is block-diagonal in its channels. XLA's own grouped convolution on CPUs is slow, and a group of 4
+or 8 channels is too narrow for a fast matrix product, so `merge` groups at a time become one dense problem, whose
+kernel is zero outside its diagonal blocks:
 
     y[blocks of merge groups] = dense face on (merge * I/groups) -> (merge * O/groups) channels
 

@@ -3,16 +3,13 @@
 With ``b*u + lo = s*q + d*t`` per axis:
 
 - apply: window of x, stride s, input dilation b, kernel dilation d, low pad lo;
-- adjoint: window of y, stride b, input dilation s, kernel dilation d, the kernel flipped, low pad ``d*(k-1) - lo``.
-The flip stays inside the
-  compiled function: XLA's GPU backend matches it to recognise the backward-data convolution;
+- adjoint: window of y, stride b, input dilation s, kernel dilation d, the kernel flipped, low pad ``d*(k-1) - lo``. The
+  flip stays inside the compiled function: XLA's GPU backend matches it to recognise the backward-data convolution;
 - kernel: window of x with y as the kernel, stride d, input dilation b, kernel dilation s, low pad lo: the kernel
-gradient of the forward
-  convolution, never the derivative of a zero-stuffed one.
+  gradient of the forward convolution, never the derivative of a zero-stuffed one.
 
 Pads handed to XLA are never negative: jax 0.10.2 on CPU computes a plain 1-D convolution with pads (-1, 1) wrongly.
-What a negative pad
-would crop is sliced off first.
+What a negative pad would crop is sliced off first.
 """
 
 from __future__ import annotations
@@ -200,8 +197,7 @@ def _crop(
     covered = low + dilation * (stop - first - 1) + 1
     exact = max(reach - covered, 0)
     # Any high pad from `exact` to `exact + stride - 1` gives the same windows: the caller's own, where it is one of
-    # these, keeps
-    # symmetric pads symmetric (which libraries have fast paths for).
+    # these, keeps symmetric pads symmetric (which libraries have fast paths for).
     limit = reach + stride - 1 - covered
     return lhs, (low, wanted_high if exact <= wanted_high <= limit else exact)
 

@@ -6,11 +6,9 @@ For tap t the outputs that meet the input are a box: ``q`` with ``0 <= s*q + d*t
     adjoint  x[s*q + d*t - lo] += y[box] w[t]^T       (stride 1)
     kernel   w[t]      = sum over box of x[s*q + d*t - lo]^T y[box]
 
-and what falls on padding is never computed: at dilation 18 on a 33x33 map that is 59% of the nominal work. A product
-is a matrix product
-where channels mix, a batched one where groups do, and an element-wise multiply-add, one fused loop over all taps,
-where each channel stands
-alone (depthwise).
+and what falls on padding is never computed: at dilation 18 on a 33x33 map that is 59% of the nominal work. A product is
+a matrix product where channels mix, a batched one where groups do, and an element-wise multiply-add, one fused loop
+over all taps, where each channel stands alone (depthwise).
 
 Source: the shift-and-add form of a convolution; boxes as in Dumoulin and Visin 2016 (arXiv:1603.07285), section 2.3.
 """
@@ -174,8 +172,7 @@ def _depthwise_sum(a: Array, w: Array, call: Call, g: ConvGeometry, boxes_of_tap
     """One fused multiply-add over all taps: `a` is padded once, so that every tap sees a slice of the same size.
 
     Each box is (tap, first in the result, first in `a`, ...); a result element r and its operand lie `low_a -
-    low_result` apart (times the
-    stride), whatever the box.
+    low_result` apart (times the stride), whatever the box.
     """
     wide, multiplier = call.accumulator, call.channels_out // g.groups
     forward = call.face == "apply"

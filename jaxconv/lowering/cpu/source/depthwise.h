@@ -3,7 +3,7 @@
 //
 // Along the last axis the taps that a position meets change only where a tap enters or leaves the operand. Between such
 // places all taps of a tile of positions are added up in registers, at addresses that only strides give, and the tile is
-// written once. A last tile begins earlier, over positions already written, rather than being narrower.
+// written once. The last tile is as wide as the others: it begins earlier and writes some positions again.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -21,8 +21,8 @@ struct Planes {
   Index valid;  // lanes that are channels of the result; the others are padding
 };
 
-// Positions first <= j < end of the last axis that meet the same taps. These are consecutive ones, so that operand
-// positions and weights are evenly spaced, in numbers.
+// Positions first <= j < end of the last axis, which all meet the same taps. The taps are consecutive, so operand
+// positions and weights are evenly spaced; distances are in numbers.
 struct Stretch {
   Index first, end;
   Index taps, offset, next_offset, weight, next_weight;
@@ -55,13 +55,13 @@ struct Line {  // of the operand, and the weights of the taps that meet it
   const Real *data, *w;
 };
 
-// What the result's next line reads of the operand and this one has not: `size` numbers of some lines, `pitch` apart. From
-// main memory they would come too late if they were not asked for now; all at once they would stop everything else.
+// The numbers that the result's next line reads and this one does not: `size` of each of some lines, `pitch` apart.
+// They are prefetched now, because main memory is slow, and a few at a time, so that other reads are not held up.
 struct Next {
   const Real* data;
   Index lines, pitch, size;
 
-  // Inlined, because GCC takes a function that only prefetches for one that does nothing.
+  // Inlined: GCC would drop the call of a function that only prefetches.
   [[gnu::always_inline]] void ask(Index part, Index parts) const {
     const Index share = up((size + parts - 1) / parts, kCacheLine), end = std::min(size, (part + 1) * share);
     for (Index line = 0; line < lines; ++line)
@@ -180,7 +180,7 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
                          planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
       }
     }
-    const Real* behind = nullptr;  // the lines that are read now
+    const Real* behind = nullptr;  // the lines being read
     for (const Line& one : lines) behind = std::max(behind, one.data + pitch);
     const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
                        a1.stride * j1) * g.result_size[2];

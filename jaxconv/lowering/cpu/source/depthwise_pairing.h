@@ -11,8 +11,8 @@
 namespace jaxconv {
 namespace {
 
-// How far behind what is read now the next line lies, or 0 where another pass asks for it. From main memory it would
-// come too late.
+// Distance from the line being read to the next one, which is prefetched because main memory is slow; 0 where another
+// pass prefetches it.
 struct Ahead {
   Index a, b;
 };
@@ -81,8 +81,8 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
           const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
           const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel;
           Real* tap = to + (t0 * p.kernel[1] + t1) * k2 * tap_size;
-          // The next line of y meets lines of x that this one meets, too, and new ones. With a stride a position's cache
-          // line is not the next one's, and asking takes longer than waiting.
+          // The next line of y shares lines of x with this one; only the new ones are prefetched. Not with a stride:
+          // there every position has a cache line of its own, and prefetching takes longer than waiting.
           const bool met = p.dilation[1] * (p.kernel[1] - 1 - t1) >= p.stride[1];
           const bool last_use = t0 == p.kernel[0] - 1 && t1 == p.kernel[1] - 1;
           for (Index t = 0; t < k2; t += kMostTaps) {
@@ -139,7 +139,7 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
 inline void depthwise_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
   auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   const Index xs = p.batch * volume(p.input), ys = p.batch * volume(p.output);
-  // The side of fewer numbers is spread over the lanes of the other.
+  // The side with fewer numbers is repeated along the lanes of the other.
   const bool spread_x = p.in == 1 || (p.out > 1 && xs <= ys);
   const Index in = spread_x ? p.in : p.out, out = spread_x ? p.out : p.in;  // planes, and lanes of a group
   const Index width = plane_width(p.groups, out), row = up(width, kLanes);

@@ -31,8 +31,8 @@ inline Found found(const Axis& axis, Index offset, Index size) {
   return {low, std::max(low, last < 0 ? 0 : std::min(axis.count, last / axis.step + 1))};
 }
 
-// Where along an axis a tap enters or leaves the operand, in order, from 0 to its last position's end: between two such
-// places the taps that are met do not change.
+// The places along an axis where a tap enters or leaves the operand, in order, with both ends of the axis. Between two
+// of them every position meets the same taps.
 inline std::vector<Index> cuts_of(const Axis& axis, Index size) {
   std::vector<Index> cuts{0, axis.count};
   for (Index offset : axis.offset) {
@@ -58,7 +58,7 @@ struct Gather {
 struct Class {
   std::array<Axis, 3> axis;
   std::vector<Index> taps;  // index of each of the class's taps among the packed ones
-  Index skip, in;           // contracted numbers of a packed tap that the class leaves out at its beginning, and uses
+  Index skip, in;           // of a packed tap's contracted numbers: how many the class skips, and how many it then uses
   Index positions() const { return axis[0].count * axis[1].count * axis[2].count; }
 };
 
@@ -206,8 +206,8 @@ inline Real total_of(Vec v) {  // pairwise
   return part[0];
 }
 
-// Lanes are contracted channels, for at most kFew resulting ones: sum[p][o] += w[tap][o] * pixel[p], added up at the
-// end.
+// Lanes are contracted channels, for at most kFew resulting ones: sum[p][o] += w[tap][o] * pixel[p]. The lanes are added
+// up at the end.
 template <int P, int O>
 void few_tile(const Tile& a) {
   Vec sum[P][O];
@@ -345,8 +345,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
   const Index chunk = std::min(kChunk, kPointers / step / (2 * kRows) * (2 * kRows));
   Index chunks = 0;
   for (const Class& c : classes) chunks += (g.batch * c.positions() + chunk - 1) / chunk;
-  // Where a class is one chunk, its matrices are needed once and packed when they are: a large kernel is never copied
-  // whole.
+  // A class that is one chunk needs each matrix once, and packs it then: a large kernel is never copied whole.
   const bool once = chunks <= static_cast<Index>(classes.size());
   const Scratch<Real> packed(once ? 0 : size);
   if (!once) {
@@ -397,8 +396,8 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
         a.w += c.skip * (form == Form::few ? 1 : b.width);
         a.result_shift = b.group * g.out + b.first;
         a.valid = b.valid;
-        // The next group's channels are asked for while this group's are used: they lie a pixel apart, where no
-        // processor foresees them. A line's taps read nearly the same pixels, so one of them will do.
+        // Prefetch the next group's channels while this group's are used: they lie a pixel apart, a pattern that
+        // processors do not foresee. The taps of a line read nearly the same pixels, so one tap's are enough.
         const bool ahead = k + 1 < task.end && blocks[k + 1].group != b.group;
         for (Index p = 0; p < task.count; p += most) {
           const Index rows = std::min(most, task.count - p);

@@ -6,16 +6,16 @@
 namespace jaxconv {
 namespace {
 
-// Below this many contracted channels the taps of the last axis are contracted together, as one run of memory.
+// With fewer contracted channels than this, the taps of the last axis are contracted together, as one run of memory.
 constexpr Index kThin = 32;
 
-// Numbers of an operand that is copied rather than read in pieces: what fits a second-level cache.
+// An operand of at most this many numbers is copied, a larger one is read in pieces: what a second-level cache holds.
 #ifndef JAXCONV_COPIED
 #define JAXCONV_COPIED 65536
 #endif
 constexpr Index kCopied = JAXCONV_COPIED;
 
-// Sums over lanes are paid for by at least this many contracted numbers of a result.
+// Summing over the lanes costs instructions of its own. It pays where a result adds up at least this many numbers.
 constexpr Index kLong = 128;
 
 // `taps` meet a result position; a number of the operand is used `uses` times.
@@ -42,13 +42,13 @@ std::unique_ptr<Scratch<Real>> padded(const Real* from, Index lines, Index size,
   return to;
 }
 
-// Positions of the last axis that use the same of the taps that are contracted together: `taps` of them after `skip`.
+// A run of positions of the last axis that leave out the first `skip` of the merged taps and use the next `taps`.
 struct Piece {
   Axis axis;
   Index skip, taps;
 };
 
-// Taps of the last axis that are contracted together: the first one's index in the kernel, and the way to the next one.
+// Taps of the last axis that are merged into one: the index of the first in the kernel, and the distance to the next.
 struct TapRun {
   Index first, next, taps;
 };
@@ -80,8 +80,8 @@ std::vector<Piece> merge(Plan& plan, const Problem& p, std::vector<Axis>& last, 
   }
   const Index lines = g.batch * g.data_size[0] * g.data_size[1];
   const bool overhangs = low < 0 || high > g.data_size[2];
-  // Where the kernel is the larger one, each piece would have to pack its part of it; where the steps are long, most of
-  // a copy would not be read.
+  // No merging where the kernel is larger than the operand: each piece would pack its own part of the kernel. Nor where
+  // the steps are long: most of a copy would never be read.
   const bool small = lines * g.data_size[2] * g.pixel <= std::max(kCopied, p.taps() * p.in * p.out);
   if (overhangs && small && last[0].step < 2 * static_cast<Index>(most)) {
     plan.copy = padded(g.data, lines, g.data_size[2], -low, high - g.data_size[2], g.pixel, pool);
@@ -112,7 +112,7 @@ std::vector<Piece> merge(Plan& plan, const Problem& p, std::vector<Axis>& last, 
   return pieces;
 }
 
-// Every contracted channel becomes a plane of lanes; depthwise kernels and operands are that already.
+// Writes each contracted channel as a plane of lanes. Depthwise kernels and operands are already laid out so.
 void gather_narrow(const Plan& plan, const Problem& p, const Real* w, bool transposed, const Pool& pool) {
   const Gather& g = plan.g;
   const Index lanes = g.groups * g.out, width = plane_width(g.groups, g.out), total = p.groups * p.out;

@@ -118,7 +118,7 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
   const Index positions = lines * p.output[2], most_splits = std::max<Index>(1, positions / (4 * kPositions));
   const Index splits = std::clamp<Index>((8 * pool.threads + items - 1) / items, 1, pool.threads == 1 ? 1 : most_splits);
   const Index size = p.groups * taps * rows * wide;
-  // One split without padded lanes sums where the kernel keeps it.
+  // A single split without padded lanes adds up in the result itself.
   const bool in_place = splits == 1 && !swap && p.groups == 1 && wide == lanes;
   const Scratch<Real> scratch(in_place ? 0 : size * splits);
   Real* const sums = in_place ? w : scratch.get();
@@ -136,7 +136,7 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
     if (r2.low >= r2.high) return;
     thread_local std::vector<Real> row_pack, lane_pack, stage;
     if (staged) stage.resize(kPositions * wide_in);
-    // An odd number of cache lines from one position to the next, so that they do not compete for the same sets.
+    // An odd number of cache lines between positions: with an even one they would compete for the same cache sets.
     const Index row_step = slab <= 16 ? up(slab, kLanes) : up(slab, 32) + 16;
     row_pack.resize(kPositions * row_step);
     lane_pack.resize(kPositions * wide);
@@ -154,7 +154,7 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
       });
       held = 0;
     };
-    // A split begins and ends anywhere in a line: signals have few lines.
+    // Splits may begin and end inside a line: one-dimensional data has few lines.
     const Index begin = split * positions / splits, end = (split + 1) * positions / splits;
     for (Index line = begin / p.output[2]; line * p.output[2] < end; ++line) {
       const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
@@ -167,7 +167,7 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
       for (Index q = q_low; q < q_high;) {
         const Index some = std::min(kPositions - held, q_high - q), u = p.stride[2] * q + r2.shift;
         Side from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
-        // Straight into the rows' panel where they are all of a task's rows.
+        // Written straight into the rows' panel where these are all the rows of the task.
         const bool direct = staged && !swap && slab == rows;
         if (staged) {
           Real* to = direct ? row_pack.data() + held * row_step : stage.data();
@@ -202,7 +202,7 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
   if (in_place) return;
   add_splits(sums, size, splits, pool);
 
-  // To where the kernel keeps it: (tap, in, group x out).
+  // Move the sums to the result's order: (tap, in, group x out).
   pool.run(taps * p.groups, [&](Index task) {
     const Index tap = task % taps, group = task / taps;
     const Real* from = sums + (group * taps + tap) * rows * wide;

@@ -46,7 +46,7 @@ inline std::unique_ptr<Scratch<Real>> spread(const Real* from, Index positions, 
 }
 
 // Cuts lanes into pieces of two vectors, or one: visit(first lane, vectors, number before it). A last piece begins
-// earlier, over lanes already visited, rather than being narrower.
+// earlier, over lanes already visited, so that all are equally wide.
 template <class Visit>
 void lane_pieces(Index width, Visit visit) {
   for (Index c = 0; c < width;) {

@@ -5,7 +5,7 @@
 #include "problem.h"
 
 #if defined(JAXCONV_VECTOR)
-// A test asks for the sizes of a processor that it does not have; the compiler splits the vectors.
+// A test may set the sizes of another processor than its own: the compiler then splits the vectors.
 #elif defined(__AVX512F__)
 #define JAXCONV_VECTOR 64
 #define JAXCONV_ROWS 12
@@ -36,7 +36,7 @@ inline Index up(Index value, Index unit) { return (value + unit - 1) / unit * un
 inline Vec load(const Real* p) { return *reinterpret_cast<const Loose*>(p); }
 inline void store(Real* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
 
-// Zeroes a tile number by number: `= {}` has compilers clear memory first, which takes longer than a small tile.
+// Sets a tile to zero number by number. For `= {}` compilers clear memory first, which is slow for a small tile.
 template <int P, int V>
 inline void clear(Vec (&sum)[P][V]) {
 #pragma GCC unroll 16
@@ -46,7 +46,7 @@ inline void clear(Vec (&sum)[P][V]) {
   }
 }
 
-// The first `count` numbers, in pieces of sizes that the compiler knows: a call of memcpy costs more than they do.
+// Copies the first `count` numbers in pieces of fixed sizes. Calling memcpy would take longer than the copy.
 inline void copy_part(Real* to, const Real* from, int count) {
 #pragma GCC unroll 4
   for (int piece = kLanes / 2; piece > 0; piece /= 2) {
