@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md and of the README from the records in benchmarks/results/.
+"""Write the tables of docs/benchmarks.md, docs/accelerators.md and the README from the records in benchmarks/results/.
 
     python benchmarks/write_tables.py [--check]
 
@@ -17,10 +17,11 @@ from jaxconv.benchmark import resizing
 from jaxconv.benchmark.report import rows_of_json
 from jaxconv.benchmark.runner import summarise
 from jaxconv.benchmark.targets import described, read_records, targets_table
+from jaxconv.offline import table as offline_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "accelerators.md", ROOT / "README.md")
 PICTURE = ROOT / "docs" / "pictures" / "scaling-cpu.png"
 MARK = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -142,6 +143,59 @@ def precision():
     return "\n".join(out)
 
 
+def compiled():
+    """What compilers make of layers and networks, one part an accelerator."""
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("compiled-*.json"))]
+    if not records:
+        raise NotRecorded
+    out = []
+    for record in records:
+        unit = "estimated cycles" if record["kind"] == "tpu" else "FLOP executed by products"
+        settings = f"{record['dtype']}, batches of the registry's layers times {record['batch_factor']}"
+        out += [f"**{record['target']}**, {unit}: {settings}, {record['date']}", ""]
+        out += [offline_table.markdown(record), ""]
+        worse = offline_table.worse(record)
+        out += [f"Worse than lax by more than 2%: {'; '.join(worse)}." if worse else "No row is worse by 2%.", ""]
+        networks = [row for row in record["rows"] if row["kind"] == "network"]
+        if networks:
+            out += [offline_table.networks(networks, record["kind"]), ""]
+    return "\n".join(out).rstrip()
+
+
+def hardware():
+    """What was timed on accelerators: networks, and the faces of layers."""
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("accelerator-*.json"))]
+    if not records:
+        raise NotRecorded
+    out = []
+    for record in records:
+        versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        out += [f"**{record['device']}**, {record['date']}; {versions}", ""]
+        out += ["| section | task | against | rows | mean | worst | at |", "|---|---|---|---|---|---|---|"]
+        for name, section in record["sections"].items():
+            rows = [row for row in section.get("rows", ()) if "jaxconv" in row["seconds"]]
+            tasks = dict.fromkeys(row["task"] for row in rows)
+            for task, peer in itertools.product(tasks, ("lax", "accelerate", "torch")):
+                found = summarise(
+                    (row["seconds"][peer] / row["seconds"]["jaxconv"], row["what"])
+                    for row in rows
+                    if row["task"] == task and peer in row["seconds"]
+                )
+                if found is not None:
+                    cells = f"{found.count} | {found.mean:.2f} | {found.worst:.2f} | {found.layer}"
+                    out.append(f"| {name}, {section['dtype']} | {task} | {peer} | {cells} |")
+        out.append("")
+        networks = [r for r in record["sections"].get("networks", {}).get("rows", ()) if "jaxconv" in r["seconds"]]
+        if networks:
+            out += ["| network | jaxconv, ms | accelerate, ms | lax, ms | PyTorch, ms |", "|---|---|---|---|---|"]
+            for row in networks:
+                times = (row["seconds"].get(who) for who in ("jaxconv", "accelerate", "lax", "torch"))
+                cells = " | ".join("-" if t is None else f"{1e3 * t:.2f}" for t in times)
+                out.append(f"| {row['what']}, {row['task']} | {cells} |")
+            out.append("")
+    return "\n".join(out).rstrip()
+
+
 TABLES = {
     "speed": speed,
     "targets": targets,
@@ -151,6 +205,8 @@ TABLES = {
     "resize": resize,
     "libraries": libraries,
     "precision": precision,
+    "compiled": compiled,
+    "hardware": hardware,
 }
 
 

@@ -116,6 +116,7 @@ def compile_for(
     input: str | None = None,
     what: tuple[str, ...] = ("layers", "random", "networks"),
     cases: tuple[str, ...] = (),
+    contenders: tuple[str, ...] = ("jaxconv", "accelerate", "lax"),
     dtype: str = "bfloat16",
     random: int = 6,
     seed: int = 0,
@@ -134,6 +135,7 @@ def compile_for(
         input: shape of the image, as 1,256,256,3.
         what: from layers, random, networks, neighbours.
         cases: parts of names; none means all.
+        contenders: who is compiled.
         dtype: of all operands.
         random: how many random layers.
         seed: of the random layers.
@@ -141,15 +143,16 @@ def compile_for(
         limit: seconds that one program may take.
         workers: processes that compile side by side.
         python: the interpreter of another environment, where the compiler is.
-        out: JSON file to write.
+        out: JSON file to write; an earlier record of the same settings is added to.
     """
     from jaxconv import offline
     from jaxconv.explain.command import integers
     from jaxconv.offline import table
 
     options: dict[str, Any] = {
-        "function": function, "shape": integers("--input", input), "named": cases, "dtype": dtype, "random": random,
-        "seed": seed, "batch_factor": batch_factor, "limit": limit, "workers": workers, "python": python, "out": out,
+        "function": function, "shape": integers("--input", input), "named": cases, "contenders": contenders,
+        "dtype": dtype, "random": random, "seed": seed, "batch_factor": batch_factor, "limit": limit,
+        "workers": workers, "python": python, "out": out,
     }  # fmt: skip
     table.show(offline.compile_for(target, what, **options))
 

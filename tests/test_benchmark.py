@@ -202,7 +202,7 @@ def test_targets_table_says_what_is_reached(tmp_path, capsys):
     assert "gradients, against lax" not in said  # nothing of it was measured
     (tmp_path / "other.json").write_text('{"networks": {}}')
     assert main(["bench", "--targets", str(tmp_path / "other.json")]) == 1
-    assert "other.json is no record of layers" in capsys.readouterr().err
+    assert "other.json is no record of `jaxconv bench layers --out`" in capsys.readouterr().err
     del record["real"][0]["face"]
     report.write_json(path, record)
     assert main(["bench", "--targets", str(path)]) == 1

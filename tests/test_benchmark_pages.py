@@ -58,6 +58,12 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
         "bfloat16-cpu": {"layers": {"up": {task: {"jaxconv": 1.6e-3, "lax": 1.7e-3} for task in
                                            ("forward", "data gradient", "kernel gradient")}}},
     }  # fmt: skip
+    answer = {"seconds": {"all": 2.0}, "temporary_bytes": 2**20, "uncounted": {}, "uncounted_bytes": 2**21}
+    contenders = {"jaxconv": answer | {"cycles": 2000}, "lax": answer | {"cycles": 1000}}
+    records["compiled-v5e"] = {"target": "v5e:2x2", "kind": "tpu", "batch_factor": 8, "rows": [
+        {"what": "net", "task": "inference", "kind": "network", "contenders": contenders}]}  # fmt: skip
+    records["accelerator-card"] = {"sections": {"networks": {"dtype": "bfloat16", "rows": [
+        {"what": "net", "task": "inference", "seconds": {"jaxconv": 1e-3, "lax": 3e-3}}]}}}  # fmt: skip
     for name, record in records.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(about | record))
     said = tables.filled(page)
@@ -74,5 +80,10 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
         "| haiku | 30.0 | 20.0 | 1.50 | 2e-06 | 5 apply, 4 kernel |",
         "| data gradient | 1 | 1.60e-03 | 1.70e-03 | 0.94 (up) |",
         "2-core a processor, float32, 2026-01-01; jax 0.10.2",
+        "| networks | inference | lax / jaxconv | 0.50 | 0.50 | net | 1 | 1 |",
+        "Worse than lax by more than 2%: net, inference (0.50).",
+        "| net, inference | 1 / - / 2 | 1 / - / 1 | 2 / - / 2 | 2 / - / 2 |",
+        "| networks, bfloat16 | inference | lax | 1 | 3.00 | 3.00 | net |",
+        "| net, inference | 1.00 | - | 3.00 | - |",
     ):
         assert expected in said, said

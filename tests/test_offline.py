@@ -150,9 +150,12 @@ def test_a_program_that_hangs_or_ends_the_compiler_costs_its_own_cell(tmp_path, 
     assert ("forward", "jaxconv") not in found
     assert found["kernel gradient", "jaxconv"]["mean"] == pytest.approx(1.5)
     assert found["data gradient", "accelerate"]["worst"] == 1.0
-    assert "| layers | data gradient | lax / jaxconv | 1.50 | 1.50 | pointwise, 1x1 | 1 | 0 |" in table.markdown(
-        record, ["layer"]
-    )
+    assert "| layers | data gradient | lax / jaxconv | 1.50 | 1.50 | pointwise, 1x1 | 1 | 0 |" in table.markdown(record)
+    assert table.worse(record) == []
+    again = compile_for("v5e:2x2", ("layers",), **options, contenders=["jaxconv"])  # the others' answers stay
+    assert again["rows"] == record["rows"] and len(said) == 6
+    with pytest.raises(ValueError, match="is a record of other settings"):
+        compile_for("v5e:2x2", ("layers",), **options, dtype="float32")
     pytest.importorskip("rich")
     table.show(record)
     assert "uncounted: 1 reverse" in capsys.readouterr().out.replace("\n", " ")

@@ -1,7 +1,7 @@
 """Speed as ratios: real layers and random ones, whole networks, all contenders in turn in one run.
 
 ``jaxconv bench`` is [`bench`][jaxconv.benchmark.bench]. Nothing here decides anything at run time; the lowering of a
-call is a pure function of its geometry (``jaxconv bench --explain LAYER``).
+call is a pure function of its geometry (``jaxconv bench explain LAYER``).
 """
 
 from __future__ import annotations

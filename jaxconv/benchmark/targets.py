@@ -97,7 +97,7 @@ def targets_table(records: Sequence[dict[str, Any]]) -> str:
     for on_cpu, where in ((True, "CPU"), (False, "GPU")):
         here = [r for r in records if (r.get("platform") == "cpu") == on_cpu]
         if not here:
-            out += [f"{where}: not measured; `jaxconv bench --out FILE` on such a machine fills these rows in.", ""]
+            out += [f"{where}: not measured; `jaxconv bench layers --out FILE` on such a machine fills this in.", ""]
         for record in here or [{}]:
             if record:
                 out += [f"{where}: {described(record)}", ""]
@@ -161,6 +161,6 @@ def read_records(paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
             raise ValueError(f"{path} is no JSON file") from None
         missing = {"real", "unseen", "peaks", "platform", "dtype", "versions"} - set(record)
         if missing:
-            raise ValueError(f"{path} is no record of layers, written by jaxconv bench --out: no {sorted(missing)}")
+            raise ValueError(f"{path} is no record of `jaxconv bench layers --out`: it has no {sorted(missing)}")
         records.append(record)
     return records

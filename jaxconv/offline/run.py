@@ -205,6 +205,16 @@ def function_requests(what: str, shape: Sequence[int] | None, dtype: str) -> lis
     ]  # fmt: skip
 
 
+def _earlier(out: pathlib.Path | None, settings: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of a record that was made with the same settings."""
+    if out is None or not pathlib.Path(out).exists():
+        return {}
+    record = json.loads(pathlib.Path(out).read_text("utf-8"))
+    if any(record.get(key) != value for key, value in settings.items()):
+        raise ValueError(f"{out} is a record of other settings: move it away, or give another --out")
+    return {(row["what"], row["task"]): row for row in record["rows"]}
+
+
 def compile_for(
     name: str,
     what: Sequence[str] = ("layers", "networks"),
@@ -212,6 +222,7 @@ def compile_for(
     function: str | None = None,
     shape: Sequence[int] | None = None,
     named: Sequence[str] = (),
+    contenders: Sequence[str] = programs.CONTENDERS,
     dtype: str = "bfloat16",
     random: int = 12,
     seed: int = 0,
@@ -230,6 +241,7 @@ def compile_for(
         function: MODULE:NAME or FILE.py:NAME instead, as `jaxconv explain` takes it.
         shape: of its image.
         named: only what has one of these in its name.
+        contenders: from jaxconv, accelerate, lax; of a function it is always both, as it is and accelerated.
         dtype: of all operands.
         random: how many random layers.
         seed: of these.
@@ -237,7 +249,8 @@ def compile_for(
         limit: seconds that one program may take.
         workers: processes that compile side by side.
         python: interpreter that has the compiler, where it is another one.
-        out: JSON file to write; rewritten as rows come.
+        out: JSON file to write, as rows come; what an earlier run with the same settings left there stays, unless it
+            is compiled again.
         show: called with each line of progress.
 
     Returns:
@@ -255,15 +268,19 @@ def compile_for(
         requests = function_requests(function, shape, dtype)
     else:
         requests = requests_of(what, dtype, named, random, seed, batch_factor)
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+        if unknown := set(contenders) - set(programs.CONTENDERS):
+            raise ValueError(f"unknown contenders {sorted(unknown)}; there are {', '.join(programs.CONTENDERS)}")
+        requests = [request for request in requests if request["contender"] in contenders]
+    record: dict[str, Any] = {
+        "target": name, "kind": target.kind, "dtype": dtype, "seed": seed, "batch_factor": batch_factor,
+    }  # fmt: skip
+    rows = _earlier(out, record)
+    record |= {"date": time.strftime("%Y-%m-%d"), "limit": limit, "rows": list(rows.values())}
+    waiting: dict[tuple[str, str], int] = dict.fromkeys(rows, 0)
     for request in requests:
         key = (request["name"], request["task"])
         rows.setdefault(key, {"what": key[0], "task": key[1], "kind": request["kind"], "contenders": {}})
-    waiting = {key: sum((r["name"], r["task"]) == key for r in requests) for key in rows}
-    record: dict[str, Any] = {
-        "target": name, "kind": target.kind, "date": time.strftime("%Y-%m-%d"), "dtype": dtype,
-        "seed": seed, "batch_factor": batch_factor, "limit": limit, "rows": [],
-    }  # fmt: skip
+        waiting[key] = waiting.get(key, 0) + 1
     for i, found in answers(requests, target, python=wanted, limit=limit, workers=workers):
         request = requests[i]
         key = (request["name"], request["task"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 # What decides, by kind of accelerator, its unit, and how much of it is one.
@@ -109,13 +109,41 @@ def show(record: dict[str, Any]) -> None:
         )
 
 
-def markdown(record: dict[str, Any], kinds: Sequence[str]) -> str:
+def markdown(record: dict[str, Any]) -> str:
     """The summary as a Markdown table, for pages."""
     out = ["| what | task | | mean | worst | at | rows | worse by more than 2% |", "|---|---|---|---|---|---|---|---|"]
     for s in summaries(record):
-        if s["kind"] in kinds:
-            out.append(
-                f"| {s['kind']}s | {s['task']} | {s['peer']} / {s['contender']} | {s['mean']:.2f} | {s['worst']:.2f} | "
-                f"{s['at']} | {s['count']} | {s['losses']} |"
-            )
+        out.append(
+            f"| {s['kind']}s | {s['task']} | {s['peer']} / {s['contender']} | {s['mean']:.2f} | {s['worst']:.2f} | "
+            f"{s['at']} | {s['count']} | {s['losses']} |"
+        )
+    return "\n".join(out)
+
+
+def worse(record: dict[str, Any]) -> list[str]:
+    """Rows in which jaxconv's own operations need more than lax's by over 2%, the worst first."""
+    found = [(ratio(row, record["kind"]), f"{row['what']}, {row['task']}") for row in record["rows"]]
+    return [f"{name} ({r:.2f})" for r, name in sorted((r, n) for r, n in found if r is not None) if r < 1 / 1.02]
+
+
+def networks(rows: Sequence[dict[str, Any]], kind: str) -> str:
+    """Networks one by one as Markdown: the deciding figure, temporaries, and what that figure leaves out."""
+    key, unit, scale = DECIDES[kind]
+    beside = "MiB without an estimate" if kind == "tpu" else "float32 operands, fused activations"
+    heads = (f"{unit}, lax / accelerate / jaxconv", "temporaries, MiB", "compiled in, s", beside)
+    out = [f"| network | {' | '.join(heads)} |", "|---|---|---|---|---|"]
+
+    def cells(row: dict[str, Any], value: Callable[[dict[str, Any]], str]) -> str:
+        found = [row["contenders"].get(who, {}) for who in ("lax", "accelerate", "jaxconv")]
+        return " / ".join(value(f) if key in f else "-" for f in found)
+
+    for row in rows:
+        columns = (
+            cells(row, lambda f: f"{f[key] / scale:,.0f}"),
+            cells(row, lambda f: f"{(f['temporary_bytes'] or 0) / 2**20:,.0f}"),
+            cells(row, lambda f: f"{f['seconds']['all']:.0f}"),
+            cells(row, lambda f: f"{f['uncounted_bytes'] / 2**20:,.0f}" if kind == "tpu" else
+                  f"{f['float32_operands']}, {f['fused_activations']}"),
+        )  # fmt: skip
+        out.append(f"| {row['what']}, {row['task']} | {' | '.join(columns)} |")
     return "\n".join(out)
