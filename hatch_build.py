@@ -48,7 +48,7 @@ def build(source: Path, target: Path) -> None:
     inputs = [*sorted(source.iterdir()), Path(__file__)]
     parts = [version, platform.machine(), jaxlib.__version__, *(path.read_text() for path in inputs)]
     made_of = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    if target.exists() and stamp.exists() and stamp.read_text() == made_of:
+    if target.exists() and stamp.exists() and stamp.read_text().split()[0:2] == [made_of, digest(target)]:
         return
     stamp.unlink(missing_ok=True)
     x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -80,7 +80,13 @@ def build(source: Path, target: Path) -> None:
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         run("-shared", *objects, "-o", str(beside))
         os.replace(beside, target)
-    stamp.write_text(made_of)
+    # What the package holds the library against before it loads it: its bytes, and the sources that it was made of.
+    stamp.write_text("\n".join([made_of, digest(target), digest(*sorted(source.iterdir()))]) + "\n")
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 of some files' contents, one after the other."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 class NativeBuildHook(BuildHookInterface):
@@ -101,6 +107,6 @@ class NativeBuildHook(BuildHookInterface):
             self.app.display_warning(f"jaxconv's CPU kernels were not built, XLA's own operations serve: {error}")
             target.unlink(missing_ok=True)
             return
-        build_data["artifacts"].append("jaxconv/lowering/cpu/kernels.so")
+        build_data["artifacts"] += ["jaxconv/lowering/cpu/kernels.so", "jaxconv/lowering/cpu/kernels.stamp"]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

@@ -6,6 +6,9 @@ load when they are first named; those that need more than jax say which extra to
 """
 
 import importlib
+import importlib.abc
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,3 +87,50 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, *_SUBPACKAGES, "__version__"])
+
+
+class _AfterJax(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads jax as it would be loaded, and then registers the compiled kernels: see `_register`."""
+
+    _asking = False
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """The specification of jax with this loader in place of its own; None for every other module."""
+        if name != "jax" or self._asking:
+            return None
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asking = False
+        if spec is None or spec.loader is None:
+            return spec
+        self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: Any) -> Any:
+        """As jax's own loader."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        """As jax's own loader."""
+        sys.meta_path.remove(self)
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        _register()
+
+
+def _register() -> None:
+    """Makes the compiled CPU kernels known to XLA.
+
+    A program that was compiled and saved elsewhere (`jax.experimental.serialize_executable`) names them, and the
+    process that loads it may call nothing else of jaxconv.
+    """
+    importlib.import_module("jaxconv.lowering.cpu").status()
+
+
+# jax takes a second to import, which `jaxconv --help` does not wait for.
+if "jax" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _AfterJax())

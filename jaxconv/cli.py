@@ -13,6 +13,7 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError('the command line needs the extra "cli": pip install "jaxconv[cli]"') from None
 
 from jaxconv import bench_commands
+from jaxconv._text import printable
 
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -26,35 +27,42 @@ def train(
     val_split: str | None = None,
     model: str | None = None,
     steps: int | None = None,
+    labels: str | None = None,
+    init: str | None = None,
     set: tuple[str, ...] = (),
     restart: bool = False,
+    extend: bool = False,
 ) -> None:
     """Train a network, or continue an interrupted run. Without arguments: a small U-Net on mosaics of photographs.
 
     Args:
         config: NAME for configs/NAME.py, or a path; without it the main job.
         out: run folder; default runs/CONFIG, or runs/FOLDER-MODEL with --data.
-        data: folder with SPLIT/*.png beside SPLITannot/*.png; without it the embedded mosaics.
+        data: folder with SPLIT/*.png beside SPLITannot/*.png, and classes.txt, lines of NAME or NAME RED GREEN BLUE, if
+            the classes have names; without it the embedded mosaics.
         split: training images below --data (train).
         val_split: images below --data that score the network (val).
         model: unet or enet.
         steps: gradient steps.
+        labels: what the values in the label maps mean, as 0:background,255:cell; without it the value is the class.
+        init: run folder or weights file to start from, where its tensors fit.
         set: any other key of the config, as KEY=VALUE.
         restart: keep an earlier run in --out beside it and start anew.
+        extend: go on with the run in --out, finished or not, to more --steps.
     """
     from jaxconv.train.command import train_command
 
     given = {"data": data and str(data), "split": split, "val_split": val_split, "model": model, "steps": steps}
-    train_command(config, out, given, set, restart)
+    train_command(config, out, given | {"labels": labels, "init": init}, set, restart, extend)
 
 
-def evaluate(run: Folder, data: Path | None = None, split: str = "test", batch_size: int = 8) -> None:
+def evaluate(run: Folder, data: Path | None = None, split: str | None = None, batch_size: int = 8) -> None:
     """Score a run folder's network: IoU of each class and mIoU.
 
     Args:
         run: run folder, from train or convert.
-        data: folder with SPLIT/*.png beside SPLITannot/*.png; without it the embedded mosaics.
-        split: which images.
+        data: folder with SPLIT/*.png beside SPLITannot/*.png; without it what the run was trained on.
+        split: which images; without it those that scored the run when it was finished.
         batch_size: images at a time.
     """
     from jaxconv.train.evaluation import evaluate as call
@@ -96,12 +104,13 @@ def convert(
         fold_batch_norm: store the network with batch normalisation folded into its convolutions.
         dry_run: only say which tensor would go where, and which normalisation would be folded.
     """
+    from jaxconv._text import print_line
     from jaxconv.convert import convert_checkpoint
     from jaxconv.train.config import parse_settings
 
     options: dict[str, Any] = {"convention": convention, "fold_batch_norm": fold_batch_norm, "dry_run": dry_run}
     options["model_kwargs"] = parse_settings(set) or None
-    print(convert_checkpoint(checkpoint, model, out, **options))
+    print_line(str(convert_checkpoint(checkpoint, model, out, **options)))
 
 
 def bench() -> None:
@@ -169,8 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
             args=given,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        print(f"jaxconv: {error}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError) as error:
+        print(f"jaxconv: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         print(f"jaxconv: {stop or 'interrupted'}", file=sys.stderr)

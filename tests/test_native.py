@@ -26,6 +26,11 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "jaxconv" / "lowering" / "cpu" / "source"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 built = pytest.mark.skipif(not cpu.available(), reason=f"compiled kernels: {cpu.status()}")
+# Where an older build still serves a tree of sources, what it does with lies is not this version's.
+current = pytest.mark.skipif(
+    not cpu.available() or len((SOURCE.parent / "kernels.stamp").read_text().split()) != 3,
+    reason="the compiled kernels are not of this version: rebuild them",
+)
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 
 
@@ -121,6 +126,102 @@ except ValueError as refusal:
     ).splitlines()
     assert said[:2] == ["switched off by JAXCONV_NATIVE=0", "False"]
     assert "switched off by JAXCONV_NATIVE=0" in said[2]
+
+
+@pytest.mark.parametrize("word", ["false", "No", "OFF", "0", "maybe"])
+def test_words_that_switch_them_off(monkeypatch, word):
+    monkeypatch.setenv("JAXCONV_NATIVE", word)
+    said = cpu.status.__wrapped__()
+    assert said.startswith("switched off") and word in said
+    assert ("neither on" in said) == (word == "maybe")
+
+
+@current
+@pytest.mark.parametrize("harm", ["truncated", "changed", "no stamp", "half a stamp", "other sources"])
+def test_a_library_that_is_not_the_one_that_was_built_is_never_loaded(tmp_path, monkeypatch, harm):
+    """Loading a truncated one ends the process."""
+    for name in ("kernels.so", "kernels.stamp"):
+        shutil.copy(SOURCE.parent / name, tmp_path / name)
+    shutil.copytree(SOURCE, tmp_path / "source")
+    library, stamp = tmp_path / "kernels.so", tmp_path / "kernels.stamp"
+    content = library.read_bytes()
+    if harm == "truncated":
+        library.write_bytes(content[: len(content) // 3])
+    elif harm == "changed":
+        library.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    elif harm == "no stamp":
+        stamp.unlink()
+    elif harm == "half a stamp":
+        stamp.write_text(" ".join(stamp.read_text().split()[:2]))
+    else:
+        (tmp_path / "source" / "ffi.cc").write_text("// another version")
+    monkeypatch.setattr(cpu, "_LIBRARY", library)
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda path: pytest.fail("it was loaded"))
+    cpu._digest.cache_clear()
+    said = cpu.status.__wrapped__()
+    monkeypatch.undo()
+    cpu._digest.cache_clear()
+    word = {"truncated": "damaged", "changed": "damaged", "other sources": "stale"}.get(harm, "not checked")
+    assert said.startswith(f"{word}: ") and "reinstall jaxconv" in said
+
+
+@built
+def test_a_saved_program_is_loaded_by_a_process_that_only_imports_jaxconv(tmp_path):
+    save = """
+import pickle, sys, jax, jax.numpy as jnp, jaxconv as jc
+from jax.experimental import serialize_executable as se
+f = jax.jit(lambda x, w: jc.conv(x, w, padding=1, method="native"))
+made = f.lower(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))
+assert "custom_call" in made.as_text()
+pickle.dump(se.serialize(made.compile()), open(FILE, "wb"))
+"""
+    load = """
+import pickle
+FIRST
+jax.config.update("jax_num_cpu_devices", 1)  # refused once there is a backend: the import made none
+import jax.numpy as jnp
+from jax.experimental import serialize_executable as se
+f = se.deserialize_and_load(*pickle.load(open(FILE, "rb")))
+print(f(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))[0, 1, 1].tolist())
+"""
+    file = f"FILE = {str(tmp_path / 'program')!r}"
+    process(file + save, JAX_PLATFORMS="cpu")
+    for first in ("import jaxconv, jax", "import jax, jaxconv"):
+        assert process(file + load.replace("FIRST", first), JAX_PLATFORMS="cpu").split() == [
+            "[36.0,",
+            *["36.0,"] * 2,
+            "36.0]",
+        ]
+
+
+@current
+def test_lying_sizes_are_errors_of_xla():
+    """Each of the 22 numbers in turn; a program need not have been made by this version."""
+    x, w = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+    right = [1, 8, 8, 1, 3, 3, 1, 6, 6, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 4, 4, 1]
+
+    def call(sizes):
+        result = jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)
+        return jax.ffi.ffi_call(cpu.target("apply", "float32"), result)(x, w, sizes=np.array(sizes, np.int64))
+
+    np.testing.assert_array_equal(call(right), np.full((1, 6, 6, 4), 36))
+    for place in range(22):
+        spacing = 9 <= place < 15
+        wrong = [*right[:place], 0 if spacing else 2**62 if 15 <= place < 18 else 7, *right[place + 1 :]]
+        with pytest.raises(jax.errors.JaxRuntimeError, match="jaxconv: "):
+            call(wrong).block_until_ready()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="must have 22 entries"):
+        call(right[:-1]).block_until_ready()
+
+
+@current
+def test_strides_and_pads_longer_than_any_array_end():
+    """Depthwise kernels asked for the next line of the operand, a stride away, number by number."""
+    x, w = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 1, 3))
+    f = jax.jit(lambda x, w: jc.conv(x, w, stride=(2**24, 1), padding=1, groups=3, method="native"))
+    np.testing.assert_array_equal(f(x, w)[0, 0, :, 0], [4, 6, 6, 4])
+    far = jc.conv(x, jnp.ones((3, 3, 3, 2)), padding=[(0, 0), (2**24 - 1, 8 - 2**24)])
+    np.testing.assert_array_equal(far, np.zeros((1, 2, 9, 2)))
 
 
 def narrow_groups():

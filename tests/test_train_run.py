@@ -116,12 +116,12 @@ def test_run_folder_holds_everything(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
     assert names == {
         "config.json", "preprocessing.json", "metrics.csv", "checkpoints", "weights.safetensors", "results.json",
-        "picture.png",
+        "picture.png", "best.safetensors",
     }  # fmt: skip
     rows = (uninterrupted / "metrics.csv").read_text().splitlines()
     assert rows[0] == "step,loss,train_miou,val_miou,seconds" and len(rows) == 7
     assert set(json.loads((uninterrupted / "results.json").read_text())) == {
-        "steps", "test_miou", "intensity_miou", "train_seconds",
+        "steps", "split", "miou", "test_miou", "intensity_miou", "train_seconds",
     }  # fmt: skip
     assert (uninterrupted / "picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     _, run = load_run(uninterrupted)
@@ -164,9 +164,10 @@ def test_damaged_checkpoint_falls_back(uninterrupted, interrupted, damage):
     console = Recorder()
     train(CONFIG, interrupted, console=console)
     said = "\n".join(console.lines)
-    assert "checkpoints/4 is damaged" in said and "4.unreadable" in said
+    assert ("checkpoints/4 is damaged" in said and "4.unreadable" in said) == (damage != "unfinished")
+    assert ("checkpoints/4 was being written when its run was stopped" in said) == (damage == "unfinished")
     assert ("after step 2 of 6" in said) == (damage != "both")
-    assert (interrupted / "checkpoints" / "4.unreadable").is_dir()
+    assert not list((interrupted / "checkpoints").glob("*.unreadable*")), "a newer one was saved"
     assert_same_run(interrupted, uninterrupted)
 
 
@@ -204,7 +205,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_nan_stops_the_run_and_names_the_step(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step [2-6]; .*run keeps the checkpoints"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"is (nan|inf|not finite) at step [1-6] \(train mosaic \d+, train mosaic \d+\); .*run keeps",
+    ):
         train(CONFIG.override(learning_rate=1e38, clip_norm=1e38), tmp_path / "run", console=Recorder())
 
 
@@ -295,10 +299,11 @@ def test_training_on_a_folder_survives_an_unreadable_image(labelled_folder, tmp_
     console = Recorder()
     results = train(config, tmp_path / "run", console=console)
     assert any("after step 16 of 40" in line for line in console.lines)
-    assert results["test_miou"] > 0.8
+    assert results["miou"] > 0.8 and results["split"] == "val" and "test_miou" not in results
+    assert any(line.startswith("val mIoU ") for line in console.lines)
     lines = []
-    confusion = evaluate(tmp_path / "run", data_folder=labelled_folder, split="val", say=lines.append)
+    confusion = evaluate(tmp_path / "run", say=lines.append)  # config.json knows the folder and the split
     assert confusion.sum() == 2 * 22 * 37, "the unlabelled stripe must not be counted"
-    assert lines[-1] == f"mIoU {results['test_miou']:.4f}"
+    assert lines[-1] == f"mIoU {results['miou']:.4f}"
     _, run = load_run(tmp_path / "run")
     assert (run.preprocessing.ignore_index, run.preprocessing.classes, run.preprocessing.channels) == (9, 2, 3)

@@ -13,7 +13,9 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.convert.layers import Layer, Need, walk
+from jaxconv.convert.norms import join_normalised
 from jaxconv.convert.report import Placement, Report
+from jaxconv.convert.sources import torch_values
 from jaxconv.nn.folding import fold_batch_norm as fold
 from jaxconv.nn.folding import foldable
 
@@ -48,6 +50,8 @@ def load_tensors(
     source: str = "the checkpoint",
 ) -> Report:
     """Place the tensors of a checkpoint in a model, each in its layer's layout.
+
+    Weights that are stored in parts (weight and spectral normalisation) are joined first: see `join_normalised`.
 
     Layers are matched by name (``encoder.0.conv`` with ``encoder.0.conv``; containers' ``layers`` and ``module`` do not
     count). Where no name agrees they are matched by structure: of the layers that need tensors of the same names and
@@ -119,7 +123,7 @@ def place(
     source: str,
 ) -> Report:
     """`load_tensors` for layers that have been found already, of whatever kind of module."""
-    arrays = {name: _as_numpy(name, value) for name, value in tensors.items()}
+    arrays = join_normalised({name: _as_numpy(name, value) for name, value in tensors.items()})
     sources, ignored = _group(arrays, rename)
     report = _report(layers, sources, _pair(layers, sources, arrays, ordered), arrays, ignored, ordered)
     if strict and not dry_run:
@@ -130,11 +134,9 @@ def place(
 
 
 def _as_numpy(name: str, value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        # NumPy has no bfloat16; float32 holds each of its values.
-        value = value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
-    array = np.asarray(value)
+    if not isinstance(name, str):
+        raise ValueError(f"tensors are placed by names, and {name!r} is {type(name).__name__}")
+    array = torch_values(name, value) if hasattr(value, "detach") else np.asarray(value)
     # Keras stores the slopes of a PReLU with the axes that they are shared along: (1, 1, C).
     return array.reshape(-1) if name.removesuffix(":0").endswith("/alpha") else array
 
@@ -209,19 +211,30 @@ def _report(layers, sources, pairs, arrays, ignored, ordered) -> Report:
             else:
                 placed.append(Placement(name, need.variable, shape, need.target_shape, by))
     unexpected = [(name, tuple(a.shape)) for name, a in arrays.items() if name not in used]
-    hints = _hints(missing, unexpected, ordered)
+    hints = _hints(
+        missing, unexpected, ordered, {name: group for group in sources.values() for name in group.names.values()}
+    )
     return Report(*map(tuple, (placed, missing, unexpected, misshaped, ignored, hints)))
 
 
-def _hints(missing, unexpected, ordered: bool) -> list[str]:
+def _hints(missing, unexpected, ordered: bool, group_of: Mapping[str, _Source]) -> list[str]:
     shapes = defaultdict(list)
     for name, shape in unexpected:
         shapes[shape].append(name)
     needed = [shape for _, shape in missing]
     fits = [(v, shapes[s][0]) for v, s in missing if len(shapes.get(s, ())) == 1 and needed.count(s) == 1]
-    hints = [
-        f"{name} has the shape that {variable} needs; if it is the same, say so with rename" for variable, name in fits
-    ]
+    hinted, over = {name for _, name in fits}, {name for name, _ in unexpected}
+    hints = []
+    for variable, name in fits:
+        # What else its layer holds without a place may change its meaning: a scale, a norm, a low-rank addition.
+        beside = [n for n in group_of[name].names.values() if n in over and n not in hinted] if name in group_of else []
+        hints.append(
+            f"{name} has the shape that {variable} needs, but {', '.join(beside)} of the same layer would "
+            f"be dropped: store "
+            "the weight that they make together"
+            if beside
+            else f"{name} has the shape that {variable} needs; if it is the same, say so with rename"
+        )
     if not ordered and missing and unexpected:
         hints.append("the file does not keep the order of the layers: layers of equal shapes are matched by name only")
     return hints

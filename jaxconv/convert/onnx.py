@@ -43,7 +43,15 @@ def read_onnx(path: str | Path) -> dict[str, np.ndarray]:
         graph = onnx.load(str(path)).graph
     except Exception as error:  # protobuf's own error types
         raise ValueError(f"{path} cannot be read as ONNX: {error}") from None
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights = {}
+    for tensor in graph.initializer:
+        try:
+            weights[tensor.name] = numpy_helper.to_array(tensor)
+        except Exception as error:  # types that onnx does not know, bytes that do not fill the shape
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{path}: initialiser {tensor.name} of data type {tensor.data_type} cannot be read ({reason})"
+            ) from None
     out: dict[str, np.ndarray] = {}
     for number, node in enumerate(graph.node):
         roles = _INPUTS.get(node.op_type, ())

@@ -67,22 +67,42 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            kinds = {name: str(file.get_slice(name).get_dtype()) for name in names}
+            foreign = [f"{name} ({kind})" for name, kind in kinds.items() if kind.startswith(("F8", "F4", "F6"))]
+            if foreign:
+                listed = ", ".join(foreign[:4]) + (", ..." if len(foreign) > 4 else "")
+                raise ValueError(f"it holds numbers of 8 bits or fewer, whose scale is not known here: {listed}")
+            return {name: file.get_tensor(name) for name in names}
+    except Exception as error:  # the reader's own errors, and those of formats that NumPy has not
+        reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} cannot be read as safetensors: {reason}") from None
+
+
+# An archive may claim to unpack to anything: trained weights hardly shrink when they are packed.
+_MOST_UNPACKED = 256 << 20  # bytes that are unpacked in any case
+_MOST_RATIO = 20
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * path.stat().st_size):
+            raise ValueError(f"its {path.stat().st_size >> 20} MiB unpack to {unpacked >> 20} MiB, which no weights do")
         # Opened here: np.load leaves a broken archive open.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as a NumPy archive: {error}") from None
+            content = dict(file)
+    except Exception as error:  # zlib's and struct's own errors, MemoryError of a lying header, and many more
+        raise ValueError(f"{path} cannot be read as a NumPy archive: {str(error) or type(error).__name__}") from None
+    bad = [f"{name} ({array.dtype})" for name, array in content.items() if array.dtype.kind not in "fiub"]
+    if bad:
+        raise ValueError(f"{path} holds other things than real numbers: {', '.join(bad[:4])}")
+    return content
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -106,18 +126,38 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             else type(content).__name__
         )
         raise ValueError(f"{path} holds no state_dict (name -> tensor), but {kinds}")
-    return {name: _numpy(value) for name, value in found.items()}
+    try:
+        return {name: torch_values(name, value) for name, value in found.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _state_dict(content: Any) -> dict[str, Any] | None:
-    if not isinstance(content, dict):
+def _state_dict(content: Any, depth: int = 8) -> dict[str, Any] | None:
+    """The state_dict inside; dicts may hold themselves, so the search has an end."""
+    if not isinstance(content, dict) or not depth:
         return None
     if content and all(hasattr(value, "detach") for value in content.values()):
         return content
-    return next((_state_dict(content[key]) for key in _NESTED if isinstance(content.get(key), dict)), None)
+    inner = (content[key] for key in _NESTED if isinstance(content.get(key), dict))
+    return next((found for value in inner if (found := _state_dict(value, depth - 1)) is not None), None)
 
 
-def _numpy(value: Any) -> np.ndarray:
+def torch_values(name: str, value: Any) -> np.ndarray:
+    """A PyTorch tensor's values as an array.
+
+    Raises:
+        ValueError: it has no plain values (sparse, quantised, without storage); the message names it.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"tensors are placed by names, and {name!r} is {type(name).__name__}")
+    kinds = {"quantised": value.is_quantized, "without values (meta)": value.is_meta, "nested": value.is_nested}
+    kinds["sparse"] = str(value.layout) != "torch.strided"
+    kinds["complex"] = value.is_complex()
+    if found := [kind for kind, is_so in kinds.items() if is_so]:
+        raise ValueError(f"{name} is {found[0]}; store it as a plain tensor of real numbers")
     value = value.detach().cpu()
-    # NumPy has no bfloat16; float32 holds each of its values.
-    return value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
+    try:
+        # NumPy has no bfloat16; float32 holds each of its values.
+        return value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} of type {value.dtype} cannot be read: {str(error).splitlines()[0]}") from None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv._text import printable
 from jaxconv.explain.collect import TILE, explain
 from jaxconv.explain.page import write_page
 from jaxconv.explain.target import resolve
@@ -62,7 +63,7 @@ def explain_command(
         report("drawing")
         write_page(found, path)
     show(found, console)
-    console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {printable(str(path))}", markup=False, highlight=False, soft_wrap=True)
     return path
 
 

@@ -1,12 +1,13 @@
 """The explanation as one HTML file that needs nothing else."""
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_html
 from importlib import import_module
 from pathlib import Path
 
 import jax
 
+from jaxconv._text import printable
 from jaxconv.explain.collect import Explanation
 from jaxconv.explain.findings import Finding, by, findings, percent
 from jaxconv.explain.look import SCRIPT, STYLE
@@ -39,6 +40,11 @@ TITLES = {
     "tiles": "Tiles",
     "conventions": "How to read the numbers",
 }
+
+
+def escape(text: str, quote: bool = True) -> str:
+    """Text for the page, in elements and in attributes: no mark-up, and nothing that cannot be encoded."""
+    return escape_html(printable(text), quote=quote)
 
 
 def write_page(found: Explanation, path: str | Path) -> Path:

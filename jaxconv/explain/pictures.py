@@ -60,7 +60,10 @@ def pictures(found: Explanation) -> dict[str, list[Picture]]:
     if len(found.field.input_size) > 3:
         return made
     for section, draw in _figures(found):
-        made.setdefault(section, []).append(draw())
+        try:
+            made.setdefault(section, []).append(draw())
+        except Exception as error:  # the numbers are worth having without it
+            found.failed[f"a drawing of {section}"] = f"{type(error).__name__}: {error}"
     return made
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxconv._text import printable
 from jaxconv.explain.collect import Explanation
 from jaxconv.explain.findings import FINE, NOTE, PROBLEM, by, findings
 from jaxconv.explain.rows import HEADS, rows
@@ -12,8 +13,11 @@ SIGNS = {PROBLEM: ("✗", "bold red"), NOTE: ("•", "yellow"), FINE: ("✓", "g
 def show(found: Explanation, console: Any) -> None:
     """Print the table and the findings."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
+    from rich.markup import escape as escape_markup
     from rich.table import Table
+
+    def escape(text: str) -> str:
+        return escape_markup(printable(text))
 
     size = f"{by(found.field.input_size)} → {by(found.field.output_size)}"
     made = rows(found)
@@ -33,15 +37,18 @@ def show(found: Explanation, console: Any) -> None:
             table.add_row(*map(escape, texts), style=look)
         console.print(table)
     else:
-        console.print(f"{found.target.name}: {size}", markup=False)
+        console.print(f"{printable(found.target.name)}: {size}", markup=False)
     for remark in found.target.remarks:
-        console.print(f"assumed: {remark}", markup=False, highlight=False)
+        console.print(f"assumed: {printable(remark)}", markup=False, highlight=False)
     for finding in findings(found):
         sign, look = SIGNS[finding.kind]
         console.print(f"[{look}]{sign} {escape(finding.title)}[/]", highlight=False)
         console.print(f"  {escape(finding.text)}", highlight=False)
         for fix in finding.fixes:
             console.print(f"  → {escape(fix)}", highlight=False)
+    for step, why in found.failed.items():
+        if step.startswith("a drawing"):
+            console.print(f"[yellow]warning[/] {escape(step)} failed: {escape(why)}", highlight=False)
     if found.tiling is not None:
         console.print(f"[bold]Tiles[/] {escape(tiling_sentence(found))}", highlight=False)
     elif "tiling" in found.failed:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv._text import unparsed
 from jaxconv.analysis import Gridding, RateCheck, ReceptiveField, check_rates
 from jaxconv.analysis import gridding as find_gridding
 from jaxconv.analysis import receptive_field as find_field
@@ -169,7 +170,7 @@ def _stacked(axes: Any, name: str, counts: np.ndarray, width: float, size: float
     scale = (float(counts[counts > 0].min()), float(counts.max())) if len(maps) > 1 and counts.any() else None
     for ax, (where, plane) in zip(axes, maps, strict=False):
         counts_panel(ax, plane, scale=scale, width=width)
-        said = [_share(name, counts)] if ax is axes[0] else []
+        said = [_share(unparsed(name), counts)] if ax is axes[0] else []
         ax.set_title("\n".join([*said, where] if where else said), fontsize=size)
     for ax in axes[len(maps) :]:
         ax.axis("off")

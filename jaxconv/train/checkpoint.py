@@ -1,11 +1,15 @@
 """Checkpoints with orbax, each with digests of its files, so that a damaged one is noticed before it is used."""
 
+import glob
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxconv.train.files import read_json, write_json
@@ -17,7 +21,8 @@ class Checkpoints:
     """The newest two checkpoints of a run, in ``folder/STEP``.
 
     Orbax writes a checkpoint beside and renames it. It does not notice every damaged byte when it reads, so a file of
-    SHA-256 digests is added last; a checkpoint without it, or with another digest, is put aside as ``STEP.unreadable``.
+    SHA-256 digests is added last, when the checkpoint has been read back and found equal. One with another digest is
+    put aside as ``STEP.unreadable`` until the next one is saved; one without, which was being written, is removed.
 
     Args:
         folder: made if missing.
@@ -29,10 +34,21 @@ class Checkpoints:
         self._say = say
         self.folder.mkdir(parents=True, exist_ok=True)
         self._put_damaged_aside()
+        # Orbax takes [, * and ? in a path for patterns: it is given another name of such a folder.
+        self._alias = None
+        place = self.folder
+        if glob.escape(str(place)) != str(place):
+            self._alias = tempfile.TemporaryDirectory(prefix="jaxconv-")
+            place = Path(self._alias.name).resolve() / "checkpoints"
+            place.symlink_to(self.folder, target_is_directory=True)
+            if glob.escape(str(place)) != str(place):
+                raise ValueError(
+                    f"{self.folder} has one of [ * ? in its path, and so has the folder of temporary files"
+                )
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(place, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -40,11 +56,21 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a pytree of arrays; does nothing if the step is saved already."""
+        """Saves a pytree of arrays and reads it back; does nothing if the step is saved already.
+
+        Raises:
+            OSError: what is read back is not what was saved.
+        """
         if step in self._manager.all_steps():
             return
         self._manager.save(step, args=ocp.args.StandardSave(_by_name(state)))
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        again = zip(jax.tree.leaves(state), jax.tree.leaves(self.restore(step, abstract)), strict=True)
+        if not all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in again):
+            raise OSError(f"checkpoint {self.folder / str(step)} does not read back as it was written")
         write_json(self.folder / str(step) / _DIGESTS, _digests(self.folder / str(step)))
+        for path in self.folder.glob("*.unreadable*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Reads a pytree like ``abstract`` (of ShapeDtypeStruct).
@@ -64,9 +90,15 @@ class Checkpoints:
     def close(self) -> None:
         """Releases orbax's threads."""
         self._manager.close()
+        if self._alias is not None:
+            self._alias.cleanup()
 
     def _put_damaged_aside(self) -> None:
         for path in sorted((p for p in self.folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)):
+            if not (path / _DIGESTS).is_file():
+                shutil.rmtree(path)
+                self._say(f"checkpoint {path} was being written when its run was stopped; it is removed")
+                continue
             reason = _damage(path)
             if reason is None:
                 continue
@@ -90,8 +122,6 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _damage(folder: Path) -> str | None:
     """Why a checkpoint is not as it was written, or None."""
-    if not (folder / _DIGESTS).is_file():
-        return f"{_DIGESTS} is missing: writing it was interrupted"
     try:
         wanted = read_json(folder / _DIGESTS)
     except ValueError as error:

@@ -4,18 +4,33 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxconv.train.config import TrainConfig, load_config, parse_settings
+from jaxconv.train.config import TrainConfig, load_config, parse_labels, parse_settings
 
 
 def train_command(
-    config: str | None, out: Path | None, given: dict[str, Any], settings: Iterable[str], restart: bool
+    config: str | None,
+    out: Path | None,
+    given: dict[str, Any],
+    settings: Iterable[str],
+    restart: bool,
+    extend: bool = False,
 ) -> dict[str, Any]:
-    """Trains with the config called ``config``, changed by ``given`` (None: not given) and KEY=VALUE ``settings``."""
+    """Trains with the config called ``config``, changed by ``given`` (None: not given) and KEY=VALUE ``settings``.
+
+    ``extend`` starts from the config of the run in ``out`` instead, if no other is named.
+    """
     from jaxconv.train.loop import train
+    from jaxconv.train.runfolder import read_description
 
     changes = {key: value for key, value in given.items() if value is not None} | parse_settings(settings)
-    final = load_config(config).override(**changes)
-    return train(final, out or default_out(config, final), restart=restart)
+    if isinstance(changes.get("labels"), str):
+        changes["labels"] = parse_labels(changes["labels"])
+    if extend and config is None and out is not None:
+        base = TrainConfig().override(**(read_description(out).train or {}))
+    else:
+        base = load_config(config)
+    final = base.override(**changes)
+    return train(final, out or default_out(config, final), restart=restart, extend=extend)
 
 
 def default_out(config: str | None, final: TrainConfig) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.train.files import refuse_unknown
+from jaxconv.train.record import LONGEST
+from jaxconv.train.typed import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,12 @@ class TrainConfig:
         model_kwargs: the model's arguments beside ``in_channels``, ``classes`` and ``rngs``.
         data: folder of images and label maps, or None for the embedded mosaics.
         split: training images, ``data/split`` and ``data/splitannot``.
-        val_split: images that are scored during and after training.
+        val_split: images that are scored during training, and after it unless there is a ``test_split``.
+        test_split: images that score the finished network (folders only), or None for ``val_split``.
+        labels: value in the label maps -> name of the class, such as {0: "background", 255: "cell"} (folders only);
+            None where the value is the class's number.
+        value_range: (black, white) in the values of the image files, where 0 and all bits are not (folders only).
+        init: run folder or weights file whose tensors the network starts from, where they fit, or None.
         ignore_index: label value of unlabelled pixels (folders only).
         channels: 3 reads RGB, 1 gray (folders only; mosaics are gray).
         size_multiple: whole images are padded to a multiple of this to be scored (folders only; 8 for enet).
@@ -52,6 +59,10 @@ class TrainConfig:
     data: str | None = None
     split: str = "train"
     val_split: str = "val"
+    test_split: str | None = None
+    labels: dict[int, str] | None = None
+    value_range: tuple[float, float] | None = None
+    init: str | None = None
     ignore_index: int | None = None
     channels: int = 3
     size_multiple: int = 1
@@ -71,7 +82,13 @@ class TrainConfig:
     checkpoint_every: int = 60
 
     def __post_init__(self):
+        if isinstance(self.labels, dict):  # JSON has text for keys
+            whole = {int(k) if isinstance(k, str) and k.lstrip("-").isdigit() else k: v for k, v in self.labels.items()}
+            object.__setattr__(self, "labels", whole)
+        check_fields(self)
         object.__setattr__(self, "crop", tuple(self.crop))
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", tuple(self.value_range))
         at_least_1 = (
             "steps",
             "batch_size",
@@ -88,14 +105,26 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if len(self.crop) != 2 or min(self.crop) < 1:
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}; images are read as gray (1) or RGB (3)")
+        if max(self.crop) > LONGEST or self.size_multiple > LONGEST:
+            raise ValueError(f"crop={self.crop} and size_multiple={self.size_multiple} must be at most {LONGEST}")
+        if min(self.crop) < 1:
             raise ValueError(f"crop={self.crop} must be (height, width), both at least 1")
         if self.class_weighting not in ("none", "enet"):
             raise ValueError(f'class_weighting={self.class_weighting!r} must be "none" or "enet"')
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values (tuples become lists)."""
-        return dataclasses.asdict(self) | {"crop": list(self.crop)}
+        value = dataclasses.asdict(self) | {"crop": list(self.crop)}
+        if self.value_range is not None:
+            value["value_range"] = list(self.value_range)
+        if self.labels is not None:
+            value["labels"] = {str(label): name for label, name in self.labels.items()}
+        return value
 
     def override(self, **changes: Any) -> "TrainConfig":
         """A copy with some keys changed; unknown keys are refused, another ``model`` drops ``model_kwargs``.
@@ -127,11 +156,33 @@ def load_config(name: str | Path | None = None) -> TrainConfig:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.py"))) or "none"
         raise FileNotFoundError(f"config {path} does not exist; configs in {path.parent}: {there}")
-    names = runpy.run_path(str(path))
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        raise ValueError(f"config {path} fails: {type(error).__name__}: {error}") from error
     if not callable(names.get("config")):
         raise ValueError(f"config {path} defines no function config()")
     value = names["config"]()
+    if not isinstance(value, (TrainConfig, dict)):
+        raise ValueError(
+            f"config {path}: config() returns {type(value).__name__}, not a TrainConfig or a dict of its keys"
+        )
     return value if isinstance(value, TrainConfig) else TrainConfig().override(**value)
+
+
+def parse_labels(text: str) -> dict[int, str]:
+    """From VALUE:NAME words with commas between them.
+
+    >>> parse_labels("0:background,255:cell")
+    {0: 'background', 255: 'cell'}
+    """
+    labels: dict[int, str] = {}
+    for part in text.split(","):
+        value, colon, name = part.partition(":")
+        if not colon or not name.strip() or not value.strip().isdigit() or int(value) in labels:
+            raise ValueError(f"--labels {text}: {part!r} is not VALUE:NAME, or its value comes twice")
+        labels[int(value)] = name.strip()
+    return labels
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
@@ -147,6 +198,6 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"setting {setting!r} is not KEY=VALUE")
         try:
             parsed[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             parsed[key] = text
     return parsed

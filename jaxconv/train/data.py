@@ -17,7 +17,14 @@ class Batches(Protocol):
     """Training examples by number."""
 
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Examples ``start .. start + count - 1``: images (count, h, w, channels) uint8, labels (count, h, w)."""
+        """Examples ``start .. start + count - 1``: images (count, h, w, channels), labels (count, h, w).
+
+        Images are uint8, or float32 in the same units.
+        """
+        ...
+
+    def names(self, start: int, count: int) -> list[str]:
+        """What these examples are made of: files, or numbers of mosaics."""
         ...
 
 
@@ -31,6 +38,8 @@ class Data:
         val: makes an iterator over (image, labels) pairs, scored during training.
         test: the same, scored at the end.
         train_labels: makes an iterator over label maps, for class weights.
+        scored: name of the split that ``test`` is.
+        sizes: some of the different (height, width) of the images that score.
     """
 
     record: Preprocessing
@@ -38,6 +47,8 @@ class Data:
     val: Examples
     test: Examples
     train_labels: Callable[[], Iterator[np.ndarray]]
+    scored: str
+    sizes: tuple[tuple[int, int], ...]
 
 
 def load_data(config: TrainConfig, record: Preprocessing | None = None) -> Data:
@@ -74,20 +85,32 @@ def _mosaics(config: TrainConfig) -> Data:
         val=mosaic_examples("val", size, config.eval_images),
         test=mosaic_examples("test", size, config.test_images),
         train_labels=lambda: (train.mosaic(index)[1] for index in range(100)),
+        scored="test",
+        sizes=((size, size),),
     )
 
 
 def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Data:
     pairs = folder.find_pairs(root, config.split)
     scored = folder.find_pairs(root, config.val_split)
+    last = config.test_split or config.val_split
+    tested = folder.find_pairs(root, last)
     if record is None:
-        record = folder.describe_folder(root, config.split, config.ignore_index, config.channels, config.size_multiple)
+        record = folder.describe_folder(
+            root, config.split, config.ignore_index, config.channels, config.size_multiple, labels=config.labels,
+            value_range=config.value_range,
+        )  # fmt: skip
+        for split in (scored, tested) if config.test_split else (scored,):
+            folder.check_split(split, record)
+    sizes = folder.image_sizes(scored + tested)
     # Spread over the split: neighbours are often frames of one film.
     some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
     return Data(
         record=record,
         train=folder.FolderData(pairs, record, config.crop, config.seed),
         val=folder_examples(some, record),
-        test=folder_examples(scored, record),
-        train_labels=lambda: (folder.read_labels(label) for _, label in pairs),
+        test=folder_examples(tested, record),
+        train_labels=lambda: (record.classes_of(folder.read_labels(label), str(label)) for _, label in pairs),
+        scored=last,
+        sizes=tuple(sizes[:2] + sizes[-2:]),
     )

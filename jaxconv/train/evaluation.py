@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxconv._text import print_line
 from jaxconv.train import data, folder
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.metrics import mean_iou, per_class_iou, pixel_accuracy
@@ -17,9 +18,9 @@ def evaluate(
     run_folder: str | Path,
     *,
     data_folder: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
     batch_size: int = 8,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_line,
 ) -> np.ndarray:
     """Scores a network and says the IoU of each class and one line ``mIoU 0.1234``.
 
@@ -27,8 +28,10 @@ def evaluate(
 
     Args:
         run_folder: written by train or convert.
-        data_folder: ``data_folder/split/*.png`` with ``data_folder/splitannot/*.png``; None for the embedded mosaics.
-        split: which images.
+        data_folder: ``data_folder/split/*.png`` with ``data_folder/splitannot/*.png``; None for what the network was
+            trained on, the embedded mosaics or a folder.
+        split: which images; None for those that scored the network at the end of training ("test" for the mosaics and
+            for converted weights).
         batch_size: images at a time.
         say: receives the lines.
 
@@ -40,10 +43,19 @@ def evaluate(
 
     >>> confusion = evaluate("runs/mosaics")  # doctest: +SKIP
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
     model, run = load_run(run_folder)
     record = run.preprocessing
+    config = None if run.train is None else TrainConfig().override(**run.train)
+    if config is not None and config.data is not None:
+        data_folder = config.data if data_folder is None else data_folder
+        split = split or config.test_split or config.val_split
+    split = split or "test"
     examples = _mosaics(run, split) if data_folder is None else _folder(record, data_folder, split)
     confusion = score(run_segmenter(model, record, batch_size), examples(), record, batch_size)
+    if not confusion.sum():
+        raise ValueError(f"no pixel of {split} counts: all labels are the ignored one")
     for line in report(confusion, record):
         say(line)
     return confusion

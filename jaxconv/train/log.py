@@ -33,7 +33,8 @@ class MetricsLog:
 
     def add(self, step: int, loss: float, train_miou: float, val_miou: float | None, seconds: float) -> None:
         """Appends a row."""
-        numbers = (f"{loss:.5f}", f"{train_miou:.4f}", "" if val_miou is None else f"{val_miou:.4f}", f"{seconds:.2f}")
+        scores = ("" if score is None or score != score else f"{score:.4f}" for score in (train_miou, val_miou))
+        numbers = (f"{loss:.5f}", *scores, f"{seconds:.2f}")
         row = dict(zip(FIELDS, (str(step), *numbers), strict=True))
         with self.path.open("a", encoding="utf-8", newline="") as handle:
             csv.DictWriter(handle, FIELDS, lineterminator="\n").writerow(row)
@@ -43,6 +44,19 @@ class MetricsLog:
 def _read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    return [row for row in rows if None not in row.values() and None not in row and row["step"].isdigit()]
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            reader = csv.DictReader(handle)
+            rows, heads = list(reader), tuple(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {error}; remove it to go on without its rows") from None
+    if rows and heads != FIELDS:
+        raise ValueError(f"{path} has the columns {heads}, not {FIELDS}; remove it to go on without its rows")
+    return [row for row in rows if None not in row.values() and None not in row and _sound(row)]
+
+
+def _sound(row: dict[str, str]) -> bool:
+    try:
+        return int(row["step"]) > 0 and float(row["loss"]) == float(row["loss"]) and float(row["seconds"]) >= 0
+    except ValueError:
+        return False

@@ -19,12 +19,13 @@ import optax
 from flax import nnx
 from rich.console import Console
 
+from jaxconv._text import printable
 from jaxconv.train import runfolder
 from jaxconv.train.baseline import fit_intensity_classifier
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data, load_data
-from jaxconv.train.files import write_json
+from jaxconv.train.files import locked, remove_temporaries, write_json
 from jaxconv.train.log import MetricsLog
 from jaxconv.train.losses import cross_entropy, enet_class_weights
 from jaxconv.train.metrics import confusion_matrix, mean_iou
@@ -34,43 +35,83 @@ from jaxconv.train.progress import Interrupt, bar
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.segment import Predict, make_forward, score, segmenter
 from jaxconv.train.start import open_run
+from jaxconv.train.weights import Best, check_sizes, source_tensors, start_from
+
+Say = Callable[[str], None]
 
 
-def train(config: TrainConfig, out: str | Path, *, restart: bool = False, console: Console | None = None) -> dict:
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    restart: bool = False,
+    extend: bool = False,
+    console: Console | None = None,
+) -> dict:
     """Trains a network, or continues the run in ``out`` from its newest good checkpoint.
 
     Args:
         config: what to do.
         out: the run folder (see `jaxconv.train.runfolder`).
         restart: start anew although ``out`` holds a run; that run is kept beside, as ``OUT.1`` or the next free number.
+        extend: go on with the run in ``out``, finished or not, to more ``steps``: the learning rate follows the
+            schedule of the longer run from here on.
         console: where sentences and the progress bar go.
 
     Returns:
-        The scores, as written to results.json.
+        The scores, as written to results.json: ``miou`` of the split that ``split`` names.
 
     Raises:
         FileExistsError: ``out`` holds a finished run, or something that is no run.
-        ValueError: ``out`` holds a run of another config; the message names the keys that differ.
-        FloatingPointError: the loss is not finite; the message names the step.
+        BlockingIOError: another process trains in ``out``.
+        ValueError: ``out`` holds a run of another config (the message names the keys that differ), there is more than
+            one process, or data and network do not fit together.
+        FloatingPointError: the loss, the gradient or the new state is not finite; the message names the step and the
+            data.
         KeyboardInterrupt: after SIGINT, when a checkpoint has been written.
 
     >>> train(TrainConfig(steps=100), "runs/short")["test_miou"]  # doctest: +SKIP
     """
     console = console or Console()
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     folder = Path(out)
-    earlier = open_run(folder, config, restart, say)
+
+    def say(text: str) -> None:
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    if jax.process_count() > 1:
+        raise ValueError(f"train runs in one process, and jax.distributed has {jax.process_count()}: start it without")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another --out")
+    existed = folder.is_dir()
+    try:
+        with locked(folder):
+            return _train(config, folder, restart, extend, console, say)
+    finally:
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # refused before anything was written
+
+
+def _train(config: TrainConfig, folder: Path, restart: bool, extend: bool, console: Console, say: Say) -> dict:
+    """`train` where no other process works in the folder."""
+    remove_temporaries(folder)
+    earlier = open_run(folder, config, restart, say, extend)
     data = load_data(config, earlier.preprocessing if earlier else None)
     record = data.record
     kwargs = {"in_channels": record.channels, "classes": record.classes, **config.model_kwargs}
+    for name, fits in (("in_channels", record.channels), ("classes", record.classes)):
+        if kwargs[name] != fits:
+            raise ValueError(f"model_kwargs has {name}={kwargs[name]!r}, and the data has {fits}; leave it out")
     trainer = Trainer.build(config, kwargs, data)
+    check_sizes(trainer.shape_of, config, data)
     if earlier is None:
+        if config.init is not None:
+            source_tensors(config.init)  # a wrong name is said before the folder is made
         runfolder.write_description(
             folder, model_name=config.model, model_kwargs=kwargs, preprocessing=record, train=config.to_dict()
         )
     checkpoints = Checkpoints(folder / "checkpoints", say)
     try:
-        state, seconds = _run_steps(trainer, config, data, folder, checkpoints, console)
+        state, seconds = _run_steps(trainer, config, data, folder, checkpoints, console, say)
     finally:
         checkpoints.close()
     return _finish(trainer, state, config, data, folder, seconds, say)
@@ -89,6 +130,7 @@ class Trainer:
     forward: Any
     abstract: Any
     rngs: nnx.State
+    shape_of: Any
 
     @classmethod
     def build(cls, config: TrainConfig, kwargs: dict[str, Any], data: Data) -> "Trainer":
@@ -111,7 +153,13 @@ class Trainer:
         weights = _class_weights(config, data)
         loss = functools.partial(cross_entropy, ignore_index=data.record.ignore_index, class_weights=weights)
         step = make_step(graph, rngs, optimizer, loss, data.record, jax.random.key(config.seed))
-        return cls(data.record, jax.jit(init), step, make_forward(graph_eval, data.record), jax.eval_shape(init), rngs)
+        forward, abstract = make_forward(graph_eval, data.record), jax.eval_shape(init)
+
+        def shape_of(size: tuple[int, int]) -> tuple[int, ...]:
+            images = jax.ShapeDtypeStruct((1, *size, data.record.channels), np.uint8)
+            return jax.eval_shape(forward, (abstract["params"], rngs, abstract["stats"]), images).shape
+
+        return cls(data.record, jax.jit(init), step, forward, abstract, rngs, shape_of)
 
     def segment(self, state: dict[str, Any], batch_size: int) -> Predict:
         """Label maps of images with the present parameters."""
@@ -145,8 +193,11 @@ def make_step(
     loss: Callable[[jax.Array, jax.Array], jax.Array],
     record: Preprocessing,
     key: jax.Array,
-) -> Callable[[dict[str, Any], np.ndarray, np.ndarray], tuple[dict[str, Any], jax.Array, jax.Array]]:
-    """The jitted step ``(state, images, labels) -> (state, loss, predicted classes)``; it consumes its state."""
+) -> Callable[[dict[str, Any], np.ndarray, np.ndarray], tuple[dict[str, Any], jax.Array, jax.Array, jax.Array]]:
+    """The jitted step ``(state, images, labels) -> (state, loss, predicted classes, finite)``; it consumes its state.
+
+    ``finite`` says of the loss, the gradient and the new state, in this order, whether all of it is.
+    """
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, images, labels):
@@ -165,7 +216,8 @@ def make_step(
             "opt": opt,
             "step": state["step"] + 1,
         }
-        return new, value, logits.argmax(-1).astype(jnp.int32)
+        finite = jnp.stack([_all_finite(tree) for tree in (value, grads, new)])
+        return new, value, logits.argmax(-1).astype(jnp.int32), finite
 
     return step
 
@@ -184,6 +236,11 @@ def fresh_rngs(rngs: nnx.State, key: jax.Array) -> nnx.State:
     return nnx.from_flat_state([(path, fresh(number, variable)) for number, (path, variable) in enumerate(flat)])
 
 
+def _all_finite(tree: Any) -> jax.Array:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
 def _class_weights(config: TrainConfig, data: Data) -> np.ndarray | None:
     if config.class_weighting == "none":
         return None
@@ -195,25 +252,36 @@ def _class_weights(config: TrainConfig, data: Data) -> np.ndarray | None:
 
 
 def _run_steps(
-    trainer: Trainer, config: TrainConfig, data: Data, folder: Path, checkpoints: Checkpoints, console: Console
+    trainer: Trainer,
+    config: TrainConfig,
+    data: Data,
+    folder: Path,
+    checkpoints: Checkpoints,
+    console: Console,
+    say: Say,
 ) -> tuple[dict[str, Any], float]:
     """All steps that are still to do; returns the state and the seconds of computing, earlier starts included."""
     done = checkpoints.latest or 0
     state = checkpoints.restore(done, trainer.abstract) if done else trainer.init()
+    if not done and config.init is not None:
+        state = start_from(config.init, state, say)
+    best = Best(folder / "best.safetensors", done)
     log = MetricsLog(folder / "metrics.csv", done)
     began = time.perf_counter() - log.seconds
     if done:
-        console.print(f"resuming {folder} after step {done} of {config.steps}", markup=False, soft_wrap=True)
+        say(f"resuming {folder} after step {done} of {config.steps}")
     batch = functools.partial(_batch, data, config.batch_size)
     record, last_val = data.record, None
     with Interrupt() as interrupt, bar(console, done, config.steps) as show:
         for number, (images, labels) in enumerate(prefetch(batch, done, config.steps), done + 1):
-            state, loss, predicted = trainer.step(state, images, labels)
-            loss = _finite(float(loss), number, folder)
+            state, loss, predicted, finite = trainer.step(state, images, labels)
+            loss = float(loss)
+            _check_finite(np.asarray(finite), loss, number, data, config.batch_size, folder)
             logs, scores = (number % every == 0 for every in (config.log_every, config.eval_every))
             if scores:
                 segment = trainer.segment(state, config.batch_size)
                 last_val = mean_iou(score(segment, data.val(), record, config.batch_size), record.ignore_index)
+                best.offer(number, last_val, state)
             if logs or scores or number == config.steps:
                 confusion = confusion_matrix(labels, predicted, record.classes, record.ignore_index)
                 batch_iou = mean_iou(confusion, record.ignore_index)
@@ -231,12 +299,15 @@ def _batch(data: Data, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarr
     return data.train.batch(step * batch_size, batch_size)
 
 
-def _finite(loss: float, step: int, folder: Path) -> float:
-    if not np.isfinite(loss):
-        raise FloatingPointError(
-            f"loss is {loss} at step {step}; {folder} keeps the checkpoints before it (a lower learning_rate may help)"
-        )
-    return loss
+def _check_finite(finite: np.ndarray, loss: float, step: int, data: Data, batch_size: int, folder: Path) -> None:
+    if finite.all():
+        return
+    first = (f"loss is {loss}", "gradient is not finite", "new state is not finite")[int(finite.argmin())]
+    names = data.train.names((step - 1) * batch_size, batch_size)
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    raise FloatingPointError(
+        f"{first} at step {step} ({listed}); {folder} keeps the checkpoints before it (a lower learning_rate may help)"
+    )
 
 
 def _finish(
@@ -246,9 +317,9 @@ def _finish(
     data: Data,
     folder: Path,
     seconds: float,
-    say: Callable[[str], None],
+    say: Say,
 ) -> dict[str, Any]:
-    """Scores, the baseline's score, the picture and, last, the weights."""
+    """Scores, the baseline's score, the weights and, if it can be drawn, the picture."""
     record, size = data.record, config.batch_size
     segment = trainer.segment(state, size)
     confusion = score(segment, data.test(), record, size)
@@ -257,17 +328,25 @@ def _finish(
     by_intensity = score(baseline, data.test(), record, size)
     results = {
         "steps": config.steps,
-        "test_miou": mean_iou(confusion, record.ignore_index),
+        "split": data.scored,
+        "miou": mean_iou(confusion, record.ignore_index),
         "intensity_miou": mean_iou(by_intensity, record.ignore_index),
         "train_seconds": round(seconds, 1),
     }
-    examples = [example for example, _ in zip(data.test(), range(4), strict=False)]
-    shown, truth = ([example[part] for example in examples] for part in (0, 1))
-    ours, theirs = results["test_miou"], results["intensity_miou"]
-    title = f"{config.model}: test mIoU {ours:.3f} (pixel intensity alone: {theirs:.3f})"
-    save_picture(folder / "picture.png", shown, truth, segment(shown), record, title)
+    if data.scored == "test":
+        results["test_miou"] = results["miou"]
     write_json(folder / "results.json", results)
     runfolder.save_weights(folder / "weights.safetensors", nnx.merge_state(state["params"], state["stats"]))
-    say(f"test mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")
-    say(f"run folder {folder}, picture {folder / 'picture.png'}")
+    examples = [example for example, _ in zip(data.test(), range(4), strict=False)]
+    shown, truth = ([example[part] for example in examples] for part in (0, 1))
+    ours, theirs = results["miou"], results["intensity_miou"]
+    title = f"{config.model}: {data.scored} mIoU {ours:.3f} (pixel intensity alone: {theirs:.3f})"
+    say(f"{data.scored} mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")
+    try:
+        save_picture(folder / "picture.png", shown, truth, segment(shown), record, title)
+    except Exception as error:  # a decoration: the run is finished without it
+        say(f"warning: {folder / 'picture.png'} could not be drawn: {error}")
+        say(f"run folder {folder}")
+    else:
+        say(f"run folder {folder}, picture {folder / 'picture.png'}")
     return results

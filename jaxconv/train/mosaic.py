@@ -103,6 +103,10 @@ class Mosaics:
         pairs = [self.mosaic(index) for index in range(start, start + count)]
         return np.stack([image for image, _ in pairs])[..., None], np.stack([label for _, label in pairs])
 
+    def names(self, start: int, count: int) -> list[str]:
+        """What `batch` makes."""
+        return [f"{self.split} mosaic {index}" for index in range(start, start + count)]
+
     def mosaic(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Mosaic number ``index``: its image and its labels, (size, size) each."""
         rng = np.random.default_rng([self.seed, *self.split.encode(), index])

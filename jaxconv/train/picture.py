@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxconv._text import unparsed
 from jaxconv.train.files import write_beside
 from jaxconv.train.record import Preprocessing
 
@@ -59,9 +60,9 @@ def save_picture(
     for axis in axes.flat:
         axis.set_axis_off()
     handles = [
-        Patch(color=(red / 255, green / 255, blue / 255), label=name.replace("_", " "))
+        Patch(color=(red / 255, green / 255, blue / 255), label=unparsed(name).replace("_", " "))
         for name, (red, green, blue) in zip(record.class_names, record.palette, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(unparsed(title), fontsize=10)
     return write_beside(path, lambda p: figure.savefig(p, format="png"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxconv._text import print_line
 from jaxconv.train.files import write_beside
 from jaxconv.train.folder import read_image
 from jaxconv.train.picture import overlay
@@ -18,7 +19,7 @@ def predict(
     out: str | Path,
     *,
     labels: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_line,
 ) -> list[Path]:
     """Segments image files of any size and writes ``OUT/NAME_overlay.png`` for each.
 
@@ -51,9 +52,9 @@ def predict(
     segment = run_segmenter(model, record, batch_size=1)
     written = []
     for path in paths:
-        image = read_image(path, record.channels)
+        image = read_image(path, record.channels, record.value_range)
         classes = segment([image])[0]
-        shown = overlay(read_image(path, 3), classes, record)
+        shown = overlay(image, classes, record)
         written.append(_save(Path(out) / f"{path.stem}_overlay.png", shown))
         if labels:
             _save(Path(out) / f"{path.stem}_labels.png", classes)

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from jaxconv.train.files import refuse_unknown
+from jaxconv.train.typed import check_fields
+
+LONGEST = 65536  # pixels of an image's side that anything is resized or padded to
 
 # Okabe and Ito, "Color Universal Design" (2008): colours for colour-blind readers too (gray for black).
 _OKABE_ITO = (
@@ -52,6 +55,9 @@ class Preprocessing:
         size: (height, width) that images are resized to first (bilinear), or None: as they are.
         size_multiple: images are padded (edge values) to a multiple of this on both axes and the result is cropped;
             1 for networks that take any size.
+        label_values: the value that each class has in label maps, where it is not the number of the class.
+        value_range: (black, white) in the values of image files, where they are not 0 and all bits, or 0 and 1 of
+            floats.
 
     Raises:
         ValueError: numbers of names, colours, means or standard deviations do not fit together.
@@ -72,14 +78,19 @@ class Preprocessing:
     std: tuple[float, ...] = ()
     size: tuple[int, int] | None = None
     size_multiple: int = 1
+    label_values: tuple[int, ...] | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self):
+        check_fields(self)
         fill = {
             "class_names": tuple(self.class_names),
             "palette": tuple(tuple(int(v) for v in c) for c in self.palette) or default_palette(len(self.class_names)),
             "mean": tuple(map(float, self.mean)) or (0.0,) * self.channels,
             "std": tuple(map(float, self.std)) or (1.0,) * self.channels,
             "size": None if self.size is None else tuple(self.size),
+            "label_values": None if self.label_values is None else tuple(self.label_values),
+            "value_range": None if self.value_range is None else tuple(self.value_range),
         }
         for name, value in fill.items():
             object.__setattr__(self, name, value)
@@ -100,8 +111,19 @@ class Preprocessing:
                 )
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std={self.std} must be positive")
-        if self.size_multiple < 1:
-            raise ValueError(f"size_multiple={self.size_multiple} must be at least 1")
+        for name, sizes in (("size_multiple", (self.size_multiple,)), ("size", self.size or ())):
+            if not all(1 <= n <= LONGEST for n in sizes):
+                raise ValueError(f"{name}={getattr(self, name)} must be within 1..{LONGEST}")
+        values, ignored = self.label_values, self.ignore_index
+        if values is not None and len(set(values)) != self.classes:
+            raise ValueError(f"label_values={values} must be {self.classes} different values, one for each class")
+        if values is not None and ignored is not None and ignored not in values and 0 <= ignored < self.classes:
+            raise ValueError(
+                f"ignore_index={ignored} is the number of class {self.class_names[ignored]!r} where label values are "
+                f"{values}; write another value into the label maps"
+            )
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range={self.value_range} must be (black, white), black below white")
 
     @property
     def classes(self) -> int:
@@ -112,6 +134,26 @@ class Preprocessing:
         """``(pixels * scale - mean) / std`` in float32; pixels (..., channels), numpy or jax."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
+
+    def classes_of(self, labels: np.ndarray, source: str) -> np.ndarray:
+        """Each pixel's class (or the ignored index) from a label map's values, checked as `check_labels` does.
+
+        >>> record = Preprocessing(class_names=("background", "cell"), label_values=(0, 255))
+        >>> record.classes_of(np.array([0, 255]), "a test").tolist()
+        [0, 1]
+        """
+        if self.label_values is None:
+            self.check_labels(labels, source)
+            return labels
+        values = list(self.label_values)
+        values += [self.ignore_index] if self.ignore_index not in (None, *values) else []
+        classes = np.full(labels.shape, -1, np.int32)
+        for number, value in enumerate(values):
+            classes[labels == value] = number if number < self.classes else value
+        if (classes < 0).any():
+            bad = np.unique(labels[classes < 0])[:8].tolist()
+            raise ValueError(f"{source}: label {', '.join(map(str, bad))} is not among {', '.join(map(str, values))}")
+        return classes
 
     def check_labels(self, labels: np.ndarray, source: str) -> None:
         """Raises a ValueError that names ``source`` if a label is no class and not ignored."""
@@ -136,4 +178,7 @@ class Preprocessing:
         refuse_unknown(value, [field.name for field in dataclasses.fields(cls)], where)
         if "class_names" not in value:
             raise ValueError(f"{where} has no class_names")
-        return cls(**value)
+        try:
+            return cls(**value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: {error}") from None

@@ -6,11 +6,12 @@ preprocessing.json    `Preprocessing`: scaling, class names, palette, ignored in
 weights.safetensors   every parameter and batch statistic under its dotted path ("encoder.0.conv.kernel")
 metrics.csv           training only: one row for each logged step
 checkpoints/          training only: orbax, the newest two
+best.safetensors      training only: as weights.safetensors, at the step with the best val mIoU, which its header names
 results.json          training only: the scores at the end
 picture.png           training only: input, label, prediction
 ===================== =================================================================================
 
-A folder is finished when it has weights.safetensors, which is written last.
+A folder is finished when it has weights.safetensors; only the picture is written after it.
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ def build_model(name: str, kwargs: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module
         raise ValueError(f"no model is called {name!r}; models are: {', '.join(sorted(REGISTRY))}")
     try:
         return REGISTRY[name](**kwargs, rngs=rngs)
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, ZeroDivisionError) as error:
         raise ValueError(f"model {name!r} does not take {kwargs}: {error}") from error
 
 
@@ -108,9 +109,13 @@ def read_description(folder: str | Path) -> Run:
     config = read_json(folder / "config.json")
     model = config.get("model")
     fits = isinstance(model, dict) and set(model) - {"fold_batch_norm"} == {"name", "kwargs"}
+    fits = fits and isinstance(model["name"], str) and isinstance(model["kwargs"], dict)  # type: ignore[index]
+    fits = fits and isinstance(config.get("train", {}), dict) and isinstance(config.get("extra", {}), dict)
     if config.get("format") != FORMAT or not isinstance(model, dict) or not fits:
         raise ValueError(
-            f"{folder / 'config.json'}: format {config.get('format')!r} is not the format {FORMAT} read here"
+            f"{folder / 'config.json'}: format {config.get('format')!r:.50} is not the format {FORMAT} read "
+            f"here, or its model "
+            "is not a name with arguments"
         )
     record = Preprocessing.from_dict(read_json(folder / "preprocessing.json"), str(folder / "preprocessing.json"))
     folded = bool(model.get("fold_batch_norm", False))
@@ -147,7 +152,7 @@ def save_run(
         FileExistsError: the folder is not empty (or finished, without ``overwrite``).
     """
     folder = Path(folder)
-    if folder.exists() and any(not p.name.startswith(".tmp.") for p in folder.iterdir()):
+    if folder.exists() and any(not p.name.startswith((".tmp.", ".lock")) for p in folder.iterdir()):
         if not (folder / "config.json").is_file():
             raise FileExistsError(f"{folder} is not empty and not a run folder; choose another --out")
         if not overwrite:
@@ -198,8 +203,8 @@ def _build(run: Run) -> nnx.Module:
     return model
 
 
-def save_weights(path: str | Path, state: nnx.State) -> Path:
-    """Stores every variable of a model's state but its random streams, under dotted paths."""
+def save_weights(path: str | Path, state: nnx.State, notes: dict[str, str] | None = None) -> Path:
+    """Stores every variable of a model's state but its random streams, under dotted paths, with notes in the header."""
     from safetensors.numpy import save
 
     tensors = {
@@ -207,22 +212,30 @@ def save_weights(path: str | Path, state: nnx.State) -> Path:
         for p, v in nnx.to_flat_state(state)
         if not isinstance(v, nnx.RngState)
     }
-    return write_beside(path, lambda p: p.write_bytes(save(tensors, metadata={"format": "jaxconv"})))
+    return write_beside(path, lambda p: p.write_bytes(save(tensors, metadata={"format": "jaxconv"} | (notes or {}))))
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file; a ValueError names a file that cannot be read."""
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # the reader's own errors, and KeyErrors of formats that NumPy has not
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path} cannot be read ({reason}): truncated, or no safetensors file of float tensors"
+        ) from None
 
 
 def load_weights(path: str | Path, abstract: nnx.State) -> nnx.State:
     """Fills an abstract state (from ``nnx.split(nnx.eval_shape(...))``) with a file's tensors.
 
     Raises:
-        ValueError: the file cannot be read, or tensors are missing, unexpected or mis-shaped (all are listed).
+        ValueError: the file cannot be read, or tensors are missing, unexpected, mis-shaped or not finite (all are
+            listed).
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): truncated, or no safetensors file") from None
+    tensors = read_tensors(path)
     flat = dict(nnx.to_flat_state(abstract))
     wanted = {_dotted(p): v.get_value() for p, v in flat.items() if not isinstance(v, nnx.RngState)}
     problems = [f"missing {k} {v.shape}" for k, v in wanted.items() if k not in tensors]
@@ -231,6 +244,9 @@ def load_weights(path: str | Path, abstract: nnx.State) -> nnx.State:
         f"{k} has shape {tensors[k].shape}, the model needs {v.shape}"
         for k, v in wanted.items()
         if k in tensors and tensors[k].shape != v.shape
+    ]
+    problems += [
+        f"{k} holds NaN or inf" for k, v in tensors.items() if v.dtype.kind == "f" and not np.isfinite(v).all()
     ]
     if problems:
         raise ValueError(f"{path} does not fit the model:\n  " + "\n  ".join(problems))

@@ -1,13 +1,19 @@
-// Random geometries through the kernels under the sanitizers, against the definition. Arguments: seed, cases.
+// Random geometries through the kernels under the sanitizers, against the definition; sizes that lie about the buffers,
+// which must be refused; and allocations that fail at any moment. Arguments: seed, cases.
 #include <algorithm>
+#include <atomic>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
-#include "problem.h"
+#include "check.h"
+#include "work.h"
 
 using namespace jaxconv;
 namespace jaxconv {
@@ -17,10 +23,132 @@ const Kernels<T>& JAXCONV_NAME();
 using Real = JAXCONV_REAL;
 using Numbers = std::vector<Real>;  // exactly as large as the array, so that any access beside it is caught
 
+// Allocations that still succeed.
+std::atomic<long> left{LONG_MAX};
+
+void* allocate(std::size_t bytes, std::size_t align) {
+  if (left.fetch_sub(1) <= 0) throw std::bad_alloc();
+  void* memory = nullptr;
+  if (posix_memalign(&memory, std::max<std::size_t>(align, sizeof(void*)), bytes)) throw std::bad_alloc();
+  return memory;
+}
+void* operator new(std::size_t bytes) { return allocate(bytes, 16); }
+void* operator new(std::size_t bytes, std::align_val_t align) { return allocate(bytes, std::size_t(align)); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+[[noreturn]] void fail(const std::string& why) {
+  std::printf("%s\n", why.c_str());
+  std::exit(1);
+}
+
+using Random = std::mt19937;
+
+// Every number of a right description changed by itself: what contradicts the buffers is refused, what does not is not.
+void lie(const Problem& p, int rank, Random& random) {
+  std::vector<Index> sizes;
+  for (auto* part : {&p.input, &p.kernel, &p.output, &p.stride, &p.dilation, &p.low})
+    sizes.insert(sizes.end(), part->begin(), part->end());
+  for (Index size : {p.groups, p.in, p.out, p.batch}) sizes.push_back(size);
+  const Index most = Index{1} << 40;
+  std::vector<std::vector<Index>> shapes(3);  // x, y, w
+  shapes[0] = shapes[1] = {p.batch};
+  for (int a = 3 - rank; a < 3; ++a) {
+    shapes[0].push_back(p.input[a]);
+    shapes[1].push_back(p.output[a]);
+    shapes[2].push_back(p.kernel[a]);
+  }
+  shapes[0].push_back(p.groups * p.in);
+  shapes[1].push_back(p.groups * p.out);
+  shapes[2].push_back(p.in);
+  shapes[2].push_back(p.groups * p.out);
+  const int order[3][3] = {{0, 2, 1}, {1, 2, 0}, {0, 1, 2}};
+  for (int face = 0; face < 3; ++face) {
+    auto refused = [&](const std::vector<Index>& said) {
+      Shape at[3];
+      for (int k = 0; k < 3; ++k) {
+        const auto& shape = shapes[order[face][k]];
+        at[k] = {shape.data(), static_cast<Index>(shape.size())};
+      }
+      return fault(problem_of(said.data()), static_cast<Face>(face), at[0], at[1], at[2]) != nullptr;
+    };
+    if (refused(sizes)) fail("a right description is refused");
+    for (int k = 0; k < kSizes; ++k) {
+      const Index was = sizes[k];
+      for (Index lie : {Index{0}, Index{-1}, was + 1, was - 1, 2 * was, was + (Index{1} << 32), most + 1, -most - 1,
+                        Index{INT64_MAX}, Index{INT64_MIN}, static_cast<Index>(random())}) {
+        if (lie == was) continue;
+        sizes[k] = lie;
+        const bool spacing = k >= 9 && k < 15, pad = k >= 15 && k < 18;
+        const bool legal = (spacing && lie >= 1 && lie <= most / 128) || (pad && lie >= -most && lie <= most);
+        const bool free = spacing && lie > most / 128 && lie <= most;  // the sum of two products decides
+        if (!free && refused(sizes) == legal)
+          fail("size " + std::to_string(k) + ", " + std::to_string(was) + " called " + std::to_string(lie));
+      }
+      sizes[k] = was;
+    }
+    for (auto& shape : shapes) {
+      const auto right = shape;
+      for (std::size_t k = 0; k < right.size(); ++k) {
+        shape[k] += 1;
+        if (!refused(sizes)) fail("a buffer of another shape is accepted");
+        shape = right;
+      }
+      for (std::size_t count : {0u, 1u, static_cast<unsigned>(right.size()) - 1, static_cast<unsigned>(right.size()) + 1}) {
+        shape.resize(count, 1);
+        if (!refused(sizes)) fail("a buffer of another rank is accepted");
+        shape = right;
+      }
+    }
+  }
+}
+
+// Threads of a pool that is made for each call.
+Pool threads_of(Index threads) {
+  Pool pool;
+  pool.threads = threads;
+  pool.run = [threads](Index count, const std::function<void(Index)>& task) {
+    std::vector<std::thread> started;
+    started.reserve(threads);
+    struct Join {
+      std::vector<std::thread>& all;
+      ~Join() {
+        for (auto& thread : all) thread.join();
+      }
+    } join{started};
+    share(threads - 1, count, task, [&](auto help) { started.emplace_back(help); });
+  };
+  return pool;
+}
+
+// Exceptions reach the caller, whichever thread they began in.
+void throwing(Random& random) {
+  for (int round = 0; round < 50; ++round) {
+    const Index count = 1 + random() % 40, bad = random() % count;
+    std::atomic<Index> ran{0};
+    try {
+      threads_of(1 + random() % 4).run(count, [&](Index k) {
+        ++ran;
+        if (k == bad) throw std::runtime_error("task");
+      });
+      fail("an exception was lost");
+    } catch (const std::runtime_error&) {
+    }
+    if (ran != count) fail("tasks were left out");
+  }
+  const std::function<void(Index)> nothing = [](Index) {};
+  share(3, 9, nothing, [](auto) { throw std::bad_alloc(); });  // a pool that takes nothing
+  share(3, 9, nothing, [](auto) {});                           // a pool whose threads are gone
+}
+
 int main(int, char** words) {
-  std::mt19937 random(std::atoi(words[1]));
+  Random random(std::atoi(words[1]));
+  throwing(random);
   auto pick = [&](Index low, Index high) { return low + static_cast<Index>(random() % (high - low + 1)); };
   double worst = 0;
+  long failed = 0;
   for (int number = std::atoi(words[2]); number-- > 0;) {
     Problem p;
     p.batch = pick(1, 3);
@@ -38,16 +166,13 @@ int main(int, char** words) {
     p.groups = kind == 0 ? pick(2, 40) : kind == 1 ? pick(2, 4) : 1;
     p.in = kind == 0 ? 1 : pick(1, pick(0, 1) ? 6 : 40);
     p.out = kind == 0 ? 1 : pick(1, pick(0, 1) ? 6 : 40);
-    Pool pool;
-    pool.threads = pick(1, 3);
-    pool.run = [&](Index count, const std::function<void(Index)>& task) {
-      std::vector<std::thread> threads;
-      for (Index t = 0; t < pool.threads; ++t)
-        threads.emplace_back([&, t] {
-          for (Index k = t; k < count; k += pool.threads) task(k);
-        });
-      for (auto& thread : threads) thread.join();
-    };
+    if (number % 5 == 0) {  // numbers that no operand is as large as
+      const int a = static_cast<int>(pick(3 - rank, 2));
+      auto& part = *(std::array<Index, 3>*[]){&p.stride, &p.dilation, &p.low}[pick(0, 2)];
+      part[a] = &part == &p.low ? pick(-1, 1) * (Index{1} << pick(30, 36)) : Index{1} << pick(20, 33);
+    }
+    if (number % 10 == 0) lie(p, rank, random);
+    const Pool pool = threads_of(pick(1, 3));
     auto volume = [](const std::array<Index, 3>& s) { return s[0] * s[1] * s[2]; };
     const Index in = p.groups * p.in, out = p.groups * p.out;
     Numbers x(p.batch * volume(p.input) * in), y(p.batch * volume(p.output) * out), w(p.taps() * p.in * out);
@@ -86,6 +211,21 @@ int main(int, char** words) {
     kernels.apply(p, x.data(), w.data(), gy.data(), pool);
     kernels.adjoint(p, y.data(), w.data(), gx.data(), pool);
     kernels.kernel(p, x.data(), y.data(), gw.data(), pool);
+    if (number % 3 == 0) {
+      Numbers hx(x.size()), hy(y.size()), hw(w.size());
+      for (int face = 0; face < 3; ++face) {
+        const Index until = pick(0, 60);
+        left = until;
+        try {
+          if (face == 0) kernels.apply(p, x.data(), w.data(), hy.data(), pool);
+          if (face == 1) kernels.adjoint(p, y.data(), w.data(), hx.data(), pool);
+          if (face == 2) kernels.kernel(p, x.data(), y.data(), hw.data(), pool);
+        } catch (const std::bad_alloc&) {
+          ++failed;
+        }
+        left = LONG_MAX;
+      }
+    }
     auto check = [&](const Numbers& got, const std::vector<double>& want, const char* face) {
       double size = 1;
       for (double value : want) size = std::max(size, std::abs(value));
@@ -102,5 +242,6 @@ int main(int, char** words) {
     check(gx, rx, "adjoint");
     check(gw, rw, "kernel");
   }
-  std::printf("worst relative error %.2g\n", worst);
+  if (failed == 0) fail("no allocation failed");
+  std::printf("worst relative error %.2g, %ld failed allocations came back as exceptions\n", worst, failed);
 }

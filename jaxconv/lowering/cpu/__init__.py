@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -25,21 +26,29 @@ FACES = ("apply", "adjoint", "kernel")
 DTYPES = ("float32", "float64")
 # More axes are left to XLA.
 MOST_AXES = 3
+# Longer strides, dilations and pads are left to XLA: the kernels refuse what could overflow.
+LARGEST = 2**24
+_LIBRARY = Path(__file__).with_name("kernels.so")
+_ON, _OFF = ("", "1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @functools.cache
 def status() -> str:
     """ "ready", or why the compiled kernels are not used in this process.
 
-    ``JAXCONV_NATIVE=0`` in the environment, before the first convolution, switches them off.
+    ``JAXCONV_NATIVE=0`` (or false, no, off) in the environment, before jaxconv is imported, switches them off.
     """
-    if os.environ.get("JAXCONV_NATIVE", "1") == "0":
-        return "switched off by JAXCONV_NATIVE=0"
-    path = Path(__file__).with_name("kernels.so")
-    if not path.exists():
+    setting = os.environ.get("JAXCONV_NATIVE", "")
+    if setting.strip().lower() in _OFF:
+        return f"switched off by JAXCONV_NATIVE={setting}"
+    if setting.strip().lower() not in _ON:
+        return f"switched off: JAXCONV_NATIVE={setting} is neither on (1, true, yes, on) nor off (0, false, no, off)"
+    if not _LIBRARY.exists():
         return "not built: installing jaxconv found no C++ compiler"
     try:
-        library = ctypes.CDLL(str(path))
+        if fault := _fault():
+            return fault
+        library = ctypes.CDLL(str(_LIBRARY))
         if not library.jaxconv_supported():
             return "this processor has no AVX2"
         built, here = library.jaxconv_interface(), _interface()
@@ -48,11 +57,32 @@ def status() -> str:
             return f"built for a newer jaxlib than this one (interface {built}, not {here}): reinstall jaxconv"
         for face in FACES:
             for dtype in DTYPES:
-                handler = getattr(library, f"{target(face, dtype)}")
+                handler = getattr(library, f"jaxconv_{face}_{dtype}")
                 jax.ffi.register_ffi_target(target(face, dtype), jax.ffi.pycapsule(handler), platform="cpu")
     except Exception as error:  # built for another processor, or against an interface this jaxlib does not speak
         return f"built, but not loaded: {error}"
     return "ready"
+
+
+def _fault() -> str | None:
+    """Why the library is not the one that was built here: loading a truncated one would end the process."""
+    stamp = _LIBRARY.with_suffix(".stamp")
+    words = stamp.read_text().split() if stamp.is_file() else []
+    if len(words) == 1:
+        return None  # of a tree that was built before stamps said what the library has to be
+    if len(words) != 3:
+        return f"not checked: {stamp} does not say what the library has to be; reinstall jaxconv"
+    if words[1] != _digest():
+        return f"damaged: {_LIBRARY} is not as it was built; reinstall jaxconv"
+    sources = sorted(_LIBRARY.with_name("source").glob("*"))
+    if sources and words[2] != hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest():
+        return f"stale: {_LIBRARY} was built from other sources than those beside it; reinstall jaxconv"
+    return None
+
+
+@functools.cache
+def _digest() -> str:
+    return hashlib.sha256(_LIBRARY.read_bytes()).hexdigest()
 
 
 def _interface() -> int:
@@ -71,5 +101,9 @@ def available() -> bool:
 
 
 def target(face: str, dtype: str) -> str:
-    """Name under which XLA knows the kernel of a face."""
-    return f"jaxconv_{face}_{dtype}"
+    """Name under which XLA knows the kernel of a face.
+
+    It ends with a digest of the library: a program that was compiled for another one, and kept in a cache or a file,
+    is not found or is refused rather than run with kernels that it was not made for.
+    """
+    return f"jaxconv_{face}_{dtype}_{_digest()[:12]}"

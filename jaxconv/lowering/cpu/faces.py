@@ -28,6 +28,7 @@ def serves(call: Call) -> bool:
         and np.dtype(call.dtype).name in cpu.DTYPES
         and _dtype(call).name in cpu.DTYPES
         and min(call.batch, call.channels_in, call.channels_out, *g.input_size, *g.output_size) > 0
+        and max(map(abs, (*g.stride, *g.dilation, *g.offsets))) <= cpu.LARGEST
         and cpu.available()
     )
 

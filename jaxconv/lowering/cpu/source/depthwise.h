@@ -184,7 +184,8 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
     for (const Line& one : lines) behind = std::max(behind, one.data + pitch);
     const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
                        a1.stride * j1) * g.result_size[2];
-    Index ahead = behind ? a1.step : 0;  // lines to ask for, while the first class is filled
+    // Lines to ask for, while the first class is filled; a stride can be longer than any operand.
+    Index ahead = behind ? std::min(a1.step, g.data_size[1]) : 0;
     for (const Residue& residue : part.residues) {
       const Axis& a2 = *residue.axis;
       const Index stop = std::min(a2.count, begin + part.piece);
@@ -196,7 +197,7 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
         for (Index j = first; j < last; j += rows) {
           const Index at = std::min(j, last - rows);
           Real* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
-          run({lines, taps, planes, at * step, step, to, to_step, {behind + at * step, ahead, pitch, rows * step}});
+          run({lines, taps, planes, at * step, step, to, to_step, {behind + at * step, ahead, pitch, std::min(rows * step, pitch)}});
         }
       }
       ahead = 0;

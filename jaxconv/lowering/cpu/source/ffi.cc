@@ -1,13 +1,11 @@
 // The kernels as XLA FFI handlers, one for each face.
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <exception>
-#include <memory>
-#include <mutex>
 #include <string>
+#include <utility>
 
-#include "problem.h"
+#include "check.h"
+#include "work.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -40,67 +38,33 @@ const Kernels<Real>& best_kernels() {
 #endif
 }
 
-// Shared by the caller and its helpers; a helper that starts when no task is left touches nothing else.
-struct Work {
-  std::function<void(Index)> task;
-  Index count;
-  std::atomic<Index> next{0}, done{0};
-  std::mutex mutex;
-  std::condition_variable ended;
-
-  void help() {
-    for (Index k; (k = next.fetch_add(1)) < count;) {
-      task(k);
-      if (done.fetch_add(1) + 1 == count) {
-        std::lock_guard<std::mutex> lock(mutex);
-        ended.notify_all();
-      }
-    }
-  }
-};
-
 Pool pool_of(ffi::ThreadPool threads) {
   const Index size = std::max<Index>(1, threads.num_threads());
-  // The caller works too and waits only for tasks that another thread has begun, so a busy pool cannot deadlock.
   auto run = [threads, size](Index count, const std::function<void(Index)>& task) mutable {
     if (count <= 1 || size == 1) {
       for (Index k = 0; k < count; ++k) task(k);
       return;
     }
-    auto work = std::make_shared<Work>();
-    work->task = task;
-    work->count = count;
-    for (Index k = 1; k < std::min(size, count); ++k) threads.Schedule([work] { work->help(); });
-    work->help();
-    std::unique_lock<std::mutex> lock(work->mutex);
-    work->ended.wait(lock, [&] { return work->done.load() == work->count; });
+    share(size - 1, count, task, [&](auto help) { threads.Schedule(std::move(help)); });
   };
   return {size, run};
 }
 
 using Sizes = ffi::Span<const std::int64_t>;
 
-Problem problem_of(Sizes sizes) {
-  Problem p;
-  const std::int64_t* at = sizes.begin();
-  for (auto* part : {&p.input, &p.kernel, &p.output, &p.stride, &p.dilation, &p.low}) {
-    std::copy(at, at + 3, part->begin());
-    at += 3;
-  }
-  p.groups = at[0];
-  p.in = at[1];
-  p.out = at[2];
-  p.batch = at[3];
-  return p;
+template <class Buffer>
+Shape shape_of(const Buffer& buffer) {
+  const auto dimensions = buffer.dimensions();
+  return {dimensions.begin(), static_cast<Index>(dimensions.size())};
 }
-
-enum class Face { apply, adjoint, kernel };
 
 template <class Real, ffi::DataType type, Face face>
 ffi::Error run(ffi::ThreadPool threads, ffi::Buffer<type> a, ffi::Buffer<type> b, ffi::ResultBuffer<type> result,
                Sizes sizes) {
-  if (sizes.size() != 22) return ffi::Error::InvalidArgument("sizes must have 22 entries");
-  const Problem p = problem_of(sizes);
+  if (sizes.size() != kSizes) return ffi::Error::InvalidArgument("jaxconv: sizes must have 22 entries");
+  const Problem p = problem_of(sizes.begin());
+  if (const char* why = fault(p, face, shape_of(a), shape_of(b), shape_of(*result)))
+    return ffi::Error::InvalidArgument(std::string("jaxconv: ") + why);
   const Kernels<Real>& kernels = best_kernels<Real>();
   const auto call = face == Face::apply ? kernels.apply : face == Face::adjoint ? kernels.adjoint : kernels.kernel;
   try {

@@ -83,7 +83,8 @@ std::vector<Piece> merge(Plan& plan, const Problem& p, std::vector<Axis>& last, 
   // No merging where the kernel is larger than the operand: each piece would pack its own part of the kernel. Nor where
   // the steps are long: most of a copy would never be read.
   const bool small = lines * g.data_size[2] * g.pixel <= std::max(kCopied, p.taps() * p.in * p.out);
-  if (overhangs && small && last[0].step < 2 * static_cast<Index>(most)) {
+  const bool near = high - low <= std::max<Index>(4 * g.data_size[2], 4096);  // pads can be longer than any operand
+  if (overhangs && small && near && last[0].step < 2 * static_cast<Index>(most)) {
     plan.copy = padded(g.data, lines, g.data_size[2], -low, high - g.data_size[2], g.pixel, pool);
     g.data = plan.copy->get();
     g.data_size[2] = high - low;

@@ -1,5 +1,7 @@
 #include "scratch.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <mutex>
 #include <new>
@@ -19,9 +21,16 @@ struct Idle {
   std::mutex mutex;
   std::vector<Block> blocks;  // the longest unused first
   std::size_t size = 0;
+  Idle() { blocks.reserve(kBlocks + 1); }  // giving back allocates nothing: it happens where nothing may fail
 };
 Idle& idle() {
-  static Idle* const idle = new Idle;  // never destroyed: threads may end after main
+  static Idle* const idle = [] {
+    Idle* const made = new Idle;  // never destroyed: threads may end after main
+    // A process forked while another thread holds the mutex would never see it free.
+    pthread_atfork([] { jaxconv::idle().mutex.lock(); }, [] { jaxconv::idle().mutex.unlock(); },
+                   [] { jaxconv::idle().mutex.unlock(); });
+    return made;
+  }();
   return *idle;
 }
 
@@ -48,19 +57,15 @@ void* take_scratch(std::size_t bytes, std::size_t& held) {
 }
 
 void give_scratch(void* memory, std::size_t held) {
-  std::vector<Block> over;
-  {
-    std::lock_guard<std::mutex> lock(idle().mutex);
-    auto& blocks = idle().blocks;
-    blocks.push_back({memory, held});
-    idle().size += held;
-    while (idle().size > kKept || blocks.size() > kBlocks) {
-      over.push_back(blocks.front());
-      idle().size -= blocks.front().size;
-      blocks.erase(blocks.begin());
-    }
+  std::lock_guard<std::mutex> lock(idle().mutex);
+  auto& blocks = idle().blocks;
+  blocks.push_back({memory, held});
+  idle().size += held;
+  while (idle().size > kKept || blocks.size() > kBlocks) {
+    ::operator delete(blocks.front().memory, std::align_val_t{64});
+    idle().size -= blocks.front().size;
+    blocks.erase(blocks.begin());
   }
-  for (const Block& block : over) ::operator delete(block.memory, std::align_val_t{64});
 }
 
 }  // namespace jaxconv

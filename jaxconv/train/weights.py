@@ -1,0 +1,128 @@
+"""Weights that a run starts from, the best ones that it passes, and whether the network takes the data's sizes."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxconv.train.config import TrainConfig
+from jaxconv.train.data import Data
+from jaxconv.train.runfolder import read_tensors, save_weights
+
+
+class Best:
+    """The weights with the highest val mIoU so far, in one file whose header names step and score.
+
+    Args:
+        path: of the file.
+        done: steps that are done; what a later step left, which will be computed again, is removed.
+    """
+
+    def __init__(self, path: Path, done: int):
+        self._path, self._score = path, -math.inf
+        notes = _notes(path) if path.is_file() else {}
+        if 0 < int(notes.get("step", 0)) <= done:
+            self._score = float(notes["val_miou"])
+        else:
+            path.unlink(missing_ok=True)
+
+    def offer(self, step: int, score: float, state: dict[str, Any]) -> None:
+        """Stores the state's weights if their score is higher than all before."""
+        if score > self._score:
+            self._score = score
+            weights = nnx.merge_state(state["params"], state["stats"])
+            save_weights(self._path, weights, {"step": str(step), "val_miou": repr(score)})
+
+
+def _notes(path: Path) -> dict[str, str]:
+    """The notes in the header of a safetensors file; none where it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            notes = json.loads(handle.read(min(size, 100_000_000)))["__metadata__"]
+            return notes if float(notes["val_miou"]) >= 0 and notes["step"].isdigit() else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def source_tensors(source: str) -> tuple[Path, dict[str, np.ndarray]]:
+    """The file that ``source``, a run folder or a weights file, means, and its tensors.
+
+    Raises:
+        FileNotFoundError: no such run or file.
+        ValueError: it cannot be read, or holds NaN.
+    """
+    path = Path(source) / "weights.safetensors" if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"--init {source}: {path} does not exist")
+    tensors = read_tensors(path)
+    bad = [name for name, array in tensors.items() if not np.isfinite(array.astype(np.float32)).all()]
+    if bad:
+        raise ValueError(f"--init {path}: {', '.join(bad[:4])} holds NaN or inf")
+    return path, tensors
+
+
+def start_from(source: str, state: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The state with parameters and statistics from a run folder or a weights file, where names and shapes agree.
+
+    Raises:
+        FileNotFoundError, ValueError: as `source_tensors`, or nothing fits.
+    """
+    path, tensors = source_tensors(source)
+    taken, fresh = 0, []
+
+    def fill(part: nnx.State) -> nnx.State:
+        nonlocal taken
+        filled = []
+        for place, variable in nnx.to_flat_state(part):
+            name, value = ".".join(map(str, place)), variable.get_value()
+            if name in tensors and tensors[name].shape == value.shape:
+                variable, taken = variable.replace(jnp.asarray(tensors[name], value.dtype)), taken + 1
+            else:
+                fresh.append(name)
+            filled.append((place, variable))
+        return nnx.from_flat_state(filled)
+
+    state = state | {"params": fill(state["params"]), "stats": fill(state["stats"])}
+    if not taken:
+        raise ValueError(
+            f"--init {path}: none of its {len(tensors)} tensors has the name and shape of one of the network"
+        )
+    rest = f"; drawn at random: {', '.join(fresh[:8])}{', ...' if len(fresh) > 8 else ''}" if fresh else ""
+    say(f"{taken} tensors come from {path}{rest}")
+    return state
+
+
+def check_sizes(shape_of: Callable[[tuple[int, int]], tuple[int, ...]], config: TrainConfig, data: Data) -> None:
+    """Refuses a network that does not give images of the data their own size, before anything is trained.
+
+    Raises:
+        ValueError: the message names the size, and the ``size_multiple`` that mends it.
+    """
+
+    def fails(size: tuple[int, int]) -> str | None:
+        try:
+            found = shape_of(size)[1:]
+        except (TypeError, ValueError) as error:
+            return str(error).split("\n")[0]
+        return None if found == size else f"it gives {found[0]}x{found[1]}"
+
+    def padded(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+        return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+    why = fails(config.crop)
+    if why is not None:
+        raise ValueError(f"{config.model} does not take crops of {config.crop[0]}x{config.crop[1]}: {why}")
+    for size in data.sizes if data.record.size is None else ():
+        why = fails(padded(size, data.record.size_multiple))
+        if why is None:
+            continue
+        tried = (2, 4, 8, 16, 32, 64)
+        mends = next((m for m in tried if all(fails(padded(s, m)) is None for s in data.sizes)), None)
+        advice = f"; give --set size_multiple={mends}, which pads them to be scored" if mends else ""
+        raise ValueError(f"{config.model} does not take images of {size[0]}x{size[1]}: {why}{advice}")
