@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from test_convert import checkpoint, small
 
 from jaxconv import nn
-from jaxconv.convert import load_tensors, read_checkpoint
+from jaxconv.convert import arrange, load_tensors, read_checkpoint
 from jaxconv.convert.norms import join_normalised
 
 
@@ -45,6 +45,9 @@ def test_normalised_weights_are_those_that_pytorch_computes_with(kind, transpose
     state = {f"up.{name}": value for name, value in layer.state_dict().items()}
     model = One(transposed)
     assert load_tensors(model, state).ok
+    if "weight" in kind:  # by the other way in, too
+        arranged = arrange(model, {name: value.detach().numpy() for name, value in state.items()})
+        np.testing.assert_allclose(arranged["up.weight"], layer.weight.detach().numpy(), rtol=2e-6, atol=1e-7)
     want = layer.weight.detach().numpy().transpose(2, 3, 1, 0)
     np.testing.assert_allclose(model.up.kernel[...], want, rtol=2e-6, atol=1e-7)
 

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.convert.layers import walk
+from jaxconv.convert.norms import weight_normalised
 
 Names = tuple[tuple[str, Any], ...]
 
@@ -112,8 +113,7 @@ def _without_weight_norm(tensors: Mapping[str, Any], paths: set[str]) -> dict[st
         if f"{prefix}.layer" in paths:
             out[f"{prefix}.layer.weight"], out[f"{prefix}.scale"] = v, g.reshape(-1)
         else:
-            length = np.sqrt(np.sum(np.square(v, dtype=np.float64), axis=tuple(range(1, v.ndim)), keepdims=True))
-            out[f"{prefix}.weight"] = (v * (g / length)).astype(v.dtype)
+            out[f"{prefix}.weight"] = weight_normalised(f"{prefix}.weight", g, v)
     return out
 
 

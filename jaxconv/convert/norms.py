@@ -45,7 +45,9 @@ def join_normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         target, kind, parts = parts_of[name]
         if target not in joined:
-            joined[target] = (_weight if kind == "weight" else _spectral)(target, *(arrays[part] for part in parts))
+            joined[target] = (weight_normalised if kind == "weight" else _spectral)(
+                target, *(arrays[part] for part in parts)
+            )
     return joined
 
 
@@ -62,7 +64,8 @@ def _parts(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, str, str, 
     return "", "", "", ()
 
 
-def _weight(name: str, g: np.ndarray, v: np.ndarray) -> np.ndarray:
+def weight_normalised(name: str, g: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """``g v / ||v||``; the norm is taken over the axes along which g has size 1, which are not always the last ones."""
     if g.ndim and (g.ndim != v.ndim or any(n not in (1, m) for n, m in zip(g.shape, v.shape))):
         raise ValueError(f"{name}: a weight norm of shape {g.shape} does not fit its direction {v.shape}")
     axes = tuple(axis for axis in range(v.ndim) if not g.ndim or g.shape[axis] == 1)
