@@ -10,6 +10,7 @@ from jax import lax
 
 import jaxconv as jc
 from jaxconv.analysis import NotUnderstood, check_rates, gridding, receptive_field
+from jaxconv.analysis.upsampling.checkerboard import _counted
 
 
 def conv(x, k=3, stride=1, rate=1, out=1, pads="SAME"):
@@ -216,3 +217,30 @@ def test_a_resize_by_a_given_scale_steps_by_it_at_every_size():
     for n in (64, 65, 101):
         field = receptive_field(lambda x: jc.resize(x, scale=1.5), jax.ShapeDtypeStruct((1, n, 1), jnp.float32))
         assert field.stride == (Fraction(2, 3),)
+
+
+def test_counts_beyond_float64_are_integers_and_ratios_stay():
+    """180 convolutions that each read all 64 pixels: 64^180 paths, above the largest float64."""
+
+    def net(x):
+        for _ in range(180):
+            x = jc.conv(x, jnp.ones((127, 1, 1)) / 64, padding=63)
+        return jc.conv_transpose(x, jnp.ones((3, 1, 1)), stride=2)
+
+    image = jax.ShapeDtypeStruct((1, 64, 1), jnp.float32)
+    field = jc.analysis.receptive_field(net, image)
+    counts = field.counts(63)  # an odd output: one tap
+    assert counts.dtype == object and all(c == 64**179 for c in counts)
+    assert field.mask(63).all() and field.coverage == 1
+    totals, usage = field.totals()[1:-1], field.usage()
+    assert np.isfinite(totals).all() and np.isfinite(usage).all()
+    assert totals[1] / totals[0] == pytest.approx(2) and usage.max() == usage.min() > 0
+    assert _counted(field.traced, (2,), (1,))[0] == pytest.approx((2 - 1) / 1.5)
+
+
+def test_outputs_that_are_not_finite_have_no_pattern():
+    board = jc.analysis.checkerboard(
+        lambda x: jc.conv_transpose(x, jnp.ones((3, 1, 1)), stride=2) * jnp.inf,
+        jax.ShapeDtypeStruct((1, 16, 1), jnp.float32), fixes=False, draws=1,
+    )  # fmt: skip
+    assert np.isnan(board.score) and any("not finite" in note for note in board.notes)

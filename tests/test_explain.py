@@ -303,3 +303,14 @@ def test_help_imports_nothing_heavy():
         capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_tall_signal_is_drawn_small_and_its_axis_of_one_is_left_alone():
+    def net(x):
+        for rate in (1, 8):
+            x = jc.conv(x, jnp.ones((7, 1, 1, 1)) / 7, padding=(3 * rate, 0), dilation=(rate, 1))
+        return jnp.reshape(x, (1, -1, 1, 1))
+
+    found = explain(Target("tall", net, (jax.ShapeDtypeStruct((1, 3000, 1, 1), jnp.float32),)), draws=1, tile=64)
+    assert found.failed == {} and found.tiling.crop[1] == 1
+    assert all(float(image["height"]) < 1200 for image in Reader(page(found)).images)

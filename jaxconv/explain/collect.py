@@ -180,6 +180,8 @@ def advise(target: Target, field: Any, tile: int, spatial_axes: Sequence[int] | 
     shape = list(image.shape)
     aligns = alignments(field.traced) if isinstance(field, ReceptiveField) else [1] * len(axes)
     for axis, size, align in zip(axes, field.size, aligns, strict=True):
+        if shape[axis] == 1:
+            continue  # a signal laid out as an image: nobody has more of that axis
         shape[axis] += -(-(8 * tile + 4 * int(size)) // align) * align  # congruent to a size that the function takes
     concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(rest))
     # Two crops of random pixels are compared where that is cheap; the report says where it was not.

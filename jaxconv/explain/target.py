@@ -140,6 +140,7 @@ def _of_run(folder: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
 def _of_onnx(path: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
     from jaxconv.convert.onnx_function import onnx_function
 
+    fn: Any
     fn, params = onnx_function(path)
     (_, first), *others = fn.inputs.items()
     usual = (1, 3, *(SIDE,) * (len(first) - 2))

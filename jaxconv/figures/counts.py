@@ -12,7 +12,7 @@ from jaxconv.analysis import Gridding, RateCheck, ReceptiveField, check_rates
 from jaxconv.analysis import gridding as find_gridding
 from jaxconv.analysis import receptive_field as find_field
 from jaxconv.analysis.dilation.gridding import LayerGridding
-from jaxconv.figures.maps import as_map, by, counts_panel, roomy
+from jaxconv.figures.maps import TALLEST, as_map, by, counts_panel, roomy
 from jaxconv.figures.volumes import count_planes, maps_of
 
 
@@ -55,10 +55,12 @@ def usage_counts(
     rows, columns = counts.shape
     width = 5.2
     flat = raw.ndim == 1
-    height = max(width * rows / columns, 0.5) + 0.8
+    height = min(max(width * rows / columns, 0.5), TALLEST) + 0.8
     figure = Figure(figsize=(width + (1.1 if max(rows, columns) > 24 else 0.3), height), layout="constrained")
     ax = figure.subplots()
     mesh = counts_panel(ax, counts, numbers=numbers, mark=mark, width=width)
+    if width * rows / columns > TALLEST:
+        ax.set_aspect("auto")  # a strip of pixels is drawn wider than it is
     ax.set_title(title or _sentence(raw, "pixels" if not flat else "positions"), fontsize=12)
     if max(rows, columns) > 24:
         figure.colorbar(mesh, ax=ax, label="paths from this pixel to the output", shrink=0.9)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxconv.figures.grid import CURRENT, INK, ink_on, number
 
 HOLE = "#ffffff"
+TALLEST = 9.0  # inches of a figure
 NUMBERS_UP_TO = 24  # cells on a side; smaller type cannot be read
 
 

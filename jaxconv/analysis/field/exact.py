@@ -23,14 +23,15 @@ def _primes(product_above: int) -> list[int]:
 
 def exact_counts(traced: Traced, seed: np.ndarray, starts: Sequence[int], through_global: bool) -> np.ndarray:
     """The counts of a sweep from `seed` as Python integers, over the input's spatial shape."""
-    rough, corner = pull_back(traced.source, traced.out, seed, starts, through_global=through_global)
+    power: dict[int, int] = {}
+    rough, corner = pull_back(traced.source, traced.out, seed, starts, through_global=through_global, exponents=power)
     axes = traced.spatial_axes
     total = np.zeros(traced.input_size, object)
     if not rough.size:
         return total
     value = np.zeros(rough.shape, object)
     modulus = 1
-    for prime in _primes(int(rough.max() * 2) + 1):
+    for prime in _primes((int(rough.max() * 2) + 1) << power.get(traced.source.number, 0)):
         part, _ = pull_back(
             traced.source, traced.out, seed.astype(np.int64), starts, through_global=through_global, modulus=prime
         )

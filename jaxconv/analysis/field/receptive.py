@@ -113,7 +113,8 @@ class ReceptiveField:
 
         Args:
             index: spatial index of the output.
-            exact: Python integers of any size instead of float64, which is exact up to 2^53.
+            exact: Python integers of any size instead of float64, which is exact up to 2^53. Counts above 2^900, of
+                hundreds of layers, are such integers in any case.
             through_global: also follow operations that read a whole axis.
 
         Returns:
@@ -132,7 +133,12 @@ class ReceptiveField:
         seed, starts = one_hot(self.traced, self._index(index))
         if exact:
             return exact_counts(self.traced, seed, starts, through_global)
-        return self._whole(*pull_back(self.traced.source, self.traced.out, seed, starts, through_global=through_global))
+        power: dict[int, int] = {}
+        source, out = self.traced.source, self.traced.out
+        block = pull_back(source, out, seed, starts, through_global=through_global, exponents=power)
+        if power.get(source.number):
+            return exact_counts(self.traced, seed, starts, through_global)
+        return self._whole(*block)
 
     def _whole(self, block: np.ndarray, starts: Sequence[int]) -> np.ndarray:
         axes = self.traced.spatial_axes
@@ -147,7 +153,9 @@ class ReceptiveField:
 
     def mask(self, index: int | Sequence[int], *, through_global: bool = False) -> np.ndarray:
         """Which input positions the output at `index` reads: a boolean array of the input's spatial shape."""
-        return self.counts(index, through_global=through_global) > 0
+        seed, starts = one_hot(self.traced, self._index(index))
+        source, out = self.traced.source, self.traced.out
+        return self._whole(*pull_back(source, out, seed, starts, through_global=through_global)) > 0
 
     def box(self, index: int | Sequence[int]) -> tuple[slice, ...]:
         """The smallest box of input positions that holds what the output at `index` reads, cut at the borders."""
@@ -217,14 +225,15 @@ class ReceptiveField:
 
     # -- all outputs ------------------------------------------------------------------------------------------------
     def usage(self) -> np.ndarray:
-        """How many paths lead from each input position to all outputs together."""
+        """How many paths lead from each input position to all outputs together; above 2^900 only their ratios."""
         out = self.traced.out
         return self._whole(*pull_back(self.traced.source, out, np.ones(out.shape), (0,) * len(out.axes)))
 
     def totals(self) -> np.ndarray:
         """How many paths lead from all input positions together to each output: an array of the output's size.
 
-        Of an upsampling these are the overlaps of its kernel, whose unevenness is the checkerboard.
+        Of an upsampling these are the overlaps of its kernel, whose unevenness is the checkerboard. Above 2^900 only
+        the ratios are right.
         """
         out = self.traced.out
         total = push_totals(self.traced.source, out).get(out.number, np.zeros(()))

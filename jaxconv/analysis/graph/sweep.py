@@ -17,6 +17,26 @@ from .nodes import Edge, Graph, Node
 
 Block = tuple[np.ndarray, tuple[int, ...]]
 
+# Beyond 323 convolutions of 3x3 the counts leave float64: a node's counts above 2^900 are divided by a power of two.
+_HIGH, _LOW = 2.0**900, 2.0**-900
+
+
+def scaled(counts: np.ndarray) -> tuple[np.ndarray, int]:
+    """Counts that float64 can add up further, and the power of two that they were divided by.
+
+    What is above zero stays above zero: masks are exact, and only ratios beyond 2^1800 are not.
+    """
+    top = float(counts.max(initial=0.0))
+    if not top > _HIGH:
+        return counts, 0
+    exponent = math.frexp(top)[1] - 600
+    return lowered(counts, exponent), exponent
+
+
+def lowered(counts: np.ndarray, exponent: int) -> np.ndarray:
+    """Counts divided by 2^exponent."""
+    return counts if exponent == 0 else np.where(counts > 0, np.maximum(np.ldexp(counts, -exponent), _LOW), 0.0)
+
 
 # ---------------------------------------------------------------------------------------------------------- backwards
 def counts_at(source: Node, out: Node, index: Sequence[int], **options: Any) -> Block:
@@ -34,9 +54,11 @@ def pull_back(
     through_global: bool = False,
     modulus: int | None = None,
     dtype: Any = np.float64,
+    exponents: dict[int, int] | None = None,
 ) -> Block:
     """A block of counts on `out` carried back to `source`: the block there, and where it starts."""
-    found = pull_back_all([source], out, seed, starts, through_global=through_global, modulus=modulus)
+    options: dict[str, Any] = {"through_global": through_global, "modulus": modulus, "exponents": exponents}
+    found = pull_back_all([source], out, seed, starts, **options)
     empty = (np.zeros((0,) * len(source.axes), dtype), (0,) * len(source.axes))
     return found.get(source.number, empty)
 
@@ -49,18 +71,32 @@ def pull_back_all(
     *,
     through_global: bool = False,
     modulus: int | None = None,
+    exponents: dict[int, int] | None = None,
 ) -> dict[int, Block]:
-    """The same for several nodes at once, by node number."""
+    """The same for several nodes at once, by node number.
+
+    `exponents` is filled with the powers of two that the nodes' counts were divided by: 0 where float64 reaches.
+    """
     wanted = {t.number for t in targets}
+    exponents = {} if exponents is None else exponents
+    powers: dict[int, list[int]] = {out.number: [0]}
     waiting: dict[int, list[Block]] = {out.number: [(seed, tuple(starts))]}
     nodes = {out.number: out}
     order = [-out.number]
     found: dict[int, Block] = {}
     while order:
         number = -heapq.heappop(order)
-        block, corner = _sum(waiting.pop(number))
+        top, parts = max(powers[number]), waiting.pop(number)
+        if any(power != top for power in powers[number]):
+            shifts = zip(parts, powers[number], strict=True)
+            parts = [(lowered(part, top - power), where) for (part, where), power in shifts]
+        block, corner = _sum(parts)
+        more = 0
         if modulus is not None:
             block %= modulus
+        elif block.dtype.kind == "f":
+            block, more = scaled(block)
+        exponents[number] = top + more
         if number in wanted:
             found[number] = (block, corner)
         for edge in nodes[number].edges:
@@ -73,9 +109,10 @@ def pull_back_all(
                 part %= modulus
             src = edge.src.number
             if src not in waiting:
-                waiting[src], nodes[src] = [], edge.src
+                waiting[src], nodes[src], powers[src] = [], edge.src, []
                 heapq.heappush(order, -src)
             waiting[src].append((part, where))
+            powers[src].append(exponents[number])
     return found
 
 
@@ -126,17 +163,21 @@ def ancestors(out: Node, through_global: bool = False, choices: bool = False) ->
 
 
 def push_totals(source: Node, out: Node, through_global: bool = False) -> dict[int, np.ndarray]:
-    """Per node, how many paths lead from all inputs to each of its positions."""
+    """Per node, how many paths lead from all inputs to each of its positions; divided by a power of two above 2^900."""
     totals: dict[int, np.ndarray] = {}
+    powers: dict[int, int] = {}
     for node in ancestors(out, through_global):
         if node is source:
-            totals[node.number] = np.ones(node.shape)
+            totals[node.number], powers[node.number] = np.ones(node.shape), 0
             continue
         total = np.zeros(node.shape)
-        for edge in node.edges:
-            if edge.src.number in totals and edge.counts(through_global):
-                total = total + push_edge(edge, totals[edge.src.number], len(node.axes))
-        totals[node.number] = total
+        read = [e for e in node.edges if e.src.number in totals and e.counts(through_global)]
+        top = max((powers[e.src.number] for e in read), default=0)
+        for edge in read:
+            part = push_edge(edge, totals[edge.src.number], len(node.axes))
+            total = total + lowered(part, top - powers[edge.src.number])
+        totals[node.number], more = scaled(total)
+        powers[node.number] = top + more
     return totals
 
 

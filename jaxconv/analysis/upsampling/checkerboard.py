@@ -234,6 +234,8 @@ def predicted(
         back = None if pullback is None else gradient_phases(pullback, axes, steps, images, seed)
     except (NotImplementedError, ValueError) as problem:  # loops and windows that JAX does not differentiate
         notes.append(f"the gradient at the input is not measured: {str(problem).splitlines()[0]}")
+    if not np.isfinite(last.phases).all():
+        notes.append("the output on flat images is not finite: nothing is said about its pattern")
     if not np.issubdtype(last.dtype, np.inexact):
         notes.append(f"the output is of {last.dtype}: its score says whether the numbers themselves have a pattern")
     return Checkerboard(

@@ -58,8 +58,13 @@ class Record:
 
 
 def phase_unevenness(phases: np.ndarray) -> float:
-    """sqrt(mean over draws and channels of the variance over phases / mean square of the mean over phases)."""
+    """sqrt(mean over draws and channels of the variance over phases / mean square of the mean over phases).
+
+    NaN where an output is not finite.
+    """
     values = np.asarray(phases, np.float64)
+    if not np.isfinite(values).all():
+        return math.nan
     axes = tuple(range(1, values.ndim - 1))
     mean = values.mean(axis=axes, keepdims=True)
     uneven, even = float(((values - mean) ** 2).mean()), float((mean**2).mean())
@@ -71,13 +76,15 @@ def phase_unevenness(phases: np.ndarray) -> float:
 def phase_pattern(phases: np.ndarray) -> float:
     """Root mean square of what differs between phases, in the output's own units."""
     values = np.asarray(phases, np.float64)
-    return float(np.sqrt(values.var(axis=tuple(range(1, values.ndim - 1))).mean()))
+    with np.errstate(invalid="ignore"):
+        return float(np.sqrt(values.var(axis=tuple(range(1, values.ndim - 1))).mean()))
 
 
 def image_spread(phases: np.ndarray) -> float:
     """Standard deviation from one image to the next of what the phases share, over all channels."""
     values = np.asarray(phases, np.float64)
-    return float(np.sqrt(values.mean(axis=tuple(range(1, values.ndim - 1))).var(axis=0).mean()))
+    with np.errstate(invalid="ignore"):
+        return float(np.sqrt(values.mean(axis=tuple(range(1, values.ndim - 1))).var(axis=0).mean()))
 
 
 def fold(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
