@@ -61,12 +61,9 @@ def kernel(x: Array, y: Array, geometry: ConvGeometry, **params: Any) -> Array:
 
 
 def _bind(prim, a, b, geometry: ConvGeometry, *, out_dtype=None, precision=None, method: str = "auto") -> Array:
-    # Dtypes differ here only in derivatives, where the result's dtype was the user's explicit wish: not a promotion to
-    # be strict about.
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.promote_types(a.dtype, b.dtype)
-    a, b = _compat.match_varying(lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype))
-    out_dtype = jnp.dtype(dtype if out_dtype is None else out_dtype)
+    """One dtype for both operands is the caller's part: `jaxconv.ops` promotes as jax.numpy does, once."""
+    a, b = _compat.match_varying(a, b)
+    out_dtype = jnp.dtype(a.dtype if out_dtype is None else out_dtype)
     if (jet := sys.modules.get("jax.experimental.jet")) is not None and prim not in jet.jet_rules:
         # Its rule for lax's convolution is the one for any bilinear primitive. An import of jet would cost every user.
         bilinear = jet.jet_rules[lax.conv_general_dilated_p].func
@@ -153,28 +150,44 @@ def _show(full: dict[str, Any]) -> str:
 # ---------------------------------------------------------------------- derivatives
 
 
-def _apply_x(ct, x, w, *, geometry, out_dtype, **params):
-    return adjoint(ct, w, geometry, out_dtype=x.aval.dtype, **params)
+def _derivative(face, a, b, like, geometry, out_dtype, **params):
+    """`face` with a cotangent among its operands, of the dtype of the operand that it is the cotangent of.
+
+    The operands' dtypes differ where the user asked for a result of another one than the operands': an explicit wish,
+    not a promotion to be strict about. 8-bit floats promote with nothing, and are taken as the wider one.
+    """
+    if a.dtype != b.dtype:
+        try:
+            with jax.numpy_dtype_promotion("standard"):
+                dtype = jnp.promote_types(a.dtype, b.dtype)
+        except ValueError:
+            dtype = max(a.dtype, b.dtype, key=lambda d: jnp.finfo(d).bits)
+        a, b = lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype)
+    return face(a, b, geometry, out_dtype=like.aval.dtype, **params)
 
 
-def _apply_w(ct, x, w, *, geometry, out_dtype, **params):
-    return kernel(x, ct, geometry, out_dtype=w.aval.dtype, **params)
+def _apply_x(ct, x, w, **params):
+    return _derivative(adjoint, ct, w, x, **params)
 
 
-def _adjoint_y(ct, y, w, *, geometry, out_dtype, **params):
-    return apply(ct, w, geometry, out_dtype=y.aval.dtype, **params)
+def _apply_w(ct, x, w, **params):
+    return _derivative(kernel, x, ct, w, **params)
 
 
-def _adjoint_w(ct, y, w, *, geometry, out_dtype, **params):
-    return kernel(ct, y, geometry, out_dtype=w.aval.dtype, **params)
+def _adjoint_y(ct, y, w, **params):
+    return _derivative(apply, ct, w, y, **params)
 
 
-def _kernel_x(ct, x, y, *, geometry, out_dtype, **params):
-    return adjoint(y, ct, geometry, out_dtype=x.aval.dtype, **params)
+def _adjoint_w(ct, y, w, **params):
+    return _derivative(kernel, ct, y, w, **params)
 
 
-def _kernel_y(ct, x, y, *, geometry, out_dtype, **params):
-    return apply(x, ct, geometry, out_dtype=y.aval.dtype, **params)
+def _kernel_x(ct, x, y, **params):
+    return _derivative(adjoint, y, ct, x, **params)
+
+
+def _kernel_y(ct, x, y, **params):
+    return _derivative(apply, x, ct, y, **params)
 
 
 # ---------------------------------------------------------------------- batching

@@ -193,6 +193,21 @@ def test_preferred_element_type():
     assert [g.dtype for g in pull(out)] == [jnp.bfloat16, jnp.bfloat16]
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_eight_bit_floats_with_a_wider_result_have_gradients(dtype):
+    """They promote with nothing, and every cotangent here is wider than the operands."""
+    rng = np.random.default_rng(0)
+    x, w, ct = (jnp.asarray(rng.standard_normal(s), dtype) for s in ((1, 6, 3), (3, 3, 2), (1, 4, 2)))
+    for op, operands in ((jc.conv, (x, w)), (jc.conv_transpose, (ct, w))):
+        f = functools.partial(op, preferred_element_type=jnp.float32)
+        y, pull = jax.vjp(f, *operands)
+        wide, pull_wide = jax.vjp(op, *(a.astype(jnp.float32) for a in operands))
+        np.testing.assert_allclose(y, wide, rtol=1e-6)
+        for got, want in zip(pull(y), pull_wide(y), strict=True):
+            assert got.dtype == dtype
+            np.testing.assert_array_equal(got.astype(jnp.float32), want.astype(dtype).astype(jnp.float32))
+
+
 def test_linear_transpose_is_the_transposed_convolution(x64):
     case = CASES["strided, dilated, grouped, 2-D"]
     x, w, y = map(jnp.asarray, case.arrays())

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
+from jaxconv.lattice import Relation
 from jaxconv.lowering.call import Call
 
 
@@ -39,15 +40,14 @@ def inner_call(call: Call) -> Call:
     sub_kernel = tuple(-(-k // s) for k, s in zip(g.kernel_size, g.stride, strict=True))
     first, count = _range(g)
     phases = math.prod(g.stride)
+    ones = (1,) * g.rank
+    axes = map(Relation, count, g.output_size, sub_kernel, ones, g.dilation, ones, first)
     inner = dataclasses.replace(
         g,
         input_size=count,
         kernel_size=sub_kernel,
-        stride=(1,) * g.rank,
-        pads=tuple(
-            (f, m - 1 + d * (k - 1) + 1 - f - c)
-            for f, c, m, k, d in zip(first, count, g.output_size, sub_kernel, g.dilation, strict=True)
-        ),
+        stride=ones,
+        pads=tuple((axis.low, axis.least_high) for axis in axes),
         padding_rule=None,
     )
     return dataclasses.replace(call, geometry=inner, channels_in=call.channels_in * phases)

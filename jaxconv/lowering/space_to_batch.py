@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
+from jaxconv.lattice import Relation
 from jaxconv.lowering.call import Call
 
 
@@ -41,8 +42,8 @@ def inner_call(call: Call) -> Call:
         output_size=rows,
         dilation=(1,) * g.rank,
         pads=tuple(
-            (lo, hi) if d == 1 else (f, m - 1 + k - f - c)
-            for (lo, hi), f, c, m, k, d in zip(g.pads, first, count, rows, g.kernel_size, g.dilation, strict=True)
+            pads if d == 1 else (f, Relation(c, m, k, low=f).least_high)
+            for pads, f, c, m, k, d in zip(g.pads, first, count, rows, g.kernel_size, g.dilation, strict=True)
         ),
         padding_rule=None,
     )
