@@ -1,7 +1,9 @@
 """Resizing, shuffles and folding against their definitions written as float64 loops."""
 
+import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxconv as jc
-from jaxconv.resampling import axis_maps, axis_reads
+from jaxconv.resampling import axis_maps, axis_reads, products
 from jaxconv.resampling.axis_maps import resize_map
 
 
@@ -283,3 +285,57 @@ def test_maps_that_are_shifts():
     for other in (resize_map(4, 6), resize_map(6, 3), resize_map(4, 80)):
         assert other.shifts is None
     assert axis_maps.selection_map(3, np.array([2, 1, 0, 2, 1, 0])).shifts is None
+
+
+@pytest.mark.parametrize(
+    "method, size", [("linear", (18, 24)), ("cubic", (13, 31)), ("area", (4, 5)), ("nearest", (13, 24))]
+)
+def test_what_tpus_run_is_the_same_resize(method, size):
+    """Products with the matrices of the axes, run here: values, gradients, and an error no larger than jax.image's."""
+    rng = np.random.default_rng(12)
+    x, maps = rng.standard_normal((2, 9, 12, 3)), [resize_map(n, m, method) for n, m in zip((9, 12), size)]
+    form = functools.partial(products.apply, todo=list(enumerate(maps, 1)))
+    matrices = [m.dense() for m in maps]
+    got, pull = jax.vjp(form, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, np.einsum("nhwc,ph,qw->npqc", x, *matrices), atol=1e-5)
+    ct = rng.standard_normal(got.shape)
+    np.testing.assert_allclose(
+        pull(jnp.asarray(ct, jnp.float32))[0], np.einsum("npqc,ph,qw->nhwc", ct, *matrices), atol=1e-5
+    )
+    half = jnp.asarray(x, jnp.bfloat16)
+    want = np.einsum("nhwc,ph,qw->npqc", np.asarray(half, np.float64), *matrices)
+    # Rounded after each of the two axes, weights not at all.
+    off = np.asarray(form(half), np.float64) - want
+    assert np.sqrt(np.mean(off**2) / np.mean(want**2)) <= 2.6e-3
+
+
+def test_tpus_are_given_products_and_others_reads():
+    x = jnp.ones((1, 8, 8, 4), jnp.bfloat16)
+    f = jax.jit(functools.partial(jc.resize, size=(16, 16)))
+    products_of = {
+        platform: len(re.findall("stablehlo.dot_general", f.trace(x).lower(lowering_platforms=(platform,)).as_text()))
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert products_of == {"cpu": 0, "cuda": 0, "tpu": 2}
+
+
+def test_fold_sums_half_precision_in_float32():
+    cols = jnp.asarray(np.random.default_rng(13).standard_normal((1, 6, 6, 25)), jnp.bfloat16)
+    want = jc.fold(cols.astype(jnp.float32), (6, 6), (5, 5), padding=2).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(jc.fold(cols, (6, 6), (5, 5), padding=2), want)
+
+
+@pytest.mark.parametrize("padding", [0, [(1, 2), (0, 0)], [(-1, 1), (2, -3)]], ids=str)
+def test_columns_of_blocks_are_a_change_of_view(padding):
+    """Windows as wide as their stride: against the kernel of unit matrices, with its transpose, and no slice a tap."""
+    x = jnp.asarray(np.random.default_rng(14).standard_normal((2, 9, 12, 3)), jnp.float32)
+    unit = jnp.eye(2 * 4 * 3).reshape(2, 4, 3, 24)
+    want = jc.conv(x, unit, stride=(2, 4), padding=padding)
+    cols = jc.unfold(x, (2, 4), stride=(2, 4), padding=padding)
+    np.testing.assert_allclose(cols, want, atol=1e-6)
+    back = jc.fold(jnp.sin(cols), (9, 12), (2, 4), stride=(2, 4), padding=padding)
+    np.testing.assert_allclose(
+        back, jc.conv_transpose(jnp.sin(cols), unit, stride=(2, 4), padding=padding, output_size=(9, 12)), atol=1e-6
+    )
+    text = jax.jit(functools.partial(jc.unfold, window=(2, 4), stride=(2, 4), padding=padding)).lower(x).as_text()
+    assert "concatenate" not in text

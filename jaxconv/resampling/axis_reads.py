@@ -16,6 +16,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._compat import left_to_the_partitioner, partition_of, sharded_from
+from jaxconv.resampling import products
 from jaxconv.resampling.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
@@ -50,12 +51,19 @@ def _resize_impl(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
 
 
 def _apply_maps(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
-    dtype, rank = x.dtype, len(maps)
-    if dtype in (jnp.float16, jnp.bfloat16) and not all(m is None or m.is_selection for m in maps):
-        x = x.astype(jnp.float32)
-    todo = [(x.ndim - rank - 1 + a, m) for a, m in enumerate(maps) if m is not None]
+    todo = [(x.ndim - len(maps) - 1 + a, m) for a, m in enumerate(maps) if m is not None and not m.is_identity]
+    if not todo:
+        return x
     # Shrinking axes first, so that the arrays in between stay small.
-    for axis, m in sorted(todo, key=lambda item: item[1].output_size / item[1].input_size):
+    todo.sort(key=lambda item: item[1].output_size / item[1].input_size)
+    return lax.platform_dependent(x, tpu=partial(products.apply, todo=todo), default=partial(_apply_reads, todo=todo))
+
+
+def _apply_reads(x: Array, todo: Sequence[tuple[int, AxisMap]]) -> Array:
+    dtype = x.dtype
+    if dtype in (jnp.float16, jnp.bfloat16) and not all(m.is_selection for _, m in todo):
+        x = x.astype(jnp.float32)
+    for axis, m in todo:
         x = apply_axis_map(x, axis, m)
     return x.astype(dtype)
 

@@ -26,6 +26,7 @@ from jaxconv.resampling.windows import (
     add_axis_taps,
     axis_taps,
     on_sharded_axes,
+    pad_axis,
     resolve_windows,
     spatial_rank,
 )
@@ -64,7 +65,8 @@ def resize(
       cubic_coeff: a of the cubic kernel; -0.75 by default, -0.5 with `antialias`.
 
     Returns:
-      (*batch, *size, channels), of x's type.
+      (*batch, *size, channels), of x's type. TPUs multiply by the matrices: there a NaN or an infinity spreads along
+      the axes that are resized, as in jax.image; across batch and channels nothing spreads on any platform.
 
     Raises:
       ValueError, TypeError: where an argument is out of range; the message names it.
@@ -263,7 +265,7 @@ def fold(
       window, stride, padding, dilation: as for `unfold`.
 
     Returns:
-      (*batch, *output_size, C), of cols' type.
+      (*batch, *output_size, C), of cols' type; float16 and bfloat16 accumulate in float32.
 
     Raises:
       ValueError, TypeError: where sizes do not fit together, or an argument is out of range.
@@ -289,19 +291,35 @@ def fold(
 
 
 def _unfold_impl(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
+    if _are_blocks(windows):
+        for w in windows:
+            x = pad_axis(x, w.axis % x.ndim, w.low, w.n_out * w.stride - w.n_in - w.low, 0)
+        return _to_channels(x, tuple(w.stride for w in windows), "DCR")
     parts = [x]
     for w in windows:
         parts = [t for p in parts for t in axis_taps(p, w.axis, w.offsets, w.stride, w.low, w.n_out, 0)]
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
+def _are_blocks(windows: tuple[AxisWindow, ...]) -> bool:
+    """Whether no two windows read the same position, and none skips any: columns are then a change of view."""
+    return all(w.taps == w.stride and tuple(w.offsets) == tuple(range(w.taps)) for w in windows)
+
+
 def _fold_impl(cols: Array, windows: tuple[AxisWindow, ...]) -> Array:
-    taps = int(np.prod([w.taps for w in windows]))
+    if _are_blocks(windows):
+        x = _to_space(cols, tuple(w.stride for w in windows), "DCR")
+        for w in windows:
+            x = pad_axis(x, w.axis % x.ndim, -w.low, w.n_in + w.low - w.n_out * w.stride, 0)
+        return x
+    taps, dtype = int(np.prod([w.taps for w in windows])), cols.dtype
+    if dtype in (jnp.float16, jnp.bfloat16):
+        cols = cols.astype(jnp.float32)
     parts = lax.split(cols, (cols.shape[-1] // taps,) * taps, cols.ndim - 1)
     for w in reversed(windows):
         groups = [parts[i : i + w.taps] for i in range(0, len(parts), w.taps)]
         parts = [add_axis_taps(group, w.axis, w.offsets, w.stride, w.low, w.n_in) for group in groups]
-    return parts[0]
+    return parts[0].astype(dtype)
 
 
 def _named(function, name: str, static: tuple[int, ...]):

@@ -105,7 +105,7 @@ def axis_taps(
     n = x.shape[axis]
     first, last = min(offsets) - low, (count - 1) * stride + max(offsets) - low
     length = -(-(last - first + 1) // stride) * stride
-    x = _pad_axis(x, axis, -first, first + length - n, fill)
+    x = pad_axis(x, axis, -first, first + length - n, fill)
     if stride == 1:
         return [lax.slice_in_dim(x, o - min(offsets), o - min(offsets) + count, axis=axis) for o in offsets]
     shape = x.shape
@@ -126,16 +126,16 @@ def add_axis_taps(taps: Sequence[Array], axis: int, offsets: Sequence[int], stri
     residues: list[Array | None] = [None] * stride
     for tap, o in zip(taps, offsets):
         skip, residue = divmod(o - min(offsets), stride)
-        part, before = _pad_axis(tap, axis, skip, blocks - skip - count, 0), residues[residue]
+        part, before = pad_axis(tap, axis, skip, blocks - skip - count, 0), residues[residue]
         residues[residue] = part if before is None else before + part
     empty = jnp.zeros_like(next(part for part in residues if part is not None))
     filled = [empty if part is None else part for part in residues]
     x = jnp.stack(filled, axis + 1) if stride > 1 else filled[0]
     x = x.reshape(taps[0].shape[:axis] + (blocks * stride,) + taps[0].shape[axis + 1 :])
-    return _pad_axis(x, axis, first, size - first - blocks * stride, 0)
+    return pad_axis(x, axis, first, size - first - blocks * stride, 0)
 
 
-def _pad_axis(x: Array, axis: int, low: int, high: int, fill: object) -> Array:
+def pad_axis(x: Array, axis: int, low: int, high: int, fill: object) -> Array:
     """Pad (or, where negative, crop) one axis; crops are slices: no negative pads are left to the compiler."""
     n = x.shape[axis]
     begin, end = max(-low, 0), n - max(-high, 0)

@@ -20,6 +20,11 @@ _TURNS = 10_000
 def _cond(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     which, *operands = inputs
     branches = eqn.params["branches"]
+    platforms = eqn.params.get("branches_platforms")
+    if platforms is not None:
+        # One form a platform, of one meaning: the one that is for all others says what is read.
+        other = next((i for i, names in enumerate(platforms) if names is None), 0)
+        return reader.inside(f"branch {other}", branches[other], operands)
     if isinstance(which, Const):
         try:
             chosen = int(np.clip(int(which.array()), 0, len(branches) - 1))
