@@ -16,8 +16,8 @@ from jax.sharding import AbstractMesh, PartitionSpec, auto_axes
 
 
 def varying_axes(x: Any) -> frozenset[str]:
-    """Mesh axes over which `x` varies inside `shard_map`; empty elsewhere."""
-    aval = jax.typeof(x)
+    """Mesh axes over which an array (or its abstract value) varies inside `shard_map`; empty elsewhere."""
+    aval = x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
     manual = getattr(aval, "manual_axis_type", None)  # jax 0.10 on; `vma` before
     return frozenset(getattr(manual, "varying", None) or getattr(aval, "vma", None) or ())
 

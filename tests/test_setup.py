@@ -16,8 +16,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go from a row to rows above it only; within a row, only inside one sub-package.
 ROWS = (
-    {"_checks", "_compat", "_hints", "_text", "jaxprs"},
-    {"lattice"},
+    {"_checks", "_compat", "_hints", "_text"},
+    {"jaxprs", "lattice"},
     {"geometry"},
     {"_sizes", "padding", "resampling"},
     {"lowering"},

@@ -13,7 +13,7 @@ import numpy as np
 from jaxconv import lowering
 from jaxconv._accelerate.face import Layout
 from jaxconv._accelerate.recognise import Assignment, assignments
-from jaxconv._accelerate.rewrite import Found
+from jaxconv._accelerate.rewrite import Recognition
 from jaxconv.geometry import ConvGeometry
 
 
@@ -44,7 +44,7 @@ class Row:
     admissible: tuple[Assignment, ...]
 
     @classmethod
-    def of(cls, found: Found, platform: str) -> Row:
+    def of(cls, found: Recognition, platform: str) -> Row:
         """The row of one convolution."""
         a = found.assignment
         common = ("/".join(found.path), found.shapes, np.dtype(found.dtype))
@@ -97,14 +97,14 @@ class Report:
         return "\n".join((head, *map(str, self.rows)))
 
 
-def report_of(found: list[Found]) -> Report:
+def report_of(found: list[Recognition]) -> Report:
     """The report on what was found, for the default platform."""
     platform = jax.default_backend()
     platform = "cuda" if platform == "gpu" else platform
     return Report(tuple(Row.of(f, platform) for f in found), platform)
 
 
-def _call(found: Found, a: Assignment, platform: str) -> lowering.Call:
+def _call(found: Recognition, a: Assignment, platform: str) -> lowering.Call:
     equation = found.equation
     assert equation is not None  # only what was read has an assignment
     x = Layout.of(equation, a, a.x).face_shape

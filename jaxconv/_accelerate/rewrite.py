@@ -25,7 +25,7 @@ _CLOSED_WORLDS = {"pallas_call", "xla_pallas_call", "mosaic_gpu_call", "triton_c
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Recognition:
     """What became of one convolution.
 
     Attributes:
@@ -45,7 +45,7 @@ class Found:
     reason: str | None
 
 
-Rewritten = tuple[Any, list[Found]]
+Rewritten = tuple[Any, list[Recognition]]
 
 
 class Rewriter:
@@ -78,17 +78,17 @@ class Rewriter:
             return jaxpr, found
         return with_eqns(jaxpr, eqns), found
 
-    def _equation(self, eqn: Any) -> tuple[list[Any], list[Found]]:
+    def _equation(self, eqn: Any) -> tuple[list[Any], list[Recognition]]:
         name = eqn.primitive.name
         if name == _CONVOLUTION:
             return self._convolution(eqn)
         if name in _FACES:
             shapes = tuple(v.aval.shape for v in (*eqn.invars, *eqn.outvars))
             reason = f"already the face {_FACES[name]}"
-            return [eqn], [Found(_scope(eqn), shapes, eqn.invars[0].aval.dtype, None, None, reason)]
+            return [eqn], [Recognition(_scope(eqn), shapes, eqn.invars[0].aval.dtype, None, None, reason)]
         if name in _CLOSED_WORLDS:
             return [eqn], []
-        found: list[Found] = []
+        found: list[Recognition] = []
 
         def visit(inner: Any) -> Any:
             new, rows = self(inner)
@@ -100,15 +100,15 @@ class Rewriter:
             return [eqn], found
         return [eqn.replace(params=params)], found
 
-    def _convolution(self, eqn: Any) -> tuple[list[Any], list[Found]]:
+    def _convolution(self, eqn: Any) -> tuple[list[Any], list[Recognition]]:
         a, b, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
         numbers = eqn.params["dimension_numbers"]
         sizes = [aval.shape[i] for aval, spec in zip((a, b, out), numbers, strict=True) for i in spec[2:]]
         if not all(isinstance(n, int) for n in sizes):  # `jax.export.symbolic_shape`; a geometry is plain integers
             reason = "a spatial size is open until the program runs"
-            return [eqn], [Found(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, None, None, reason)]
+            return [eqn], [Recognition(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, None, None, reason)]
         equation = Equation.read(eqn.params, a, b, out)
-        row = Found(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, equation, None, refusal(equation))
+        row = Recognition(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, equation, None, refusal(equation))
         choices = assignments(equation)
         if self.pick is not None and choices:
             choices = [self.pick(equation, choices)]

@@ -34,12 +34,12 @@ def layer_operator(fn: Callable[..., Any], args: Sequence[Any], layer: int = 0) 
     (2, 2)
     """
     traced = trace(fn, args, None, None)
-    found = [node for node in traced.layers() if node.layer["kind"] in ("conv", "conv_transpose")]
+    found = [node for node in traced.layers() if node.layer.kind in ("conv", "conv_transpose")]
     if not -len(found) <= layer < len(found):
-        listed = "; ".join(f"{i}: {n.layer['kind']} at {n.place}" for i, n in enumerate(found)) or "none"
+        listed = "; ".join(f"{i}: {n.layer.kind} at {n.place}" for i, n in enumerate(found)) or "none"
         raise ValueError(f"layer={layer}: the function has {len(found)} convolutions ({listed})")
     node = found[layer]
-    relations: tuple[Relation, ...] = node.layer["relations"]
+    relations: tuple[Relation, ...] = node.layer.relations
     up = any(r.base > 1 for r in relations)
     if up and any(r.stride > 1 for r in relations):
         raise ValueError(f"layer={layer} at {node.place} is strided and upsamples at once: it is neither convolution")

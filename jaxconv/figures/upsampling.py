@@ -12,7 +12,7 @@ from jaxconv.analysis import Checkerboard, ReceptiveField
 from jaxconv.analysis import receptive_field as find_field
 from jaxconv.analysis.graph.sweep import alignments
 from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, spread
-from jaxconv.analysis.upsampling.probe import fold
+from jaxconv.analysis.upsampling.probe import phase_means
 from jaxconv.figures.grid import INK, INPUT, as_plane, number
 from jaxconv.figures.maps import as_map, by, counts_panel, style
 from jaxconv.figures.volumes import maps_of
@@ -189,7 +189,7 @@ def _of_network(field: ReceptiveField, direction: str, crop: int) -> Any:
         ax.set_title(f"{shown}\n{where} of them" if where else shown, fontsize=11)
     if others:
         figure.colorbar(mesh, ax=others[-1], label="paths / their mean", shrink=0.85)
-    uneven = spread(fold(totals, range(totals.ndim), _period(field, direction)))
+    uneven = spread(phase_means(totals, range(totals.ndim), _period(field, direction)))
     verdict = "even away from the borders" if uneven < 1e-9 else f"uneven: (max − min) / mean = {number(uneven)}"
     way = "paths into the outputs" if direction == "forward" else "paths out of the inputs (the gradient)"
     figure.suptitle(f"{way}: {verdict}", fontsize=12.5, fontweight="bold")

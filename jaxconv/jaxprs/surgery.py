@@ -10,6 +10,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import PartitionSpec
 
+from jaxconv._compat import varying_axes
+
 
 def map_jaxprs(visit: Callable[[Any], Any], value: Any) -> Any:
     """`value` with every jaxpr in it visited, inside tuples, lists and dicts too; the same object if none changed."""
@@ -54,7 +56,7 @@ def trace(fn: Callable, *avals: Any) -> Any:
     mesh = next((m for m in map(mesh_of, avals) if not m.empty), None)
     if mesh is None:
         return jax.make_jaxpr(fn)(*avals).jaxpr
-    varying = [_varying_axes(aval) for aval in avals]
+    varying = [varying_axes(aval) for aval in avals]
     if not any(varying):
         with jax.sharding.use_abstract_mesh(mesh):
             return jax.make_jaxpr(fn)(*avals).jaxpr
@@ -76,11 +78,6 @@ def _trace_manual(fn: Callable, avals: tuple[Any, ...], varying: list[frozenset[
     with jax.sharding.use_abstract_mesh(outer):
         (eqn,) = jax.make_jaxpr(mapped)(*whole).jaxpr.eqns
     return next(v for v in eqn.params.values() if isinstance(v, Jaxpr | ClosedJaxpr))
-
-
-def _varying_axes(aval: Any) -> frozenset[str]:
-    manual = getattr(aval, "manual_axis_type", None)  # as `_compat.varying_axes`, which reads it off values
-    return frozenset(getattr(manual, "varying", None) or getattr(aval, "vma", None) or ())
 
 
 def mesh_of(aval: Any) -> Any:

@@ -107,7 +107,7 @@ def scan_parts(eqn: Any) -> tuple[int, int]:
 
     The parameters that say so have changed between versions of jax; the shapes have not.
     """
-    body = opened(eqn.params["jaxpr"])
+    body: Any = opened(eqn.params["jaxpr"])
     scanned = sum(len(o.aval.shape) != len(i.aval.shape) for o, i in zip(eqn.invars, body.invars, strict=True))
     carried = sum(len(o.aval.shape) == len(i.aval.shape) for o, i in zip(eqn.outvars, body.outvars, strict=True))
     return len(eqn.invars) - scanned - carried, carried

@@ -6,13 +6,14 @@ from jaxconv.linear.algebra import (
     Conjugated,
     Identity,
     LinearOperator,
+    PseudoInverse,
     Scaled,
     Sum,
     Transposed,
 )
 from jaxconv.linear.matrix import conv_matrix
 from jaxconv.linear.operator import ConvOperator
-from jaxconv.linear.solve import LeastSquares, PseudoInverse
+from jaxconv.linear.solve import LeastSquares
 
 __all__ = [
     "Composition",

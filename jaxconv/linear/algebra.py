@@ -10,13 +10,16 @@ import abc
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+
+from jaxconv.linear.solve import least_squares
+from jaxconv.linear.spectrum import operator_norm, singular_values
 
 MAX_BYTES = 4 * 2**30
 
@@ -83,6 +86,11 @@ class LinearOperator(abc.ABC):
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of the matrix."""
         return math.prod(self.out_shape), math.prod(self.in_shape)
+
+    @property
+    def untransposed(self) -> LinearOperator:
+        """The operator that this one is the transpose or the conjugate of: it has the same singular values."""
+        return self
 
     # ------------------------------------------------------------------ algebra
 
@@ -171,45 +179,43 @@ class LinearOperator(abc.ABC):
 
     # ------------------------------------------------------------------ spectra and solves
 
-    def norm(self, *, tol: float = 1e-4, max_restarts: int = 200, key: Array | None = None) -> Array:
-        """Operator norm, the largest singular value; see [`operator_norm`][jaxconv.linear.spectrum.operator_norm]."""
-        from jaxconv.linear.spectrum import operator_norm
-
-        return operator_norm(self, tol=tol, max_restarts=max_restarts, key=key)
-
-    def singular_values(self, k: int | None = None, *, method: str = "auto") -> Array:
-        """Singular values, descending; see [`singular_values`][jaxconv.linear.spectrum.singular_values]."""
-        from jaxconv.linear.spectrum import singular_values
-
-        return singular_values(self, k, method=method)
-
-    def lstsq(self, y: ArrayLike, **options: Any) -> Any:
-        """Least-squares solution of ``A x = y``; see [`least_squares`][jaxconv.linear.solve.least_squares]."""
-        from jaxconv.linear.solve import least_squares
-
-        return least_squares(self, y, **options)
+    norm = operator_norm
+    singular_values = singular_values
+    lstsq = least_squares
 
     def pinv(self, **options: Any) -> LinearOperator:
         """Pseudo-inverse as an operator; see [`PseudoInverse`][jaxconv.linear.PseudoInverse]."""
-        from jaxconv.linear.solve import PseudoInverse
-
         return PseudoInverse(self, **options)
 
 
 # ---------------------------------------------------------------------- what operators are made into
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["operator"], meta_fields=[])
+@dataclass_transform(frozen_default=True)
+def _pytree(cls: type) -> Any:
+    """A frozen dataclass as a pytree; fields are children unless their metadata says `static`."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Transposed(LinearOperator):
-    """A^T."""
+class _Derived(LinearOperator):
+    """What is made of one operator; shapes and dtype are its own unless a subclass says otherwise."""
 
     operator: LinearOperator
 
+    in_shape = property(lambda self: self.operator.in_shape)
+    out_shape = property(lambda self: self.operator.out_shape)
+    dtype = property(lambda self: self.operator.dtype)
+
+
+@_pytree
+class Transposed(_Derived):
+    """A^T."""
+
     in_shape = property(lambda self: self.operator.out_shape)
     out_shape = property(lambda self: self.operator.in_shape)
-    dtype = property(lambda self: self.operator.dtype)
     T = property(lambda self: self.operator)
+    untransposed = property(lambda self: self.operator.untransposed)
 
     def mv(self, x: ArrayLike) -> Array:
         return self.operator.transpose_mv(x)
@@ -226,16 +232,11 @@ class Transposed(LinearOperator):
         return matrix if format == "bcoo" else _from_bcoo(matrix, format)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["operator"], meta_fields=[])
-@dataclasses.dataclass(frozen=True, eq=False)
-class Conjugated(LinearOperator):
+@_pytree
+class Conjugated(_Derived):
     """The operator with conjugated entries: ``x -> conj(A conj(x))``."""
 
-    operator: LinearOperator
-
-    in_shape = property(lambda self: self.operator.in_shape)
-    out_shape = property(lambda self: self.operator.out_shape)
-    dtype = property(lambda self: self.operator.dtype)
+    untransposed = property(lambda self: self.operator.untransposed)
 
     def mv(self, x: ArrayLike) -> Array:
         return jnp.conj(self.operator.mv(jnp.conj(x)))
@@ -248,8 +249,7 @@ class Conjugated(LinearOperator):
         return matrix.conj() if format in ("dense", "scipy") else jax.tree.map(_conjugate_values, matrix)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["left", "right"], meta_fields=[])
-@dataclasses.dataclass(frozen=True, eq=False)
+@_pytree
 class Sum(LinearOperator):
     """A + B."""
 
@@ -275,8 +275,7 @@ class Sum(LinearOperator):
         return _from_scipy(self.left.as_matrix(kind, max_bytes) + self.right.as_matrix(kind, max_bytes), format)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["outer", "inner"], meta_fields=[])
-@dataclasses.dataclass(frozen=True, eq=False)
+@_pytree
 class Composition(LinearOperator):
     """A B: first B, then A."""
 
@@ -301,16 +300,12 @@ class Composition(LinearOperator):
         return _from_scipy(self.outer.as_matrix(kind, max_bytes) @ self.inner.as_matrix(kind, max_bytes), format)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["operator", "factor"], meta_fields=[])
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scaled(LinearOperator):
+@_pytree
+class Scaled(_Derived):
     """c A for a number c."""
 
-    operator: LinearOperator
     factor: ArrayLike
 
-    in_shape = property(lambda self: self.operator.in_shape)
-    out_shape = property(lambda self: self.operator.out_shape)
     dtype = property(lambda self: jnp.result_type(self.operator.dtype, self.factor))
 
     def mv(self, x: ArrayLike) -> Array:
@@ -349,6 +344,78 @@ class Identity(LinearOperator):
         from scipy.sparse import eye_array
 
         return _from_scipy(eye_array(self.shape[0], dtype=self.dtype, format="csr"), format)
+
+
+@_pytree
+class PseudoInverse(_Derived):
+    """The (regularised) pseudo-inverse as an operator: every product is a least-squares solve.
+
+    ``A^+ y = argmin |A x - y|^2 + damp^2 |x|^2``. Its transpose is the pseudo-inverse of the transpose. This is what
+    "deconvolution" asks for, and the transposed convolution is not.
+
+    Args:
+        operator: A.
+        damp: weight of the regularisation, as in `least_squares`.
+        method: as in `least_squares`.
+        rtol: relative tolerance of each solve.
+        max_steps: iterations after which a solve stops in any case.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxconv as jc
+        >>> A = jc.ConvOperator(jnp.array([0.25, 0.5, 0.25])[:, None, None], 8, padding=1)
+        >>> round_trip = A.pinv() @ A
+        >>> bool(jnp.allclose(round_trip.mv(jnp.ones((8, 1))), 1, atol=1e-3))
+        True
+
+    Source: Penrose 1955; Tikhonov 1963.
+    """
+
+    damp: ArrayLike = 0.0
+    method: str = dataclasses.field(default="auto", metadata={"static": True})
+    rtol: float = dataclasses.field(default=1e-6, metadata={"static": True})
+    max_steps: int = dataclasses.field(default=500, metadata={"static": True})
+
+    in_shape = property(lambda self: self.operator.out_shape)
+    out_shape = property(lambda self: self.operator.in_shape)
+
+    def mv(self, x: ArrayLike) -> Array:
+        """The least-squares solution for each right-hand side (*batch, *in_shape)."""
+        return self._apply(self.operator, self.method, x)
+
+    def transpose_mv(self, y: ArrayLike) -> Array:
+        """The least-squares solution with A^T, by iteration: "fft" knows convolutions only."""
+        method = self.method if self.method in ("cg", "lsmr") else "lsmr"
+        return self._apply(self.operator.T, method, y)
+
+    def _apply(self, operator: LinearOperator, method: str, right: ArrayLike) -> Array:
+        right = jnp.asarray(right)
+        shape = operator.out_shape
+
+        def solve(one):
+            return least_squares(
+                operator, one, damp=self.damp, method=method, rtol=self.rtol, max_steps=self.max_steps
+            ).x
+
+        if right.shape == shape:
+            return solve(right)
+        if right.shape[-len(shape) :] != shape:
+            raise ValueError(
+                f"the right-hand side has shape {right.shape}; it must be (*batch, {', '.join(map(str, shape))})"
+            )
+        batch = right.shape[: -len(shape)]
+        solved = jax.vmap(solve)(right.reshape(-1, *shape))
+        return solved.reshape(*batch, *operator.in_shape)
+
+    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
+        """The dense matrix, one solve per column; `jnp.linalg.pinv(A.as_matrix())` is faster where A's matrix fits."""
+        rows, columns = self.shape
+        needed = rows * columns * jnp.dtype(self.dtype).itemsize
+        if format != "dense":
+            raise ValueError(f"a pseudo-inverse has no sparse matrix; format must be 'dense', got {format!r}")
+        if needed > max_bytes:
+            raise ValueError(f"the dense {rows} x {columns} matrix would take {needed} bytes; max_bytes is {max_bytes}")
+        units = jnp.eye(columns, dtype=self.dtype).reshape(columns, *self.in_shape)
+        return self.mv(units).reshape(columns, rows).T
 
 
 # ---------------------------------------------------------------------- helpers

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,12 @@ def is_block_circulant(geometry: ConvGeometry) -> bool:
         if not np.array_equal(table, (s * q + d * t - geometry.offsets[axis]) % n):
             return False
     return True
+
+
+def is_circulant_convolution(operator: Any) -> bool:
+    """Whether an operator is one convolution, and block-circulant."""
+    geometry = getattr(operator, "geometry", None)
+    return geometry is not None and is_block_circulant(geometry)
 
 
 def symbol(w: Array, geometry: ConvGeometry) -> Array:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv.linear.algebra import MAX_BYTES, LinearOperator
 from jaxconv.linear.circulant import (
     from_frequencies_in,
-    is_block_circulant,
+    is_circulant_convolution,
     symbol,
     to_frequencies_out,
 )
-from jaxconv.linear.operator import ConvOperator
+
+if TYPE_CHECKING:  # operators have these functions as methods: at run time the import goes the other way
+    from jaxconv.linear.algebra import LinearOperator
 
 METHODS = ("auto", "fft", "lsmr", "cg")
 
@@ -78,10 +78,15 @@ def least_squares(
             f"y has shape {y.shape}, but the operator maps {operator.in_shape} to {operator.out_shape}; "
             "use vmap for batches"
         )
-    conv = operator if isinstance(operator, ConvOperator) else None
+    direct = is_circulant_convolution(operator)
     if method == "auto":
-        method = "fft" if conv is not None and is_block_circulant(conv.geometry) else "lsmr"
-    _check_method(method, operator, conv)
+        method = "fft" if direct else "lsmr"
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}")
+    if method == "fft" and not direct:
+        raise ValueError(
+            f"method='fft' needs a convolution with circular borders and n = m*s on every axis; this is {operator!r}"
+        )
     y = y.astype(jnp.promote_types(y.dtype, operator.dtype))
     x, steps = _solve(operator, y, jnp.asarray(damp), method, rtol, max_steps)
     scale = jnp.linalg.norm(y.ravel())
@@ -89,18 +94,9 @@ def least_squares(
     return LeastSquares(x, steps, residual)
 
 
-def _check_method(method: str, operator: LinearOperator, conv: ConvOperator | None) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}")
-    if method == "fft" and (conv is None or not is_block_circulant(conv.geometry)):
-        raise ValueError(
-            f"method='fft' needs a convolution with circular borders and n = m*s on every axis; this is {operator!r}"
-        )
-
-
 @functools.partial(jax.jit, static_argnames=("method", "rtol", "max_steps"))
 def _solve(operator: Any, y: Array, damp: Array, method: str, rtol: float, max_steps: int) -> tuple[Array, Array]:
-    if method == "fft":  # operator is a ConvOperator, `_check_method` has seen to it
+    if method == "fft":
         return _direct(operator, y, damp, rtol), jnp.zeros((), int)
     import lineax as lx
 
@@ -131,7 +127,7 @@ def _rms(tree: Any) -> Array:
     return jnp.sqrt(jnp.mean(jnp.abs(leaf) ** 2))
 
 
-def _direct(operator: ConvOperator, y: Array, damp: Array, rcond: float) -> Array:
+def _direct(operator: Any, y: Array, damp: Array, rcond: float) -> Array:
     """x(f) = pinv([B(f); damp I]) [y(f); 0] at every frequency f."""
     blocks = symbol(operator.w, operator.geometry)
     rows, columns = blocks.shape[-2:]
@@ -165,80 +161,3 @@ def _hermitian(a: Array) -> Array:
 
 def _real_like(value: Array, like: Array) -> Array:
     return value.astype(like.dtype) if jnp.iscomplexobj(like) else value.real.astype(like.dtype)
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["operator", "damp"], meta_fields=["method", "rtol", "max_steps"]
-)
-@dataclasses.dataclass(frozen=True, eq=False)
-class PseudoInverse(LinearOperator):
-    """The (regularised) pseudo-inverse as an operator: every product is a least-squares solve.
-
-    ``A^+ y = argmin |A x - y|^2 + damp^2 |x|^2``. Its transpose is the pseudo-inverse of the transpose. This is what
-    "deconvolution" asks for, and the transposed convolution is not.
-
-    Args:
-        operator: A.
-        damp: weight of the regularisation, as in `least_squares`.
-        method: as in `least_squares`.
-        rtol: relative tolerance of each solve.
-        max_steps: iterations after which a solve stops in any case.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxconv as jc
-        >>> A = jc.ConvOperator(jnp.array([0.25, 0.5, 0.25])[:, None, None], 8, padding=1)
-        >>> round_trip = A.pinv() @ A
-        >>> bool(jnp.allclose(round_trip.mv(jnp.ones((8, 1))), 1, atol=1e-3))
-        True
-
-    Source: Penrose 1955; Tikhonov 1963.
-    """
-
-    operator: LinearOperator
-    damp: ArrayLike = 0.0
-    method: str = "auto"
-    rtol: float = 1e-6
-    max_steps: int = 500
-
-    in_shape = property(lambda self: self.operator.out_shape)
-    out_shape = property(lambda self: self.operator.in_shape)
-    dtype = property(lambda self: self.operator.dtype)
-
-    def mv(self, x: ArrayLike) -> Array:
-        """The least-squares solution for each right-hand side (*batch, *in_shape)."""
-        return self._apply(self.operator, self.method, x)
-
-    def transpose_mv(self, y: ArrayLike) -> Array:
-        """The least-squares solution with A^T, by iteration: "fft" knows convolutions only."""
-        method = self.method if self.method in ("cg", "lsmr") else "lsmr"
-        return self._apply(self.operator.T, method, y)
-
-    def _apply(self, operator: LinearOperator, method: str, right: ArrayLike) -> Array:
-        right = jnp.asarray(right)
-        shape = operator.out_shape
-
-        def solve(one):
-            return least_squares(
-                operator, one, damp=self.damp, method=method, rtol=self.rtol, max_steps=self.max_steps
-            ).x
-
-        if right.shape == shape:
-            return solve(right)
-        if right.shape[-len(shape) :] != shape:
-            raise ValueError(
-                f"the right-hand side has shape {right.shape}; it must be (*batch, {', '.join(map(str, shape))})"
-            )
-        batch = right.shape[: -len(shape)]
-        solved = jax.vmap(solve)(right.reshape(-1, *shape))
-        return solved.reshape(*batch, *operator.in_shape)
-
-    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
-        """The dense matrix, one solve per column; `jnp.linalg.pinv(A.as_matrix())` is faster where A's matrix fits."""
-        rows, columns = self.shape
-        needed = rows * columns * jnp.dtype(self.dtype).itemsize
-        if format != "dense":
-            raise ValueError(f"a pseudo-inverse has no sparse matrix; format must be 'dense', got {format!r}")
-        if needed > max_bytes:
-            raise ValueError(f"the dense {rows} x {columns} matrix would take {needed} bytes; max_bytes is {max_bytes}")
-        units = jnp.eye(columns, dtype=self.dtype).reshape(columns, *self.in_shape)
-        return self.mv(units).reshape(columns, rows).T

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxconv.linear.algebra import Conjugated, LinearOperator, Transposed
-from jaxconv.linear.circulant import is_block_circulant, symbol
-from jaxconv.linear.operator import ConvOperator
+from jaxconv.linear.circulant import is_circulant_convolution, symbol
+
+if TYPE_CHECKING:  # operators have these functions as methods: at run time the import goes the other way
+    from jaxconv.linear.algebra import LinearOperator
 
 # Up to this smaller side the dense SVD is taken: 2048 x 2048 float32 values take about 6 s on two cores.
 DENSE_LIMIT = 2048
@@ -174,8 +175,8 @@ def singular_values(operator: LinearOperator, k: int | None = None, *, method: s
         raise ValueError(
             f"k={k} must be in 1..{smaller}, the smaller side of the {operator.shape[0]} x {operator.shape[1]} operator"
         )
-    base = _convolution_below(operator)
-    circulant = base is not None and is_block_circulant(base.geometry)
+    base = operator.untransposed
+    circulant = is_circulant_convolution(base)
     if method == "auto":
         method = "fft" if circulant else "dense" if smaller <= DENSE_LIMIT else "lanczos"
     if method == "fft":
@@ -192,7 +193,7 @@ def singular_values(operator: LinearOperator, k: int | None = None, *, method: s
     raise ValueError(f"method={method!r} is not one of 'auto', 'fft', 'dense', 'lanczos'")
 
 
-def _by_frequency(conv: ConvOperator) -> Array:
+def _by_frequency(conv: Any) -> Array:
     values = jnp.linalg.svd(symbol(conv.w, conv.geometry), compute_uv=False).ravel()
     return jnp.sort(values, descending=True)
 
@@ -231,13 +232,6 @@ def reshaped_kernel_norm(w: Array) -> Array:
     Source: Miyato et al. 2018 (arXiv:1802.05957), section 2.1; the bound: Gouk et al. 2021 (arXiv:1804.04368).
     """
     return jnp.linalg.norm(w.reshape(-1, w.shape[-1]), 2)
-
-
-def _convolution_below(operator: LinearOperator) -> Any:
-    """The convolution with the same singular values, where there is one."""
-    while isinstance(operator, (Transposed, Conjugated)):
-        operator = operator.operator
-    return operator if isinstance(operator, ConvOperator) else None
 
 
 def _require_inexact(operator: LinearOperator, what: str) -> None:

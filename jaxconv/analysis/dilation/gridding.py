@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..field.receptive import ReceptiveField
-from ..graph.nodes import Node
+from ..graph.nodes import Layer, Node
 from ..graph.reader import NotUnderstood
 from ..graph.sweep import Bounds, counts_at
 from ..graph.trace import Traced, trace
@@ -132,7 +132,7 @@ def layerwise(field: ReceptiveField) -> Gridding:
         if not _reaches(traced, node):
             continue
         before = [seen[n] for n in _inputs(node, seen)]
-        row = _row(field, node, f"{node.layer['kind']} {number}", before)
+        row = _row(field, node, f"{node.layer.kind} {number}", before)
         if row is not None:
             seen[node.number] = row
             rows.append(row)
@@ -177,14 +177,14 @@ def _row(field: ReceptiveField, node: Node, name: str, before: Sequence[LayerGri
     counts = _trim(block.sum(axis=others).transpose([order.index(a) for a in traced.spatial_axes]))
     coverage = float((counts > 0).mean())
     earlier = min((layer.coverage for layer in before), default=1.0)
-    layer = node.layer
+    layer = node.layer or Layer("output")
     return LayerGridding(
         name=name,
-        kind=layer.get("kind", "output"),
+        kind=layer.kind,
         place=node.place if name != "output" else "output",
-        kernel=tuple(layer.get("kernel", ())),
-        stride=tuple(layer.get("stride", ())),
-        dilation=tuple(layer.get("dilation", ())),
+        kernel=layer.kernel,
+        stride=layer.stride,
+        dilation=layer.dilation,
         size=counts.shape,
         coverage=coverage,
         evenness=evenness(counts),
@@ -192,7 +192,7 @@ def _row(field: ReceptiveField, node: Node, name: str, before: Sequence[LayerGri
         counts=counts,
         opens=name != "output" and coverage < earlier - 1e-9,
         closes=name != "output" and earlier < 1 and coverage > earlier + 1e-9,
-        base=tuple(layer.get("base", ())),
+        base=layer.base,
         **_nominal(field, node),
     )
 

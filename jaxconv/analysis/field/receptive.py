@@ -34,6 +34,7 @@ class ReceptiveField:
         self.traced = traced
         self.input_size, self.output_size = traced.input_size, traced.output_size
         self.global_ops, self.result_axes = traced.global_ops, traced.result_axes
+        self._notes: list[str] = []
         self._nominal = [Bounds(traced.source, traced.out, a, True) for a in traced.spatial_axes]
         summaries = [self._summary(i) for i in range(len(traced.spatial_axes))]
         self.size: tuple[int, ...] = tuple(size for size, _, _ in summaries)
@@ -68,7 +69,7 @@ class ReceptiveField:
         width = np.where(np.isfinite(low), high - low + 1, 0)
         inner = width[tuple(slice(n // 4, max(n - n // 4, n // 4 + 1)) for n in width.shape)]
         if width.max() > inner.max() > 0 and width.max() >= self.input_size[i]:
-            self.traced.graph.notes.append(
+            self._notes.append(
                 f"near the borders the field spans axis {i} from end to end (circular padding or a shift); size is "
                 "that of the outputs in the middle"
             )
@@ -96,7 +97,7 @@ class ReceptiveField:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         notes = [f"beyond this field the output reads whole axes: {op}" for op in self.global_ops]
-        return (*notes, *self.traced.graph.notes)
+        return (*notes, *self.traced.graph.notes, *self._notes)
 
     def _index(self, index: int | Sequence[int]) -> tuple[int, ...]:
         given = (index,) if isinstance(index, (int, np.integer)) else tuple(index)

@@ -6,11 +6,13 @@ of positions that see the same; a contraction over it reads each class once. Arr
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
+from jaxconv.lattice import Relation
 
 from .links import Link, compose, from_pattern, once, sum_all, take
 
@@ -105,6 +107,43 @@ class Edge:
         return not self.choice and (self.global_op is None or through_global)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What a node is, where it is a layer that slides a window or resizes.
+
+    Attributes:
+        kind: "conv", "conv_transpose", "pool", "unpool", "resize" or "dot".
+        relations: how the window slides along each axis that it slides along.
+        steps: input positions that one output position of a resize is worth, per axis.
+        windows: of a pooling with indices, the same relations by axis: what an unpooling goes back by.
+    """
+
+    kind: str
+    relations: tuple[Relation, ...] = ()
+    steps: tuple[Fraction, ...] = ()
+    windows: dict[int, Relation] | None = None
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Taps per axis."""
+        return tuple(r.taps for r in self.relations)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """How many input positions the window moves, per axis, where the input is spread by `base`."""
+        return tuple(r.stride for r in self.relations) or tuple(s.numerator for s in self.steps)
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        """The distance of neighbouring taps per axis."""
+        return tuple(r.dilation for r in self.relations)
+
+    @property
+    def base(self) -> tuple[int, ...]:
+        """The upsampling factor per axis."""
+        return tuple(r.base for r in self.relations) or tuple(s.denominator for s in self.steps)
+
+
 @dataclass
 class Node:
     """A value of the network whose counts are worth keeping: a layer, or where a cluster of pointwise work ends."""
@@ -114,7 +153,7 @@ class Node:
     edges: list[Edge]
     primitive: str
     place: str
-    layer: dict[str, Any] = field(default_factory=dict)
+    layer: Layer | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,7 +208,9 @@ class Graph:
         self._memo: dict[Any, Node] = {}
 
     # -- nodes and values -------------------------------------------------------------------------------------------
-    def node(self, axes: Iterable[Axis], edges: Iterable[Edge], primitive: str, place: str, **layer: Any) -> Node:
+    def node(
+        self, axes: Iterable[Axis], edges: Iterable[Edge], primitive: str, place: str, layer: Layer | None = None
+    ) -> Node:
         made = Node(len(self.nodes), tuple(axes), list(edges), primitive, place, layer)
         self.nodes.append(made)
         return made
@@ -189,8 +230,8 @@ class Graph:
         if len(value.edges) == 1 and _is_source(value):
             return value.edges[0].src
         key = ("cluster", tuple(id(e) for e in value.edges), tuple(id(a) for a in value.axes))
-        # The memo keeps the value alive, so that the ids in its key stay taken.
-        return self.memo(key, lambda: self.node(value.axes, value.edges, "pointwise", place, keep=value))
+        # The node keeps its axes and edges alive, so that the ids in its key stay taken.
+        return self.memo(key, lambda: self.node(value.axes, value.edges, "pointwise", place))
 
     def counted(self, value: Value, axes: Iterable[int], place: str = "") -> Value:
         """The value with each position of the given axes a class of its own."""
@@ -240,13 +281,19 @@ class Graph:
         return Value(tuple(axes), edges)
 
     def linked(
-        self, value: Value, links: dict[int, Link], axes: Sequence[Axis], primitive: str, place: str, **layer: Any
+        self,
+        value: Value,
+        links: dict[int, Link],
+        axes: Sequence[Axis],
+        primitive: str,
+        place: str,
+        layer: Layer | None = None,
     ) -> Value:
         """A new node that reads the value through the given links."""
         node = self.materialize(value, place)
         key = tuple(links.get(a) for a in range(len(axes)))
         edge = Edge(node, key, tuple(range(len(axes))))
-        return self.value(self.node(axes, [edge], primitive, place, **layer))
+        return self.value(self.node(axes, [edge], primitive, place, layer))
 
     def dropped(self, value: Value, axes: Sequence[int], place: str, global_op: GlobalOp | None = None) -> Value:
         """The value reduced over axes: every class read once; over spatial axes every position."""

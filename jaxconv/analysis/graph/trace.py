@@ -48,7 +48,7 @@ class Traced:
 
     def layers(self) -> list[Node]:
         """The nodes that are layers with a window (convolutions, pooling, resizing), in order."""
-        return [n for n in ancestors(self.out, through_global=True) if n.layer.get("kind")]
+        return [n for n in ancestors(self.out, through_global=True) if n.layer is not None]
 
 
 def spatial_axes_of(array: Any, spatial_axes: Sequence[int] | None) -> tuple[int, ...]:

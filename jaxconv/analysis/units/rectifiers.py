@@ -18,7 +18,7 @@ from jaxconv.jaxprs.places import place_of
 from jaxconv.jaxprs.surgery import map_jaxprs, spliced, trace, with_eqns
 from jaxconv.jaxprs.walk import called, jaxprs_in, label_of, opened, walk
 
-from .relu_facts import Dependent, Fact, Found, Place, bent, inner_facts, is_zero, live_equations, scalar
+from .relu_facts import Dependent, Fact, Nonlinearities, Place, bent, inner_facts, is_zero, live_equations, scalar
 
 RULES = ("exact", "deconvnet", "guided")
 
@@ -63,7 +63,7 @@ class Rectifiers:
 
     def __init__(self, rule: str):
         self.rule = rule
-        self.found = Found()
+        self.found = Nonlinearities()
         self._scopes: list[tuple[str, str]] = []  # named scopes and the user's line, of the equations around
         self._times = 1
 
@@ -201,7 +201,7 @@ class Rectifiers:
         return place_of(eqn, scopes) or line
 
 
-def rewritten(fn: Callable[..., Any], args: Sequence[Any], rule: str) -> tuple[ClosedJaxpr, Any, Found]:
+def rewritten(fn: Callable[..., Any], args: Sequence[Any], rule: str) -> tuple[ClosedJaxpr, Any, Nonlinearities]:
     """The jaxpr of fn at these arguments with its ReLUs under a rule, the tree of its result, and what was found."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
     leaves = jax.tree.leaves(args)

@@ -25,7 +25,7 @@ class Place:
 
 
 @dataclass
-class Found:
+class Nonlinearities:
     """What stands in a function: ReLUs, max pools, and other nonlinearities (`kept`: their derivative is exact)."""
 
     relus: list[Place] = field(default_factory=list)

@@ -14,7 +14,7 @@ from jax.extend.core import jaxpr_as_fun
 from jaxconv.jaxprs.modules import as_function, with_state
 
 from .rectifiers import RULES, rewritten
-from .relu_facts import Found, Place
+from .relu_facts import Nonlinearities, Place
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _seed(
     return strongest
 
 
-def _warn(found: Found, rule: str) -> None:
+def _warn(found: Nonlinearities, rule: str) -> None:
     if rule != "exact" and not found.relus:
         names = sorted({p.name for p in found.kept})
         others = f" It has {', '.join(names)}, whose derivative is left exact." if names else ""

@@ -16,9 +16,9 @@ from ..graph.sweep import periods, pull_back, push_totals
 from ..graph.trace import Traced, spatial_axes_of, trace
 from .probe import (
     Record,
-    fold,
     gradient_phases,
     image_spread,
+    phase_means,
     phase_pattern,
     phase_unevenness,
     phases_between,
@@ -259,11 +259,11 @@ def _counted(traced: Traced, period: Sequence[int], steps: Sequence[int]) -> tup
     if not np.any(total):
         return None, None
     rank = len(traced.out_axes)
-    forward = spread(fold(total, range(rank), period[:rank]))
+    forward = spread(phase_means(total, range(rank), period[:rank]))
     out = traced.out
     usage, _ = pull_back(traced.source, out, np.ones(out.shape), (0,) * rank)
     usage = usage.sum(axis=tuple(a for a in range(usage.ndim) if a not in traced.spatial_axes))
-    return forward, spread(fold(usage, range(usage.ndim), steps))
+    return forward, spread(phase_means(usage, range(usage.ndim), steps))
 
 
 # ------------------------------------------------------------------------------------------------------------- layers

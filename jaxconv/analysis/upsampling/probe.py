@@ -87,7 +87,7 @@ def image_spread(phases: np.ndarray) -> float:
         return float(np.sqrt(values.mean(axis=tuple(range(1, values.ndim - 1))).var(axis=0).mean()))
 
 
-def fold(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
+def phase_means(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
     """The mean of every phase over the middle of an array: batch axes first, the phases, then what is left."""
     array = np.moveaxis(np.asarray(array), axes, range(len(axes)))
     cells = [max(int(n * keep) // p, 1) for n, p in zip(array.shape, period, strict=False)]
@@ -152,7 +152,7 @@ def probe(
             stated = ((own if last else common) for _, common, own in known)
             fits = zip(size, stated, period, strict=True)
             period = tuple(s if s is not None and (last or 2 * s <= n) and s <= n else p for n, s, p in fits)
-        phases = np.stack([fold(a, where, period) for a in arrays])
+        phases = np.stack([phase_means(a, where, period) for a in arrays])
         phases = phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
         regrouped = (records and records[-1].size == size) or all(n == 1 for n in size)
         if primitive in ("reshape", "broadcast_in_dim") and regrouped:
@@ -205,7 +205,7 @@ def gradient_phases(
     rng = np.random.default_rng(seed + 1)
     flat = tuple(1 if a in axes else n for a, n in enumerate(shape.shape))
     cotangents = [rng.standard_normal(flat).astype(shape.dtype) for _ in images]
-    folded = [fold(pullback(x, rest, c), axes, period) for x, c in zip(images, cotangents, strict=True)]
+    folded = [phase_means(pullback(x, rest, c), axes, period) for x, c in zip(images, cotangents, strict=True)]
     phases = np.stack(folded)
     return phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
 

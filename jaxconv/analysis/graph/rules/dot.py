@@ -7,7 +7,7 @@ import numpy as np
 from jaxconv.jaxprs.constants import Const
 
 from ..links import Link, from_pattern, repeated, sum_all
-from ..nodes import Axis, Edge, GlobalOp, Value, merge_classes, uniform
+from ..nodes import Axis, Edge, GlobalOp, Layer, Value, merge_classes, uniform
 from ..reader import Anything, Reader, rule
 from .pointwise import global_over
 
@@ -36,8 +36,8 @@ def _dot(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
         where: dict[int, int] = {a: i for i, a in enumerate(part.batch)}
         where.update({a: offset + i for i, a in enumerate(part.free)})
         edges.append(part.edge(reader, where, axes, banded, place))
-    layer = {"kind": "dot"} if not banded else {"kind": "resize"}
-    return [reader.graph.value(reader.graph.node(axes, edges, "dot_general", place, **layer))]
+    layer = Layer("resize" if banded else "dot")
+    return [reader.graph.value(reader.graph.node(axes, edges, "dot_general", place, layer))]
 
 
 def _batch_axis(a: Axis, b: Axis) -> Axis:

@@ -1,6 +1,5 @@
 """Rules for sliding windows: convolutions of every kind, reduce_window, and the library's pooling calls."""
 
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +9,7 @@ from jaxconv.jaxprs.constants import Const
 from jaxconv.lattice import Relation, of_lax
 
 from ..links import Link, from_pattern, window
-from ..nodes import Axis, Edge, Value, merge_classes, uniform
+from ..nodes import Axis, Edge, Layer, Value, merge_classes, uniform
 from ..reader import NAMED_CALLS, Anything, Reader, rule
 
 
@@ -48,7 +47,7 @@ def contracted(reader: Reader, value: Value, axis: int, new: Axis) -> Value:
     return reader.graph.remap(summed, [new if a == axis else x for a, x in enumerate(value.axes)], kept)
 
 
-def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: str, **layer: Any) -> Value:
+def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: str, layer: Layer | None = None) -> Value:
     """A layer that slides windows over the given axes."""
     spatial = [a for a in links if value.axes[a].spatial]
     value = reader.graph.settled(value, reader.place)
@@ -58,19 +57,7 @@ def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: st
         axes[a], made = slide(value.axes[a], link)
         if made is not None:
             used[a] = made
-    return reader.graph.linked(value, used, axes, primitive, reader.place, **layer)
-
-
-def _layer(kind: str, relations: Sequence[Relation], **more: Any) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "kernel": tuple(r.taps for r in relations),
-        "stride": tuple(r.stride for r in relations),
-        "dilation": tuple(r.dilation for r in relations),
-        "base": tuple(r.base for r in relations),
-        "relations": tuple(relations),
-        **more,
-    }
+    return reader.graph.linked(value, used, axes, primitive, reader.place, layer)
 
 
 # ------------------------------------------------------------------------------------------------------- convolutions
@@ -84,22 +71,17 @@ def _conv(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
         raise reader.refuse("batch_group_count is not 1")
     lhs, rhs, out = p["dimension_numbers"]
     relations = of_lax(p, value.shape, kernel.shape, out_shape)
-    layer = _conv_layer(relations, kernel, (rhs[1], rhs[0], *rhs[2:]), p["feature_group_count"])
     links = {a: window(r) for a, r in zip(lhs[2:], relations, strict=True)}
     order = [lhs.index(b) for b in range(len(lhs))]  # input axis -> its place in (batch, feature, *spatial)
-    seen = _convolved(reader, value, lhs[1], links, p["feature_group_count"], out_shape[out[1]], layer)
+    seen = _convolved(reader, value, lhs[1], links, p["feature_group_count"], out_shape[out[1]], relations)
     where = [out[order[a]] for a in range(len(lhs))]
     axes = [seen.axes[where.index(b)] for b in range(len(out))]
     return [reader.graph.remap(seen, axes, where)]
 
 
-def _conv_layer(relations, kernel: Anything, order: Sequence[int], groups: int) -> dict[str, Any]:
-    transposed = any(r.base > 1 for r in relations)
-    kind = "conv_transpose" if transposed else "conv"
-    return _layer(kind, relations, weights=kernel, order=tuple(order), groups=groups)
-
-
-def _convolved(reader, value: Value, feature: int, links: dict[int, Link], groups: int, features: int, layer) -> Value:
+def _convolved(
+    reader, value: Value, feature: int, links: dict[int, Link], groups: int, features: int, relations
+) -> Value:
     value = reader.graph.settled(value, reader.place) if groups > 1 else value
     value = reader.graph.counted(value, [a for a in links if value.axes[a].spatial], reader.place)
     channels = value.axes[feature]
@@ -116,7 +98,8 @@ def _convolved(reader, value: Value, feature: int, links: dict[int, Link], group
         axes[a], made = slide(value.axes[a], link)
         if made is not None:
             used[a] = made
-    return reader.graph.linked(value, used, axes, layer["kind"], reader.place, **layer)
+    kind = "conv_transpose" if any(r.base > 1 for r in relations) else "conv"
+    return reader.graph.linked(value, used, axes, kind, reader.place, Layer(kind, tuple(relations)))
 
 
 @rule("conv_apply", "conv_adjoint")
@@ -127,12 +110,9 @@ def _face(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
         raise reader.refuse("its kernel depends on the input")
     rank = g.rank
     apply = eqn.primitive.name == "conv_apply"
-    order = (rank, rank + 1, *range(rank)) if apply else (rank + 1, rank, *range(rank))
     own = [r if apply else r.transposed() for r in g.axes]
-    layer = _conv_layer(own, kernel, order, g.groups)
-    layer["flip"] = not apply
     links = {len(shape) - rank - 1 + a: window(r) for a, r in enumerate(own)}
-    return [_convolved(reader, value, len(shape) - 1, links, g.groups, shape[-1], layer)]
+    return [_convolved(reader, value, len(shape) - 1, links, g.groups, shape[-1], own)]
 
 
 @rule("conv_kernel")
@@ -166,7 +146,7 @@ def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Any
         if r != Relation(value.shape[a], value.shape[a], 1):
             relations.append(r)
             links[a] = window(r)
-    seen = windowed(reader, value, links, eqn.primitive.name, **_layer("pool", relations))
+    seen = windowed(reader, value, links, eqn.primitive.name, Layer("pool", tuple(relations)))
     return [seen] * len(eqn.outvars)
 
 
@@ -184,7 +164,7 @@ def _select_and_scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> lis
         if r != Relation(value.shape[a], value.shape[a], 1):
             made.append(r.transposed())
             links[a] = window(made[-1])
-    seen = windowed(reader, value, links, "select_and_scatter_add", **_layer("unpool", made))
+    seen = windowed(reader, value, links, "select_and_scatter_add", Layer("unpool", tuple(made)))
     if isinstance(operand, Value):
         pooled = windowed(
             reader, operand, {a: window(r.transposed()) for a, r in zip(links, made, strict=True)}, "choice"
@@ -274,8 +254,8 @@ def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
         return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
     value = reader.dependent(inputs[0])
     found = separable_window(reader, eqn, value)
-    layer = _layer("pool", list(found.values()), windows=found)
-    seen = windowed(reader, value, {a: window(r) for a, r in found.items()}, eqn.params["name"], **layer)
+    layer = Layer("pool", tuple(found.values()), windows=found)
+    seen = windowed(reader, value, {a: window(r) for a, r in found.items()}, eqn.params["name"], layer)
     return [seen] * len(eqn.outvars)
 
 
@@ -294,7 +274,7 @@ def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     if any(r.n_in != value.shape[a] or r.n_out != shape[a] for a, r in relations.items()):
         raise reader.refuse(f"its indices come from a pooling of another size than {value.shape} -> {shape}")
     links = {a: window(r) for a, r in relations.items()}
-    seen = windowed(reader, value, links, "max_unpool", **_layer("unpool", list(relations.values())))
+    seen = windowed(reader, value, links, "max_unpool", Layer("unpool", tuple(relations.values())))
     assert isinstance(indices, Value)  # they come from a pooling of the input
     _choose(reader, seen, indices, links)
     return [seen]
@@ -303,8 +283,8 @@ def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
 def _pool_windows(indices: Anything) -> dict[int, Relation] | None:
     if not isinstance(indices, Value):
         return None
-    found = [e.src.layer["windows"] for e in indices.edges if "windows" in e.src.layer and not any(e.links)]
-    return found[0] if found else None
+    layers = [e.src.layer for e in indices.edges if not any(e.links)]
+    return next((layer.windows for layer in layers if layer is not None and layer.windows is not None), None)
 
 
 def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
@@ -318,16 +298,16 @@ def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     if len(value.shape) != len(old.shape) or not changed:
         return outputs
     for node in reader.graph.nodes[before:]:
-        if node.layer.get("kind") == "resize":
-            node.layer = {}
+        if node.layer is not None and node.layer.kind == "resize":
+            node.layer = None
     steps = [
         Fraction(old.shape[a], x.size) if a in changed else Fraction(1) for a, x in enumerate(value.axes) if x.spatial
     ]
-    layer = {"kind": "resize", "stride": tuple(s.numerator for s in steps), "base": tuple(s.denominator for s in steps)}
+    layer = Layer("resize", steps=tuple(steps))
     inner = reader.graph.materialize(value, reader.place)
     key = ("resize", inner.number)
     edge = Edge(inner, (None,) * len(inner.axes), tuple(range(len(inner.axes))))
-    node = reader.graph.memo(key, lambda: reader.graph.node(inner.axes, [edge], "resize", reader.place, **layer))
+    node = reader.graph.memo(key, lambda: reader.graph.node(inner.axes, [edge], "resize", reader.place, layer))
     return [reader.graph.value(node)]
 
 
