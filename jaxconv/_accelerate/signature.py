@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxconv.jaxprs.modules import is_module, nnx
 
 
 class Static:
@@ -58,7 +59,7 @@ class Signature:
         graph = state_tree = None
         state_statics: tuple[Static | None, ...] = ()
         if modules:
-            graph, state = _nnx().split(modules)
+            graph, state = nnx().split(modules)
             state_leaves, state_tree = jax.tree.flatten(state)
             state_statics, state_arrays = partition(state_leaves)
             arrays += state_arrays
@@ -81,7 +82,7 @@ class Signature:
         if self.modules:
             state = jax.tree.unflatten(self.state, fill(self.state_statics, remaining))
             values = _values(state)  # taken now: the merged modules may share the state's variables
-            modules = _nnx().merge(self.graph, state)
+            modules = nnx().merge(self.graph, state)
             for place, module in zip(self.modules, modules, strict=True):
                 leaves[place] = module
         owner, args, kwargs = _with_states(jax.tree.unflatten(self.tree, leaves))
@@ -103,8 +104,7 @@ class Signature:
 
     def _updates(self, modules: tuple[Any, ...], before: Any) -> tuple[list[Any], Any]:
         """Values of the variables that the call has set, and the structure of a state with only these."""
-        nnx = _nnx()
-        graph, after = nnx.split(modules)
+        graph, after = nnx().split(modules)
         if graph != self.graph:
             raise ValueError(
                 "the call changed the structure or a static attribute of an NNX module among its arguments; under "
@@ -112,8 +112,8 @@ class Signature:
                 "before the call, or split and merge inside it"
             )
         now = _values(after)
-        changed = [(path, var) for path, var in nnx.to_flat_state(after) if not _same(now[path], before[path])]
-        return jax.tree.flatten(nnx.from_flat_state(changed))
+        changed = [(path, var) for path, var in nnx().to_flat_state(after) if not _same(now[path], before[path])]
+        return jax.tree.flatten(nnx().from_flat_state(changed))
 
 
 @jax.tree_util.register_pytree_node_class
@@ -147,7 +147,7 @@ class Outcome:
     def deliver(self, modules: tuple[Any, ...]) -> Any:
         """Write the updates into the caller's modules and return the result."""
         if self.updates:
-            _nnx().update(modules, jax.tree.unflatten(self.update_tree, self.updates))
+            nnx().update(modules, jax.tree.unflatten(self.update_tree, self.updates))
         return jax.tree.unflatten(self.tree, fill(self.statics, iter(self.result)))
 
 
@@ -170,14 +170,13 @@ class PureState:
 
 
 def _with_pure_states(tree: Any) -> Any:
-    nnx = sys.modules.get("flax.nnx")
-    if nnx is None:
+    if nnx() is None:
         return tree
 
     def pure(value: Any) -> Any:
-        return PureState(*jax.tree.flatten(value)) if isinstance(value, nnx.State) else value
+        return PureState(*jax.tree.flatten(value)) if isinstance(value, nnx().State) else value
 
-    return jax.tree.map(pure, tree, is_leaf=lambda v: isinstance(v, nnx.State) or is_module(v))
+    return jax.tree.map(pure, tree, is_leaf=lambda v: isinstance(v, nnx().State) or is_module(v))
 
 
 def _with_states(tree: Any) -> Any:
@@ -192,12 +191,6 @@ def is_array(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype.kind not in "OUSMm"
     return isinstance(value, jax.Array | jax.ShapeDtypeStruct)
-
-
-def is_module(value: Any) -> bool:
-    """Whether a value is a flax NNX object or variable: something whose state a call may change."""
-    nnx = sys.modules.get("flax.nnx")  # not imported: then no argument can be one of its objects
-    return nnx is not None and isinstance(value, nnx.Pytree | nnx.Variable)
 
 
 def partition(leaves: Any, skip: tuple[int, ...] = ()) -> tuple[tuple[Static | None, ...], list[Any]]:
@@ -217,12 +210,8 @@ def fill(statics: Any, arrays: Any, skip: tuple[int, ...] = ()) -> list[Any]:
 
 
 def _values(state: Any) -> dict[Any, list[Any]]:
-    return {path: jax.tree.leaves(variable) for path, variable in _nnx().to_flat_state(state)}
+    return {path: jax.tree.leaves(variable) for path, variable in nnx().to_flat_state(state)}
 
 
 def _same(new: list[Any], old: list[Any]) -> bool:
     return len(new) == len(old) and all(a is b for a, b in zip(new, old, strict=True))
-
-
-def _nnx() -> Any:
-    return sys.modules["flax.nnx"]

@@ -12,7 +12,8 @@ from jax.extend.core import jaxpr_as_fun
 
 from jaxconv._accelerate.report import Report, report_of
 from jaxconv._accelerate.rewrite import Rewriter
-from jaxconv._accelerate.signature import Outcome, Signature, is_module
+from jaxconv._accelerate.signature import Outcome, Signature
+from jaxconv.jaxprs.modules import is_module
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,5 +1,6 @@
 """Flax NNX modules as pure functions whose submodules' calls stand in scopes of their paths."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import cache
@@ -13,41 +14,38 @@ _NAMING: ContextVar[tuple[dict[int, tuple[str, ...]], list[tuple[str, ...]]] | N
 )
 
 
+def nnx() -> Any:
+    """flax.nnx where the program has already imported it, else None: then no object can be one of its modules."""
+    return sys.modules.get("flax.nnx")
+
+
+def is_module(value: Any) -> bool:
+    """Whether a value is a flax NNX object or variable: something whose state a call may change."""
+    return nnx() is not None and isinstance(value, nnx().Pytree | nnx().Variable)
+
+
 def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself; a Flax NNX module as a pure function of its input (its state is split off and put back)."""
-    if not callable(fn):
-        raise TypeError(f"fn must be a function or a callable module, got {type(fn).__name__}")
-    nnx = _nnx()
-    if nnx is None or not isinstance(fn, nnx.Module):
-        return fn
-    graphdef, state = nnx.split(fn)
-
-    def pure(*args: Any) -> Any:
-        # Variables made anew: those of the state belong to the trace around, and batch norm in training writes to them.
-        return call_named(nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, state)), args)
-
-    return pure
+    pure, state = with_state(fn, ())
+    if not state:
+        return pure
+    # Variables made anew: those of the state belong to the trace around, and batch norm in training writes to them.
+    return lambda *args: pure(*args, jax.tree.map(lambda leaf: leaf, state[0]))
 
 
 def with_state(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The function and its arguments; an NNX module's state becomes one more argument, so that shapes are enough."""
-    nnx = _nnx()
-    if nnx is None or not isinstance(fn, nnx.Module):
-        return as_function(fn), tuple(args)
-    graphdef, state = nnx.split(fn)
+    if not callable(fn):
+        raise TypeError(f"fn must be a function or a callable module, got {type(fn).__name__}")
+    if nnx() is None or not isinstance(fn, nnx().Module):
+        return fn, tuple(args)
+    graphdef, state = nnx().split(fn)
 
     def pure(*inputs: Any) -> Any:
         *own, values = inputs
-        return call_named(nnx.merge(graphdef, values), own)
+        return call_named(nnx().merge(graphdef, values), own)
 
     return pure, (*args, state)
-
-
-def _nnx() -> Any:
-    """flax.nnx where the program has already imported it: only then can an object be one of its modules."""
-    import sys
-
-    return sys.modules.get("flax.nnx")
 
 
 def call_named(module: Any, args: Sequence[Any]) -> Any:
@@ -60,11 +58,9 @@ def call_named(module: Any, args: Sequence[Any]) -> Any:
     Returns:
         What the module returns.
     """
-    from flax import nnx
-
     paths = {}
-    for path, part in nnx.iter_graph(module):
-        if isinstance(part, nnx.Module) and id(part) not in paths:
+    for path, part in nnx().iter_graph(module):
+        if isinstance(part, nnx().Module) and id(part) not in paths:
             paths[id(part)] = tuple(str(p) for p in path)
             if callable(part):
                 object.__setattr__(part, "__class__", _named(type(part)))

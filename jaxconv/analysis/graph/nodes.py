@@ -252,9 +252,10 @@ class Graph:
         return self.node(axes, [Edge(node, tuple(links), tuple(range(len(axes))))], "expand", place)
 
     def settled(self, value: Value, place: str = "") -> Value:
-        """The value as per-channel work takes it: channels that only some sources tell apart are one class.
+        """The value as layers that work channel by channel take it.
 
-        A source that is common to several classes would otherwise be counted once for each of them further on.
+        Where some sources differ between channels and others do not, all channels become one class. Otherwise a later
+        layer would count a source that the classes share once for each class.
         """
         for a, axis in enumerate(value.axes):
             if axis.spatial or not axis.soft or axis.count == 1:

@@ -84,7 +84,7 @@ class Reader:
             raise NotUnderstood(name, self.place, "it has no rule")
         try:
             outputs = handler(self, eqn, inputs) if handler else self.inside("", inner, inputs)
-            # What is empty depends on nothing (loops over halves and quarters make such slices).
+            # An empty array depends on nothing; loops over halves and quarters make such slices.
             return [known(np.zeros(v.shape)) if isinstance(v, Value) and 0 in v.shape else v for v in outputs]
         except UnknownConstant as unknown:
             raise NotUnderstood(name, self.place, f"a number it needs is not known ({unknown})") from None
