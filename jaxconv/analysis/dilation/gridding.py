@@ -11,8 +11,9 @@ import numpy as np
 from ..field.receptive import ReceptiveField
 from ..graph.nodes import Layer, Node
 from ..graph.reader import NotUnderstood
-from ..graph.sweep import Bounds, counts_at
+from ..graph.sweep import Bounds, ancestors, counts_at
 from ..graph.trace import Traced, trace
+from .rates import evenness
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,6 @@ def layerwise(field: ReceptiveField) -> Gridding:
 
 
 def _reaches(traced: Traced, node: Node) -> bool:
-    from ..graph.sweep import ancestors
-
     return any(n is traced.source for n in ancestors(node))
 
 
@@ -166,15 +165,11 @@ def _inputs(node: Node, known: dict[int, LayerGridding]) -> list[int]:
 
 def _row(field: ReceptiveField, node: Node, name: str, before: Sequence[LayerGridding], index=None):
     traced = field.traced
-    place = [n // 2 for n in node.shape]
-    if index is not None:
-        place = list(index)
-    block, _ = counts_at(traced.source, node, place)
+    block, _ = counts_at(traced.source, node, [n // 2 for n in node.shape] if index is None else index)
     if not block.any():
         return None
     others = tuple(a for a in range(block.ndim) if a not in traced.spatial_axes)
-    order = sorted(traced.spatial_axes)
-    counts = _trim(block.sum(axis=others).transpose([order.index(a) for a in traced.spatial_axes]))
+    counts = _trim(block.sum(axis=others))
     coverage = float((counts > 0).mean())
     earlier = min((layer.coverage for layer in before), default=1.0)
     layer = node.layer or Layer("output")
@@ -219,13 +214,6 @@ def _trim(counts: np.ndarray) -> np.ndarray:
         used = np.nonzero(counts.any(axis=tuple(a for a in range(counts.ndim) if a != axis)))[0]
         counts = counts.take(range(used[0], used[-1] + 1), axis=axis)
     return counts
-
-
-def evenness(counts: np.ndarray) -> float:
-    """(sum c)^2 / (n sum c^2): one where all counts are equal, 1/n where one position has them all."""
-    values = np.asarray(counts, np.float64)
-    values = values / values.max(initial=1.0)
-    return float(values.sum() ** 2 / (values.size * (values**2).sum()))
 
 
 def hole_period(mask: np.ndarray, axis: int) -> int:

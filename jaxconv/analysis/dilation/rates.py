@@ -126,8 +126,10 @@ def _counts(stages: Sequence[Stage], kernels: Sequence[int], strides: Sequence[i
     return counts
 
 
-def _evenness(counts: np.ndarray) -> float:
-    values = counts.astype(np.float64)
+def evenness(counts: np.ndarray) -> float:
+    """(sum c)^2 / (n sum c^2): one where all counts are equal, 1/n where one position has them all."""
+    values = np.asarray(counts, np.float64)
+    values = values / values.max(initial=1.0)
     return float(values.sum() ** 2 / (values.size * (values**2).sum()))
 
 
@@ -231,7 +233,7 @@ def _check(stages: Sequence[Stage], kernels: tuple[int, ...], strides: tuple[int
         receptive_field=len(counts),
         counts=counts,
         coverage=float(coverage),
-        evenness=_evenness(counts),
+        evenness=evenness(counts),
         why=why,
     )
 

@@ -113,15 +113,13 @@ def measured(
     for axis, i in zip(theory.result_axes, at, strict=True):
         where[axis] = i
     others = tuple(a for a in range(len(image.shape)) if a not in axes)
-    total = np.zeros([image.shape[a] for a in sorted(axes)])
+    total = np.zeros([image.shape[a] for a in axes])
     for draw in range(draws):
         _, *rest = numbers_for(pullback.args, seed + draw)
         x = inputs.noise(seed + draw)
         hot = np.zeros(result.shape, np.int8)
         hot[tuple(where)] = np.random.default_rng((seed + draw, 1)).choice((-1, 1), hot[tuple(where)].shape)
         total += (np.abs(pullback(x, rest, hot)).astype(np.float64) ** 2).sum(axis=others)
-    order = sorted(axes)
-    total = total.transpose([order.index(a) for a in axes])
     if not np.isfinite(total).all() or total.sum() <= 0:
         raise ValueError(
             f"the gradient of the output at {at} vanishes or is not finite for all of {draws} random inputs"

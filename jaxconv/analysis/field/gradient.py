@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxconv.jaxprs.modules import as_function, with_state
 
-from ..graph.trace import spatial_axes_of
+from ..graph.trace import spatial_axes_of, spatial_index
 
 
 def numbers_for(args: Sequence[Any], seed: int) -> list[Any]:
@@ -102,22 +102,13 @@ class GradientField:
 
     def mask(self, index: int | Sequence[int], *, through_global: bool = True) -> np.ndarray:
         """Which input positions the output at `index` was seen to depend on."""
-        given = (index,) if isinstance(index, (int, np.integer)) else tuple(index)
-        if len(given) != len(self.output_size):
-            raise ValueError(
-                f"index {index!r} has {len(given)} entries, the output has spatial size {self.output_size}"
-            )
-        if any(not -n <= i < n for i, n in zip(given, self.output_size, strict=True)):
-            raise ValueError(f"index {index!r} is outside of the output's spatial size {self.output_size}")
-        given = tuple(int(i) % n for i, n in zip(given, self.output_size, strict=True))
+        given = spatial_index(index, self.output_size)
         others = tuple(a for a in range(len(self._args[0].shape)) if a not in self.axes)
         seen = np.zeros(self.input_size, bool)
         for draw in range(self._draws):
             x, *rest = numbers_for(self._args, draw)
             gradient = np.asarray(self._pull(jax.random.key(draw), x, rest, given))
-            part = (gradient != 0).any(axis=others)
-            order = sorted(self.axes)
-            seen |= part.transpose([order.index(a) for a in self.axes])
+            seen |= (gradient != 0).any(axis=others)
         return seen
 
     def counts(self, index: int | Sequence[int], **_: Any) -> np.ndarray:

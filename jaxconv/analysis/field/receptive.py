@@ -9,7 +9,7 @@ import numpy as np
 
 from ..graph.reader import NotUnderstood
 from ..graph.sweep import Bounds, pull_back, push_totals
-from ..graph.trace import Traced, one_hot, trace
+from ..graph.trace import Traced, one_hot, spatial_index, trace
 from .exact import exact_counts
 from .gradient import GradientField
 
@@ -100,13 +100,7 @@ class ReceptiveField:
         return (*notes, *self.traced.graph.notes, *self._notes)
 
     def _index(self, index: int | Sequence[int]) -> tuple[int, ...]:
-        given = (index,) if isinstance(index, (int, np.integer)) else tuple(index)
-        sizes = self.output_size
-        if len(given) != len(sizes):
-            raise ValueError(f"index {index!r} has {len(given)} entries, the output has spatial size {sizes}")
-        if any(not -n <= i < n for i, n in zip(given, sizes, strict=True)):
-            raise ValueError(f"index {index!r} is outside of the output's spatial size {sizes}")
-        return tuple(int(i) % n for i, n in zip(given, sizes, strict=True))
+        return spatial_index(index, self.output_size)
 
     # -- one output -------------------------------------------------------------------------------------------------
     def counts(self, index: int | Sequence[int], *, exact: bool = False, through_global: bool = False) -> np.ndarray:
@@ -146,8 +140,7 @@ class ReceptiveField:
         others = tuple(a for a in range(block.ndim) if a not in axes)
         total = np.zeros(self.input_size, block.dtype)
         if block.size:
-            order = sorted(axes)
-            part = block.sum(axis=others).transpose([order.index(a) for a in axes])
+            part = block.sum(axis=others) if others else block
             corner = [starts[a] for a in axes]
             total[tuple(slice(c, c + n) for c, n in zip(corner, part.shape, strict=True))] = part
         return total
@@ -160,29 +153,20 @@ class ReceptiveField:
 
     def box(self, index: int | Sequence[int]) -> tuple[slice, ...]:
         """The smallest box of input positions that holds what the output at `index` reads, cut at the borders."""
-        where = dict(zip(self.traced.out_axes, self._index(index), strict=True))
-        slices = []
-        for swept in self._cut:
-            low = swept.low.get(self.traced.out.number)
-            if low is None:
-                slices.append(slice(0, 0))
-                continue
-            pick = tuple(
-                slice(None) if a not in where or low.shape[a] == 1 else slice(where[a], where[a] + 1)
-                for a in range(low.ndim)
-            )
-            first, last = low[pick].min(), swept.high[self.traced.out.number][pick].max()
-            slices.append(slice(int(first), int(last) + 1) if np.isfinite(first) else slice(0, 0))
-        return tuple(slices)
+        return tuple(slice(first, stop) for first, stop in self._reached(self._cut, index))
 
     def extent(self, index: int | Sequence[int]) -> tuple[tuple[int, int], ...]:
         """Per axis the first and last-plus-one input position that the output at `index` would read without borders.
 
         The first may be negative and the last beyond the image: this is `box` as if the image went on.
         """
+        return self._reached(self._nominal, index)
+
+    def _reached(self, sweeps: Sequence[Bounds], index: int | Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Per axis the first and last-plus-one position that the output at `index` reads."""
         where = dict(zip(self.traced.out_axes, self._index(index), strict=True))
         found = []
-        for swept in self._nominal:
+        for swept in sweeps:
             low = swept.low.get(self.traced.out.number)
             if low is None:
                 found.append((0, 0))

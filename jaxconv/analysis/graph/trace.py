@@ -52,7 +52,7 @@ class Traced:
 
 
 def spatial_axes_of(array: Any, spatial_axes: Sequence[int] | None) -> tuple[int, ...]:
-    """The spatial axes of the first argument: all but the first and the last, or the ones named."""
+    """The spatial axes of the first argument, ascending: all but the first and the last, or the ones named."""
     if not hasattr(array, "shape"):
         raise TypeError(f"the first argument must be an array or a ShapeDtypeStruct, got {type(array).__name__}")
     rank = len(array.shape)
@@ -123,6 +123,16 @@ def _out_axes(out: Value, rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
     if len(out.axes) == rank and all(a in axes for a in carried):
         return axes
     return carried
+
+
+def spatial_index(index: int | Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """A spatial index of an output, counted from its begin."""
+    given = (index,) if isinstance(index, (int, np.integer)) else tuple(index)
+    if len(given) != len(sizes):
+        raise ValueError(f"index {index!r} has {len(given)} entries, the output has spatial size {tuple(sizes)}")
+    if any(not -n <= i < n for i, n in zip(given, sizes, strict=True)):
+        raise ValueError(f"index {index!r} is outside of the output's spatial size {tuple(sizes)}")
+    return tuple(int(i) % n for i, n in zip(given, sizes, strict=True))
 
 
 def one_hot(traced: Traced, index: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:

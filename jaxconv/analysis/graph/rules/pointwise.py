@@ -197,7 +197,7 @@ def _rev(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 def _search_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     """The place of each value in a constant table depends on that value alone.
 
-    jax 0.12 has a primitive for the search, without a jaxpr to look into.
+    Newer versions of jax have a primitive for the search, without a jaxpr to look into.
     """
     table, *rest = inputs
     if isinstance(table, Value) or len(rest) != 1 or rest[0].shape != eqn.outvars[0].aval.shape:
