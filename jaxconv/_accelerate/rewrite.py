@@ -113,10 +113,10 @@ class Rewriter:
         if self.pick is not None and choices:
             choices = [self.pick(equation, choices)]
         for assignment in choices:
-            new, reason = _replacement(eqn, equation, assignment, self.method)
+            new, refused = _replacement(eqn, equation, assignment, self.method)
             if new is not None:
                 return new, [dataclasses.replace(row, assignment=assignment, reason=None)]
-            row = dataclasses.replace(row, reason=row.reason or reason)
+            row = dataclasses.replace(row, reason=row.reason or refused)
         return [eqn], [row]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxconv.analysis.graph.trace import trace
-from jaxconv.lattice import Relation
 from jaxconv.linear import ConvOperator, LinearOperator
 
 
@@ -34,12 +33,11 @@ def layer_operator(fn: Callable[..., Any], args: Sequence[Any], layer: int = 0) 
     (2, 2)
     """
     traced = trace(fn, args, None, None)
-    found = [node for node in traced.layers() if node.layer.kind in ("conv", "conv_transpose")]
+    found = [(node, made) for node, made in traced.layers() if made.kind in ("conv", "conv_transpose")]
     if not -len(found) <= layer < len(found):
-        listed = "; ".join(f"{i}: {n.layer.kind} at {n.place}" for i, n in enumerate(found)) or "none"
+        listed = "; ".join(f"{i}: {made.kind} at {n.place}" for i, (n, made) in enumerate(found)) or "none"
         raise ValueError(f"layer={layer}: the function has {len(found)} convolutions ({listed})")
-    node = found[layer]
-    relations: tuple[Relation, ...] = node.layer.relations
+    node, relations = found[layer][0], found[layer][1].relations
     up = any(r.base > 1 for r in relations)
     if up and any(r.stride > 1 for r in relations):
         raise ValueError(f"layer={layer} at {node.place} is strided and upsamples at once: it is neither convolution")

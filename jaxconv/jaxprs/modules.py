@@ -63,7 +63,8 @@ def call_named(module: Any, args: Sequence[Any]) -> Any:
         if isinstance(part, nnx().Module) and id(part) not in paths:
             paths[id(part)] = tuple(str(p) for p in path)
             if callable(part):
-                object.__setattr__(part, "__class__", _named(type(part)))
+                kind: Any = type(part)
+                object.__setattr__(part, "__class__", _named(kind))
     token = _NAMING.set((paths, [()]))
     try:
         return module(*args)

@@ -129,11 +129,11 @@ def layerwise(field: ReceptiveField) -> Gridding:
     traced = field.traced
     seen: dict[int, LayerGridding] = {}
     rows = []
-    for number, node in enumerate(traced.layers()):
+    for number, (node, layer) in enumerate(traced.layers()):
         if not _reaches(traced, node):
             continue
         before = [seen[n] for n in _inputs(node, seen)]
-        row = _row(field, node, f"{node.layer.kind} {number}", before)
+        row = _row(field, node, f"{layer.kind} {number}", before)
         if row is not None:
             seen[node.number] = row
             rows.append(row)

@@ -11,7 +11,7 @@ from jaxconv.jaxprs.constants import Const, known
 from jaxconv.jaxprs.modules import with_state
 
 from . import rules  # noqa: F401 - registers the rules
-from .nodes import Axis, GlobalOp, Graph, Node, Value, uniform
+from .nodes import Axis, GlobalOp, Graph, Layer, Node, Value, uniform
 from .reader import Reader
 from .sweep import ancestors
 
@@ -46,9 +46,9 @@ class Traced:
         edges = [e for n in ancestors(self.out, through_global=True, choices=True) for e in n.edges]
         return tuple(dict.fromkeys(e.global_op for e in edges if e.global_op is not None))
 
-    def layers(self) -> list[Node]:
+    def layers(self) -> list[tuple[Node, Layer]]:
         """The nodes that are layers with a window (convolutions, pooling, resizing), in order."""
-        return [n for n in ancestors(self.out, through_global=True) if n.layer is not None]
+        return [(n, n.layer) for n in ancestors(self.out, through_global=True) if n.layer is not None]
 
 
 def spatial_axes_of(array: Any, spatial_axes: Sequence[int] | None) -> tuple[int, ...]:
