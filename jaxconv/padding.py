@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from jaxconv import _compat
 from jaxconv.geometry import ConvGeometry
 
 # (start, length, step) in the input; step 1 forwards, -1 backwards, 0 one element repeated
@@ -79,7 +80,11 @@ def pad(x: Array, geometry: ConvGeometry, first_axis: int) -> Array:
 
     Returns:
         x with spatial sizes `geometry.padded_size`.
+
+    Raises:
+        ValueError: an axis that is padded is sharded on an Explicit mesh.
     """
+    _refuse_sharded(x, geometry, first_axis)
     for i, (n, pads) in enumerate(zip(geometry.input_size, geometry.pads, strict=True)):
         if pads == (0, 0):
             continue
@@ -87,6 +92,15 @@ def pad(x: Array, geometry: ConvGeometry, first_axis: int) -> Array:
         pieces = [_take(x, axis, run) for run in runs(n, pads, geometry.padding_mode)]
         x = pieces[0] if len(pieces) == 1 else lax.concatenate(pieces, axis)
     return x
+
+
+def _refuse_sharded(x: Array, geometry: ConvGeometry, first_axis: int) -> None:
+    for i, pads in enumerate(geometry.pads):
+        if pads != (0, 0) and _compat.sharded_from(x, first_axis + i, first_axis + i + 1):
+            raise ValueError(
+                f"padding_mode={geometry.padding_mode!r} pads spatial axis {i} by {pads}, and the array's type says "
+                "that it is sharded: on an Explicit mesh reshard it first (jax.sharding.reshard), or use an Auto mesh"
+            )
 
 
 def _take(x: Array, axis: int, run: Run) -> Array:
@@ -113,6 +127,7 @@ def fold(y: Array, geometry: ConvGeometry, first_axis: int) -> Array:
     Returns:
         Array with spatial sizes `geometry.input_size`.
     """
+    _refuse_sharded(y, geometry, first_axis)
     for i, (n, pads) in enumerate(zip(geometry.input_size, geometry.pads, strict=True)):
         if pads == (0, 0):
             continue

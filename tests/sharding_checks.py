@@ -164,6 +164,25 @@ def explicit_padding_mode(ops):
         np.testing.assert_allclose(np.asarray(g), np.asarray(w), rtol=1e-10, atol=1e-10)
 
 
+def explicit_padding_of_a_sharded_axis(ops):
+    """Refused in a sentence, in each face and gradient: jax's own error names neither the axis nor the way out."""
+    if ops is not OPS["jaxconv"]:
+        raise NotImplementedError("lax has no padding modes")
+    mesh = mesh_of(AxisType.Explicit)
+    x = jax.device_put(np.ones((1, 8, 8, 2), np.float32), NamedSharding(mesh, P(None, "d")))
+    w = jax.device_put(np.ones((3, 3, 2, 2), np.float32), NamedSharding(mesh, P()))
+    for op in (jc.conv, jc.conv_transpose):
+        run = functools.partial(op, padding=1, padding_mode="reflect")
+        for f in (run, jax.jit(run), jax.grad(lambda x, w, run=run: run(x, w).sum())):
+            try:
+                with jax.set_mesh(mesh):
+                    f(x, w)
+            except ValueError as refusal:
+                assert "Explicit mesh" in str(refusal), refusal
+            else:
+                raise AssertionError("it was not refused")
+
+
 def explicit_resampling(ops):
     """Pooling, unpooling and resizing with the batch, an image axis or the channels sharded: value and gradient."""
     if ops is not OPS["jaxconv"]:
@@ -283,6 +302,7 @@ CHECKS = {
         ops, AxisType.Explicit, P(None, None, None, "d"), P(None, None, "d", None), P()
     ),
     "Explicit mesh, circular padding": explicit_padding_mode,
+    "Explicit mesh, padding modes of a sharded axis": explicit_padding_of_a_sharded_axis,
     "Explicit mesh, pooling and resampling": explicit_resampling,
     "Explicit mesh, windows that do not fit it": explicit_windows,
     "Explicit mesh, unpooling mapped over the sharded axis": explicit_unpool_vmap,
