@@ -289,7 +289,38 @@ def shard_mapped_on_explicit(ops):
             np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-10, atol=1e-10)
 
 
+def nothing_moves(ops):
+    """With the batch sharded no operation between convolutions, nor its gradient, needs anything of another device."""
+    if ops is not OPS["jaxconv"]:
+        raise NotImplementedError("lax has no unpooling")
+    x, columns = jnp.asarray(X, jnp.float32), jnp.ones((8, 8, 6, 36), jnp.float32)
+    pooled, at = jc.max_pool(x, 2, return_indices=True)
+    kernel = jnp.ones((3, 3, 2, 4), jnp.float32)
+    calls = [
+        (lambda y, at=at: jc.max_unpool(y, at, (8, 6)), pooled),
+        (lambda c: jc.fold(c, (8, 6), 3, padding=1), columns),
+        (lambda x: jc.resize(x, (16, 12)), x),
+        (lambda x: jc.conv(x, kernel, padding=1, groups=2), x),
+    ]
+    sharding = NamedSharding(mesh_of(AxisType.Auto), P("d"))
+
+    def both(f, a, at):
+        y, pull = jax.vjp(f if at is None else functools.partial(f, at=at), a)
+        return y, pull(jnp.cos(y))[0]
+
+    for f, a in calls:
+        indices = at if a is pooled else None
+        arrays = [None if v is None else jax.device_put(v, sharding) for v in (a, indices)]
+        text = jax.jit(functools.partial(both, f)).lower(*arrays).compile().as_text()
+        moved = [
+            name for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce") if f" {name}(" in text
+        ]
+        assert set(moved) <= {"all-reduce"}, (f, moved)  # whether the indices of all devices are near
+        assert "all-reduce" not in moved or a is pooled
+
+
 CHECKS = {
+    "Auto mesh, batch sharded, nothing moves": nothing_moves,
     "Auto mesh, batch sharded": lambda ops: on_mesh(ops, AxisType.Auto, P("d")),
     "Auto mesh, height sharded": lambda ops: on_mesh(ops, AxisType.Auto, P(None, "d")),
     "Auto mesh, output channels sharded": lambda ops: on_mesh(ops, AxisType.Auto, P(), P(None, None, "d", None)),
