@@ -199,6 +199,8 @@ def test_findings_name_the_layers_and_verify_their_fixes(nets):
     assert found.overlaps.keys() == {0, 1}
     assert match(found.gridding.layers, ()) == {}
     text = page(found)
+    size = f"{found.board.pattern:.2g}"
+    assert f">{size}<small>" in text and f"{size} (the output&#x27;s spread: {found.board.spread:.2g})" in text
     assert f"counts {found.board.counts:.2g}" in text and "paths into each output" not in Reader(text).texts[0]
     assert sum("Overlap of a kernel of 3×3 at stride 2×2" in i["alt"] for i in Reader(text).images) == 1
 

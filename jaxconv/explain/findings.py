@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jaxconv import analysis
 from jaxconv.analysis.dilation.gridding import LayerGridding
-from jaxconv.analysis.upsampling.checkerboard import LayerOverlap
+from jaxconv.analysis.upsampling.checkerboard import Checkerboard, Fix, LayerOverlap
 from jaxconv.explain.collect import Explanation
 
 PROBLEM, NOTE, FINE = "problem", "note", "fine"
@@ -157,6 +157,16 @@ def overlap_name(found: Explanation, layer: LayerOverlap) -> str:
     return name if alone or not numbers else f"layer {numbers[0] + 1} ({name})"
 
 
+def pattern(board: Checkerboard) -> str:
+    """The pattern on flat images: the one number that card, finding and section give."""
+    return f"{board.pattern:.2g} (the output's spread: {board.spread:.2g})"
+
+
+def _fix(found: Explanation, fix: Fix) -> str:
+    anew = fix.name == "ICNR initialisation" and found.target.weights == "trained"
+    return f"{'training anew from ' * anew}{fix.name}: {fix.measure} {fix.before:.2g} → {fix.after:.2g}"
+
+
 def _checkerboard(found: Explanation) -> list[Finding]:
     board = found.board
     if board is None:
@@ -166,9 +176,7 @@ def _checkerboard(found: Explanation) -> list[Finding]:
     drawn: dict[str, list[tuple[LayerOverlap, str, tuple[str, ...]]]] = {}
     for layer in board.layers:
         name = overlap_name(found, layer)
-        fixes = tuple(
-            f"{f.name}: {f.measure} {f.before:.2g} → {f.after:.2g}" for f in layer.fixes if f.after < f.before
-        )
+        fixes = tuple(_fix(found, f) for f in layer.fixes if f.after < f.before)
         if layer.counts > 0 and layer.name == "transposed convolution":
             uneven.setdefault((layer.kernel, layer.stride), []).append((layer, name, fixes))
         elif layer.added > 1e-3 and (layer.name in ("transposed convolution", "pixel shuffle") or not layer.kernel):
@@ -181,10 +189,10 @@ def _checkerboard(found: Explanation) -> list[Finding]:
         fixes = max((fixes for *_, fixes in alike), key=len)
         made.append(Finding(PROBLEM, f"Checkerboard: {kernel} of {names} {its}", text, fixes))
     for reason, alike in drawn.items():
-        sizes = sorted({f"{layer.gain:.2g}" for layer, *_ in alike}, key=float)
+        trained = "" if found.target.weights == "trained" else "; training can remove it, but need not"
         text = (
-            f"{_capital(reason)}. With the weights as they are, flat images come out with a pattern of "
-            f"{_list([sizes[0], sizes[-1]], ' to ')} times their size; training can remove it, but need not."
+            f"{_capital(reason)}. With the weights as they are, flat images of {board.probed} come out with a "
+            f"pattern of {pattern(board)}{trained}."
         )
         title = f"A pattern on flat images from {_list([name for _, name, _ in alike])}"
         made.append(Finding(NOTE, title, text, max((fixes for *_, fixes in alike), key=len)))

@@ -9,7 +9,7 @@ import jax
 
 from jaxconv._text import printable
 from jaxconv.explain.collect import Explanation
-from jaxconv.explain.findings import Finding, by, findings, percent
+from jaxconv.explain.findings import Finding, by, findings, pattern, percent
 from jaxconv.explain.look import SCRIPT, STYLE
 from jaxconv.explain.pictures import Picture, pictures
 from jaxconv.explain.rows import HEADS, MEANINGS, rows
@@ -26,8 +26,8 @@ CONVENTIONS = {
     "coverage": "Share of the box of what is seen that is read at all.",
     "evenness": "(Σc)² / (n Σc²) of the counts c over the box: 1 where all are equal.",
     "checkerboard counts": "(max − min) / mean of the paths into the phases of an upsampling, whatever the weights.",
-    "flat images": "Root mean square of what differs between the phases of the output relative to what they share, "
-    "with the weights as they are.",
+    "pattern on flat images": "Root mean square of what differs between the phases of the output, in the output's own "
+    "units, with the weights as they are; beside it the standard deviation of the output over the flat images.",
     "global operations": "What reads a whole axis (norms over space, global pooling, attention) is kept apart.",
 }
 TITLES = {
@@ -115,10 +115,8 @@ def _cards(found: Explanation) -> str:
         value = percent(ratio) if ratio is not None else f"{found.effective.area()} pixels"
         cards.append(("Effective field", value, "holds 95 % of the gradient energy"))
     if found.board is not None:
-        counts = "" if found.board.counts is None else f"{found.board.counts:.2g}"
-        cards.append(
-            ("Checkerboard", counts or f"{found.board.score:.2g}", "unevenness of the paths" if counts else "")
-        )
+        spread = f"on flat images; the output's spread: {found.board.spread:.2g}"
+        cards.append(("Checkerboard pattern", f"{found.board.pattern:.2g}", spread))
     cells = "".join(f"<div><dt>{a}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in cards)
     return f'<dl class="cards">{cells}</dl>'
 
@@ -180,10 +178,11 @@ def _checkerboard(found: Explanation, drawn: dict[str, list[Picture]]) -> str:
     if found.board is None:
         return ""
     board = found.board
-    known = [("counts", board.counts), ("counts of the gradient", board.gradient_counts), ("flat images", board.score)]
+    known = [("counts", board.counts), ("counts of the gradient", board.gradient_counts)]
     known.append(("gradient on flat cotangents", board.gradient_score))
     listed = "; ".join(f"{name} {value:.2g}" for name, value in known if value is not None)
-    body = f"<p>The whole network: {listed}. Zero is even.</p>" + _figures(drawn.get("overlap", []))
+    said = f"The pattern on flat images of {board.probed}: {pattern(board)}. Unevenness: {listed or 'not known'}."
+    body = f"<p>{escape(said)} Zero is even.</p>" + _figures(drawn.get("overlap", []))
     each = drawn.get("upsamplers", [])
     return body + (f"<h3>Its transposed convolutions</h3>{_figures(each)}" if each else "")
 
