@@ -234,6 +234,8 @@ def test_golden_programs_for_a_gpu_keep_the_form_that_cudnn_knows(card):
             continue
         lax = found[what, task, "lax"]
         assert ours["float32_operands"] == ours["wide_windows"] == 0, (what, task, ours["calls"])
-        assert ours["flop"] <= 1.02 * lax["flop"] and ours["fused_activations"] >= lax["fused_activations"]
+        assert ours["flop"] <= 1.02 * lax["flop"], (what, task)
+        if task == "inference":
+            assert ours["fused_activations"] >= lax["fused_activations"], what
         assert ours["temporary_bytes"] <= 1.1 * lax["temporary_bytes"] + 2**20
     assert found["U-Net", "inference", "jaxconv"]["calls"]["BackwardInput bf16"] == 2
