@@ -189,3 +189,29 @@ def test_a_layer_jits_vmaps_and_splits():
     x = noise((3, 2, 6, 5, 3))
     y = jax.jit(jax.vmap(lambda x: nnx.merge(graph, state)(x)))(x)
     np.testing.assert_allclose(y, layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv, nn.ConvTranspose])
+@pytest.mark.parametrize(
+    "change", [{"stride": 2}, {"dilation": (2, 2), "padding": 2}, {"padding": "SAME"}, {"padding_mode": "circular"}]
+)
+def test_settings_changed_after_construction_are_honoured(kind, change):
+    """As in the surgery that turns a backbone's strides into dilations."""
+    changed = kind(4, 4, (3, 3), padding=1, rngs=nnx.Rngs(0))
+    for name, value in change.items():
+        setattr(changed, name, value)
+    made = kind(4, 4, (3, 3), **{"padding": 1, **change}, rngs=nnx.Rngs(0))
+    made.kernel = changed.kernel  # its initial size depends on the stride
+    x = jax.random.normal(jax.random.key(1), (1, 8, 9, 4))
+    np.testing.assert_allclose(changed(x), made(x), rtol=1e-6)
+
+
+def test_settings_changed_out_of_range_are_refused_at_the_call():
+    layer = nn.Conv(4, 6, (3, 3), rngs=nnx.Rngs(0))
+    x = jnp.ones((1, 8, 8, 4))
+    for name, value, message in (("stride", 0, "stride=0"), ("groups", 2, "groups=2"), ("padding_mode", "x", "'x'")):
+        before = getattr(layer, name)
+        setattr(layer, name, value)
+        with pytest.raises(ValueError, match=message):
+            layer(x)
+        setattr(layer, name, before)

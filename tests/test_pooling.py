@@ -232,3 +232,24 @@ def test_refusals_name_the_value(call, words):
 def test_calls_are_found_by_name(name, call):
     names = [e.params.get("name") for e in jax.make_jaxpr(call)(jnp.zeros((1, 4, 4, 1))).eqns]
     assert name in names
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("window", [2, 3, 16])
+def test_means_of_small_integers_do_not_wrap(dtype, window, rng):
+    x = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, (1, 17, 16, 2)).astype(dtype)
+    got = jc.avg_pool(x, window, stride=1)
+    views = np.lib.stride_tricks.sliding_window_view(x.astype(np.int64), (window, window), axis=(1, 2))
+    sums = views.sum((-1, -2))
+    expected = np.sign(sums) * (np.abs(sums) // window**2)  # towards zero
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(got, np.int64), expected)
+
+
+def test_means_of_wide_integers_are_right_or_refused():
+    assert jc.avg_pool(np.ones((1, 512, 1), np.uint8), 256).tolist() == [[[1], [1]]]
+    big = np.full((1, 4, 4, 1), 2**31 - 1, np.int32)
+    with pytest.raises(TypeError, match="the sum of 4 numbers of int32 may not fit into 32 bits"):
+        jc.avg_pool(big, 2)
+    with jax.enable_x64(True):
+        assert (np.asarray(jc.avg_pool(big, 2)) == 2**31 - 1).all()

@@ -12,7 +12,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxconv as jc
-from jaxconv.resampling import axis_maps, axis_reads, products
+from jaxconv.resampling import axis_maps, axis_reads, products, resample
 from jaxconv.resampling.axis_maps import resize_map
 
 
@@ -339,3 +339,30 @@ def test_columns_of_blocks_are_a_change_of_view(padding):
     )
     text = jax.jit(functools.partial(jc.unfold, window=(2, 4), stride=(2, 4), padding=padding)).lower(x).as_text()
     assert "concatenate" not in text
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])
+@pytest.mark.parametrize("method, antialias", [("linear", False), ("cubic", False), ("cubic", True), ("area", False)])
+def test_small_integers_round_halves_up_and_stay_in_range(dtype, method, antialias, rng):
+    limits = np.iinfo(dtype)
+    x = rng.choice([limits.min, limits.max, limits.max // 2], (1, 5, 7, 2)).astype(dtype)
+    y = jc.resize(x, (9, 4), method=method, antialias=antialias)
+    exact = np.asarray(jc.resize(x.astype(np.float32), (9, 4), method=method, antialias=antialias), np.float64)
+    expected = np.clip(np.floor(exact + 0.5), limits.min, limits.max)
+    assert y.dtype == dtype and (method != "cubic" or (exact > limits.max).any())  # cubic overshoots: it has to be cut
+    np.testing.assert_array_equal(np.asarray(y, np.float64), expected)
+
+
+def test_flat_images_of_small_integers_stay_flat():
+    flat = np.full((1, 6, 6, 1), 200, np.uint8)
+    for settings in ({"method": "linear"}, {"method": "cubic"}, {"method": "linear", "antialias": True}):
+        assert (np.asarray(jc.resize(flat, (4, 9), **settings)) == 200).all()
+    with pytest.raises(TypeError, match="at most 16 bits, got int32"):
+        jc.resize(flat.astype(np.int32), (4, 9))
+
+
+def test_scales_that_are_quotients_of_sizes_give_these_sizes():
+    pairs = itertools.product(range(1, 300), repeat=2)
+    assert not [(n, m) for n, m in pairs if resample._scaled(n, m / n) != m]
+    assert jc.resize(jnp.ones((1, 88, 1)), scale=120 / 88).shape == (1, 120, 1)
+    assert jc.resize(jnp.ones((1, 10, 1)), scale=0.99).shape == (1, 9, 1)

@@ -32,7 +32,6 @@ class _ConvBase(nnx.Module):
         self.dilation, self.groups, self.padding_mode = settings.dilation, settings.groups, settings.padding_mode
         self.use_bias, self.dtype, self.param_dtype = use_bias, dtype, param_dtype
         self.precision, self.method = precision, method
-        self.settings = settings
         shape = settings.kernel_shape(*self._kernel_channels())
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias: nnx.Param | None = (
@@ -47,7 +46,9 @@ class _ConvBase(nnx.Module):
         return promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
 
     def _keywords(self) -> dict[str, Any]:
-        return {**self.settings.keywords(), "precision": self.precision, "method": self.method}
+        """What the layer says now: its attributes may be set anew, as when a backbone's strides become dilations."""
+        names = ("stride", "padding", "dilation", "groups", "padding_mode", "precision", "method")
+        return {name: getattr(self, name) for name in names}
 
 
 class Conv(_ConvBase):

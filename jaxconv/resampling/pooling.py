@@ -4,6 +4,7 @@ In a jaxpr each function is one jitted call named `max_pool`, `max_pool_with_ind
 (the `name` parameter of the `jit` equation; under reverse mode the derivative's parts carry the same name).
 """
 
+import math
 from functools import partial, reduce
 from typing import NamedTuple, cast
 
@@ -94,7 +95,8 @@ def avg_pool(
     y[q, c] = (1 / N[q]) * sum over t of x[q * stride + t * dilation - low, c], where x is 0 in the pads.
 
     Args:
-      x: (*batch, *spatial, channels). float16 and bfloat16 accumulate in float32; integers divide towards zero.
+      x: (*batch, *spatial, channels). float16 and bfloat16 accumulate in float32; integers accumulate in a
+        type that holds the largest sum, and divide towards zero.
       window, stride, padding, dilation, ceil_mode: as for `max_pool`.
       count_include_pad: whether N counts the taps that fall on pads. Taps beyond the pads, which only `ceil_mode`
         reaches, are never counted.
@@ -258,7 +260,7 @@ def _lowest(dtype) -> object:
 # ------------------------------------------------------------------------------------------------------------- mean
 def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad: bool, divisor) -> Array:
     dtype = x.dtype
-    acc = x.astype(jnp.float32) if dtype in (jnp.float16, jnp.bfloat16) else x
+    acc = x.astype(_sum_dtype(dtype, math.prod(w.taps for w in windows)))
     for w in reversed(windows):
         acc = _axis_sum(acc, w)
     if divisor is not None:
@@ -270,6 +272,23 @@ def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad:
         number = np.maximum(number, 1)
         number = number.flat[0] if (number == number.flat[0]).all() else number[..., None]
     return lax.div(acc, jnp.broadcast_to(jnp.asarray(number).astype(acc.dtype), acc.shape)).astype(dtype)
+
+
+def _sum_dtype(dtype, taps: int):
+    """The type to add that many numbers of a type in."""
+    if dtype in (jnp.float16, jnp.bfloat16):
+        return jnp.float32
+    if not jnp.issubdtype(dtype, jnp.integer):
+        return dtype
+    largest = taps * max(int(jnp.iinfo(dtype).max), -int(jnp.iinfo(dtype).min))
+    if largest <= jnp.iinfo(jnp.int32).max:
+        return jnp.int32
+    if jax.config.jax_enable_x64:
+        return jnp.int64
+    raise TypeError(
+        f"the sum of {taps} numbers of {jnp.dtype(dtype).name} may not fit into 32 bits: convert x to floating "
+        "point, or enable 64 bits (jax_enable_x64)"
+    )
 
 
 def _axis_sum(x: Array, w: AxisWindow) -> Array:

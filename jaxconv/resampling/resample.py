@@ -52,11 +52,13 @@ def resize(
     repeat the last one.
 
     Args:
-      x: (*batch, *spatial, channels). Integers and bools with the nearest methods only; float16 and bfloat16
-        accumulate in float32.
+      x: (*batch, *spatial, channels). float16 and bfloat16 accumulate in float32. Integers of 8 and 16 bits, images
+        say, are computed in float32, rounded (halves up, as Pillow and PyTorch do) and cut at the ends of their type's
+        range; wider integers and bools go with the nearest methods only.
       size: output size, one for all spatial axes (every axis but the first and the last) or one per spatial axis.
-      scale: output over input size instead; the output size is floor(n * scale), and the coordinates follow the
-        scale as given, not the rounded size. Give the size to have it the other way.
+      scale: output over input size instead; the output size is floor(n * scale), where a product within rounding
+        of a whole number is that number (120 / 88 of 88 is 120), and the coordinates follow the scale as given, not
+        the rounded size. Give the size to have it the other way.
       method: "nearest" (sample floor(o n / m)), "nearest-exact" (sample floor((o + 1/2) n / m)), "linear", "cubic",
         or "area" (mean over floor(o n / m) .. ceil((o + 1) n / m) - 1).
       align_corners: put the first and last output on the first and last input; for "linear" and "cubic".
@@ -83,9 +85,11 @@ def resize(
         raise ValueError(f"{flag}=True has a meaning for method 'linear' and 'cubic' only, not for {method!r}")
     if cubic_coeff is not None and method != "cubic":
         raise ValueError(f"cubic_coeff={cubic_coeff!r} goes with method='cubic', not with {method!r}")
-    if not method.startswith("nearest") and not jnp.issubdtype(x.dtype, jnp.inexact):
+    rounds = not method.startswith("nearest") and not jnp.issubdtype(x.dtype, jnp.inexact)
+    if rounds and (x.dtype == jnp.bool_ or jnp.iinfo(x.dtype).bits > 16):
         raise TypeError(
-            f"method={method!r} needs floating-point data, got {x.dtype}; the nearest methods take any type"
+            f"method={method!r} needs floating-point data or integers of at most 16 bits, got {x.dtype}; the nearest "
+            "methods take any type"
         )
     if (size is None) == (scale is None):
         raise ValueError(f"give either size or scale, got size={size!r} and scale={scale!r}")
@@ -97,14 +101,25 @@ def resize(
     if size is not None:
         outputs = per_axis(size, "size", rank, 1)
     else:
-        outputs = tuple(floor(n * s) for n, s in zip(inputs, scales) if s is not None)
+        outputs = tuple(_scaled(n, s) for n, s in zip(inputs, scales) if s is not None)
         if min(outputs) < 1:
             raise ValueError(f"scale={scale!r} leaves nothing of spatial sizes {inputs}")
     maps = tuple(
         resize_map(n, m, method, align_corners=align_corners, antialias=antialias, scale=s, cubic_coeff=cubic_coeff)
         for n, m, s in zip(inputs, outputs, scales)
     )
-    return apply_axis_maps(x, maps)
+    if not rounds:
+        return apply_axis_maps(x, maps)
+    limits = jnp.iinfo(x.dtype)
+    y = jnp.floor(apply_axis_maps(x.astype(jnp.float32), maps) + 0.5)
+    return jnp.clip(y, limits.min, limits.max).astype(x.dtype)
+
+
+def _scaled(n: int, scale: float) -> int:
+    """floor(n * scale), where a product that only rounding keeps below a whole number is that number."""
+    exact = n * scale
+    whole = round(exact)
+    return whole if abs(exact - whole) <= 4 * np.finfo(float).eps * exact else floor(exact)
 
 
 def _scales(scale: Any, rank: int) -> tuple[float | None, ...]:
