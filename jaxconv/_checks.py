@@ -36,15 +36,15 @@ def per_axis(value: int | Sequence[int], name: str, rank: int, minimum: int = 1)
         >>> per_axis(2, "stride", 3)
         (2, 2, 2)
     """
-    value = plain(value)
-    if is_sequence(value):
-        if len(value) != rank:
-            raise ValueError(f"{name}={value!r} has {len(value)} entries, but there are {rank} spatial axes")
-        out = tuple(as_index(v, name) for v in value)
+    given = plain(value)
+    if is_sequence(given):
+        if len(given) != rank:
+            raise ValueError(f"{name}={given!r} has {len(given)} entries, but there are {rank} spatial axes")
+        out = tuple(as_index(v, name) for v in given)
     else:
-        out = (as_index(value, name),) * rank
+        out = (as_index(given, name),) * rank
     if any(v < minimum for v in out):
-        raise ValueError(f"{name}={value!r} must be at least {minimum} on every axis")
+        raise ValueError(f"{name}={given!r} must be at least {minimum} on every axis")
     return out
 
 

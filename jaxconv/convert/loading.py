@@ -70,8 +70,10 @@ def load_with_report(
         >>> report.hints
         ('the first convolution (the model itself) has 3 bands in the file and 1 here: its weights were added up',)
     """
-    given = isinstance(file, Mapping)
-    checkpoint = Checkpoint(dict(file), True, Path("the mapping")) if given else read_checkpoint(file)
+    if isinstance(file, Mapping):
+        checkpoint = Checkpoint(dict(file), True, Path("the mapping"))
+    else:
+        checkpoint = read_checkpoint(file)
     options: dict[str, Any] = {"convention": convention, "rename": rename, "ordered": checkpoint.ordered}
     tensors = arrange(model, checkpoint.tensors, convention)
     target, inside, hints = model, "", []

@@ -82,7 +82,7 @@ def _spectral(name: str, weight: np.ndarray, u: np.ndarray, v: np.ndarray) -> np
         if matrix is None or matrix.shape != (u.size, v.size):
             continue
         image = matrix @ v.astype(np.float64)
-        alike = float(u @ image / max(np.linalg.norm(image) * np.linalg.norm(u), 1e-30))
+        alike = float(u @ image / max(float(np.linalg.norm(image) * np.linalg.norm(u)), 1e-30))
         if alike > best:
             best, sigma = alike, float(u @ image)
     if not sigma:

@@ -174,13 +174,13 @@ _SHORT: dict[str, Callable[..., Any]] = {
     ),
     "LeakyRelu": lambda node, xp, x: jnp.where(x >= 0, x, x * node.get("alpha", 0.01)),
     "Mod": lambda node, xp, x, y: xp.fmod(x, y) if node.get("fmod", 0) else xp.mod(x, y),
-    "Range": lambda node, xp, *a: np.arange(*(static(v, "a number of Range") for v in a)),
+    "Range": lambda node, xp, *a: np.arange(*(static(v, "a number of Range").flat[0] for v in a)),
     "ThresholdedRelu": lambda node, xp, x: jnp.where(x > node.get("alpha", 1.0), x, 0),
     "Tile": lambda node, xp, x, n: xp.tile(x, _numbers(n, "repeats")),
     "Transpose": lambda node, xp, x: xp.transpose(x, node.get("perm")),
 }  # fmt: skip
-for _name, _fn in _SHORT.items():
-    _operator(_name)(_fn)
+for _name, _short in _SHORT.items():
+    _operator(_name)(_short)
 
 
 @_operator("Div")

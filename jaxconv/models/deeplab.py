@@ -118,7 +118,7 @@ class ContextModule(nnx.Module):
 def identity_kernel(key: Any, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
     """A kernel (*k, channels, channels) whose convolution gives its input back."""
     kernel = np.zeros(shape)
-    kernel[tuple(k // 2 for k in shape[:-2])] = np.eye(*shape[-2:])
+    kernel[tuple(k // 2 for k in shape[:-2])] = np.eye(shape[-2], shape[-1])
     return jnp.asarray(kernel, dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -56,10 +56,8 @@ class Pyramid(nnx.Module):
         self.c1 = _conv(into, n, 3, types, stride=2) if halve else _conv(into, n, 1, types)
         for rate in _RATES:
             setattr(self, f"d{rate}", _conv(n, out - 4 * n if rate == 1 else n, 3, types, rate=rate))
-        if halve:
-            self.bn, self.act = _norm(out, types), _prelu(out, types)
-        else:
-            self.bn, self.act = _bn_act(out, types), nnx.data(None)
+        self.bn: nnx.BatchNorm | _Holder = _norm(out, types) if halve else _bn_act(out, types)
+        self.act: PReLU | None = _prelu(out, types) if halve else nnx.data(None)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, H', W', out) of x (*batch, H, W, into)."""
@@ -168,8 +166,8 @@ class ESPNet(Network):
     def __call__(self, x: Array) -> Array:
         """Logits (*batch, H, W, classes) of x (*batch, H, W, in_channels)."""
         first, second, third = self.encoder(x)
-        coarse = transpose_to(self.up_l3.layers[0], self.br(third), spatial(second))
+        coarse = transpose_to(cast(ConvTranspose, self.up_l3.layers[0]), self.br(third), spatial(second))
         y = self.combine_l2_l3(jnp.concatenate([self.level3_C(second), coarse], axis=-1))
-        y = self.up_l2.layers[1](transpose_to(self.up_l2.layers[0], y, spatial(first)))
+        y = self.up_l2.layers[1](transpose_to(cast(ConvTranspose, self.up_l2.layers[0]), y, spatial(first)))
         y = self.conv(jnp.concatenate([y, first], axis=-1))
         return transpose_to(self.classifier, y, spatial(x))

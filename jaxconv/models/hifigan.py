@@ -120,6 +120,7 @@ class HiFiGAN(Network):
         x = self.conv_pre(x)
         for i, up in enumerate(self.ups):
             x = up(_leaky(x))
-            x = sum(block(x) for block in self.resblocks[i * self.each : (i + 1) * self.each]) / self.each
+            first, *others = (block(x) for block in self.resblocks[i * self.each : (i + 1) * self.each])
+            x = sum(others, first) / self.each
         # The published code uses its framework's default slope here.
         return jnp.tanh(self.conv_post(jax.nn.leaky_relu(x, 0.01)))

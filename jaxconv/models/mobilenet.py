@@ -30,7 +30,8 @@ class InvertedResidual(nnx.Module):
     """1x1 up, depthwise 3x3, 1x1 down without an activation; added to the input where shapes agree."""
 
     def __init__(self, into: int, out: int, stride: int, rate: int, expansion: int, kind: str, types: dict[str, Any]):
-        inner, more = into * expansion, {"kind": kind, "types": types}
+        inner = into * expansion
+        more: dict[str, Any] = {"kind": kind, "types": types}
         rows: list[Any] = [conv_norm(into, inner, (1, 1), activation=jax.nn.relu6, **more)] if expansion > 1 else []
         rows.append(
             conv_norm(inner, inner, (3, 3), stride=stride, dilation=rate, groups=inner, activation=jax.nn.relu6, **more)
@@ -93,11 +94,16 @@ class MobileNetV2(Encoder):
         last = divisible(32 * width)
         more: dict[str, Any] = {"kind": norm, "activation": jax.nn.relu6, "types": types}
         layers: list[Any] = [conv_norm(in_channels, last, (3, 3), stride=2, **more)]
-        ends, strides, channels, reached = [], [], [], 2
+        ends: list[int] = []
+        strides: list[int] = []
+        channels: list[int] = []
+        reached = 2
         stages = stage_rates(output_stride, (2, *(s for *_, s in STAGES)))[1:]
         for (expansion, out, count, wanted), (stride, first, rate) in zip(STAGES, stages, strict=True):
             if wanted == 2:  # the level before ends here
-                ends, strides, channels = [*ends, len(layers)], [*strides, reached], [*channels, last]
+                ends.append(len(layers))
+                strides.append(reached)
+                channels.append(last)
             reached *= stride
             for i in range(count):
                 s, d = (stride, first) if i == 0 else (1, rate)

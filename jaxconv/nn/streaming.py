@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -143,7 +143,8 @@ class WeightNorm(nnx.Module):
         """The layer's output for x."""
         v = self.layer.kernel[...]
         graph, state = nnx.split(self.layer)
-        state["kernel"] = state["kernel"].replace(v * (self.scale[...] / _lengths(v)).astype(v.dtype))
+        direction = cast(nnx.Param, state["kernel"])
+        state["kernel"] = direction.replace(v * (self.scale[...] / _lengths(v)).astype(v.dtype))
         return nnx.merge(graph, state)(x, **options)
 
 

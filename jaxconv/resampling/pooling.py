@@ -283,7 +283,7 @@ def _sum_dtype(dtype, taps: int):
     largest = taps * max(int(jnp.iinfo(dtype).max), -int(jnp.iinfo(dtype).min))
     if largest <= jnp.iinfo(jnp.int32).max:
         return jnp.int32
-    if jax.config.jax_enable_x64:
+    if jnp.result_type(int) == jnp.int64:
         return jnp.int64
     raise TypeError(
         f"the sum of {taps} numbers of {jnp.dtype(dtype).name} may not fit into 32 bits: convert x to floating "

@@ -146,7 +146,8 @@ class Preprocessing:
             self.check_labels(labels, source)
             return labels
         values = list(self.label_values)
-        values += [self.ignore_index] if self.ignore_index not in (None, *values) else []
+        if self.ignore_index is not None and self.ignore_index not in values:
+            values.append(self.ignore_index)
         classes = np.full(labels.shape, -1, np.int32)
         for number, value in enumerate(values):
             classes[labels == value] = number if number < self.classes else value

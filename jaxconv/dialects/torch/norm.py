@@ -235,10 +235,10 @@ def _adaptive(name: str, rank: int, pool: Callable[..., Array]) -> Callable[...,
         x = array(input, "input")
         if x.ndim not in (rank + 1, rank + 2):
             raise ValueError(f"{name} takes (batch, channels, {rank} axes) or without a batch, got shape {x.shape}")
-        sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * rank
-        if len(sizes) != rank:
-            raise ValueError(f"output_size={output_size!r} has {len(sizes)} entries, {rank} are needed")
-        sizes = tuple(n if m is None else m for n, m in zip(x.shape[-rank:], sizes, strict=True))
+        wanted = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * rank
+        if len(wanted) != rank:
+            raise ValueError(f"output_size={output_size!r} has {len(wanted)} entries, {rank} are needed")
+        sizes = tuple(n if m is None else m for n, m in zip(x.shape[-rank:], wanted, strict=True))
         ints(sizes, "output_size", rank, minimum=1)
         if return_indices:
             return _indexed(x, sizes)

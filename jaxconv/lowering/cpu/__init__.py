@@ -68,8 +68,6 @@ def _fault() -> str | None:
     """Why the library is not the one that was built here: loading a truncated one would end the process."""
     stamp = _LIBRARY.with_suffix(".stamp")
     words = stamp.read_text().split() if stamp.is_file() else []
-    if len(words) == 1:
-        return None  # of a tree that was built before stamps said what the library has to be
     if len(words) != 3:
         return f"not checked: {stamp} does not say what the library has to be; reinstall jaxconv"
     if words[1] != _digest():
