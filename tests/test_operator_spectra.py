@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import random_case
+from jax import lax
 
 import jaxconv as jc
+from jaxconv.linear.algebra import Identity
 from jaxconv.linear.circulant import is_block_circulant
 from jaxconv.linear.spectrum import reshaped_kernel_norm
 
@@ -162,3 +164,92 @@ def test_solve_refusals(problem):
         operator.lstsq(y, method="qr")
     with pytest.raises(ValueError, match="method='fft' needs a convolution with circular borders"):
         operator.T.lstsq(np.ones(operator.in_shape), method="fft")
+
+
+def _three_taps(dtype=None):
+    return jnp.asarray([0.3, -1.0, 0.6], dtype)[:, None, None]
+
+
+@pytest.mark.parametrize(
+    "settings, derivative",
+    [({"padding": 1, "stride": 2}, jax.hessian), ({"padding_mode": "circular"}, lambda f: jax.jacrev(jax.grad(f)))],
+)
+def test_second_derivatives_of_the_norm(settings, derivative):
+    def operator(w):
+        return jc.ConvOperator(w, 5, **settings)
+
+    w = _three_taps()
+    want = jax.jit(jax.hessian(lambda w: jnp.linalg.norm(operator(w).as_matrix(), 2)))(w)
+    assert jnp.abs(want).max() > 0.1
+    np.testing.assert_allclose(jax.jit(derivative(lambda w: operator(w).norm()))(w), want, atol=1e-3)
+
+
+def test_second_derivative_of_a_complex_norm(x64):
+    def operator(parts):
+        return jc.ConvOperator(lax.complex(*parts).reshape(2, 1, 1), 3)
+
+    parts = jnp.asarray([[0.3, -1.0], [0.2, 0.7]])
+    got = jax.jit(jax.hessian(lambda parts: operator(parts).norm(tol=1e-10)))(parts)
+    want = jax.jit(jax.hessian(lambda parts: jnp.linalg.norm(operator(parts).as_matrix(), 2)))(parts)
+    np.testing.assert_allclose(got, want, atol=1e-7)
+
+
+def test_equal_singular_values_give_no_wrong_second_derivative(x64):
+    """Norm 1 + |a| around a = 0."""
+
+    def norm(a):
+        return jc.ConvOperator(jnp.asarray([[1.0, a], [a, 1.0]])[None], 1).norm()
+
+    assert not jnp.isfinite(jax.jit(jax.grad(jax.grad(norm)))(0.0))
+
+
+@pytest.mark.parametrize("damp", [0.0, 0.3])
+def test_second_derivatives_of_circular_least_squares(damp):
+    w, y = _three_taps(), jnp.sin(jnp.arange(6.0))[:, None]
+
+    def operator(w):
+        return jc.ConvOperator(w, 6, padding=1, padding_mode="circular")
+
+    def dense(w):
+        a = operator(w).as_matrix()
+        return (jnp.linalg.solve(a.T @ a + damp**2 * jnp.eye(6), a.T @ y) ** 3).sum()
+
+    want = jax.jit(jax.hessian(dense))(w)
+    got = jax.jit(jax.hessian(lambda w: (operator(w).lstsq(y, damp=damp).x ** 3).sum()))(w)
+    np.testing.assert_allclose(got, want, atol=1e-3 * float(jnp.abs(want).max()))
+
+
+# ---------------------------------------------------------------------- precision and promotion
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_operators_of_half_precision(dtype, mode):
+    half, full = (jc.ConvOperator(_three_taps(dtype).astype(t), 6, padding=1, padding_mode=mode) for t in (dtype, "f4"))
+    for get in (lambda a: a.norm(), lambda a: a.T.singular_values()[0], lambda a: a.singular_values(method="dense")[0]):
+        assert get(half).dtype == dtype
+        np.testing.assert_allclose(get(half).astype(float), get(full), rtol=1e-2)
+    y = jnp.ones((6, 1), dtype)
+    x = half.lstsq(y, damp=0.5).x
+    assert x.dtype == dtype
+    np.testing.assert_allclose(x.astype(float), full.lstsq(y.astype("f4"), damp=0.5).x, atol=1e-2)
+    assert jax.grad(lambda a: a.norm())(half).w.dtype == dtype
+
+
+def test_what_is_made_of_operators_of_half_precision():
+    half = jc.ConvOperator(_three_taps("bfloat16"), 6, padding=1)
+    identity = Identity((6, 1), jnp.dtype("bfloat16"))
+    assert float(identity.norm()) == 1
+    for made in (half + 2 * identity, half.T @ half):
+        want = np.linalg.norm(np.asarray(made.as_matrix(), np.float32), 2)
+        assert made.norm().dtype == jnp.bfloat16
+        np.testing.assert_allclose(float(made.norm()), want, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_circular_operators_under_strict_promotion(dtype):
+    with jax.numpy_dtype_promotion("strict"):
+        a = jc.ConvOperator(_three_taps(dtype), 6, padding=1, padding_mode="circular")
+        assert a.lstsq(jnp.ones((6, 1), dtype), damp=0.1).x.dtype == dtype
+        assert jax.grad(lambda a: a.norm())(a).w.dtype == dtype
+        assert a.singular_values().dtype == dtype

@@ -92,6 +92,18 @@ class LinearOperator(abc.ABC):
         """The operator that this one is the transpose or the conjugate of: it has the same singular values."""
         return self
 
+    def computable(self) -> LinearOperator:
+        """This operator, in float32 where it is of half precision: nothing decomposes less."""
+        if not jnp.issubdtype(self.dtype, jnp.floating) or jnp.finfo(self.dtype).bits >= 32:
+            return self
+
+        def widened(leaf):
+            if isinstance(leaf, Identity):
+                return Identity(leaf.array_shape, np.dtype("float32"))
+            return leaf.astype(jnp.float32) if hasattr(leaf, "astype") else leaf
+
+        return jax.tree.map(widened, self, is_leaf=lambda leaf: isinstance(leaf, Identity))
+
     # ------------------------------------------------------------------ algebra
 
     @property

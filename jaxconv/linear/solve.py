@@ -58,7 +58,8 @@ def least_squares(
         max_steps: iterations after which to stop in any case; compare `steps` with it.
 
     Returns:
-        x, steps and residual. Differentiable with respect to y and to the operator's leaves.
+        x, steps and residual. Differentiable with respect to y and to the operator's leaves, any number of times. Half
+        precision is computed in float32, and x returned in it.
 
     Raises:
         ValueError: a y of another shape, or a method that does not apply to this operator.
@@ -87,11 +88,14 @@ def least_squares(
         raise ValueError(
             f"method='fft' needs a convolution with circular borders and n = m*s on every axis; this is {operator!r}"
         )
-    y = y.astype(jnp.promote_types(y.dtype, operator.dtype))
+    dtype = jnp.promote_types(y.dtype, operator.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # the types to compute in are not the user's
+        wide = jnp.promote_types(dtype, jnp.float32)
+    operator, y = operator.computable(), y.astype(wide)
     x, steps = _solve(operator, y, jnp.asarray(damp), method, rtol, max_steps)
     scale = jnp.linalg.norm(y.ravel())
     residual = jnp.linalg.norm((operator.mv(x) - y).ravel()) / jnp.where(scale > 0, scale, 1)
-    return LeastSquares(x, steps, residual)
+    return LeastSquares(x.astype(dtype if jnp.issubdtype(dtype, jnp.inexact) else wide), steps, residual)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "rtol", "max_steps"))
@@ -131,28 +135,34 @@ def _direct(operator: Any, y: Array, damp: Array, rcond: float) -> Array:
     """x(f) = pinv([B(f); damp I]) [y(f); 0] at every frequency f."""
     blocks = symbol(operator.w, operator.geometry)
     rows, columns = blocks.shape[-2:]
-    damping = jnp.broadcast_to(damp * jnp.eye(columns, dtype=blocks.dtype), (*blocks.shape[:-2], columns, columns))
+    damping = damp.astype(blocks.dtype) * jnp.eye(columns, dtype=blocks.dtype)
+    damping = jnp.broadcast_to(damping, (*blocks.shape[:-2], columns, columns))
     inverse = _pseudo_inverses(jnp.concatenate([blocks, damping], axis=-2), rcond)[..., :rows]
     spectrum = jnp.einsum("...io,...o->...i", inverse, to_frequencies_out(y, operator.geometry))
     return _real_like(from_frequencies_in(spectrum, operator.geometry), y)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _pseudo_inverses(a: Array, rcond: float) -> Array:
     """pinv of each matrix (..., p, q), with one cutoff for all: rcond times the largest singular value among them.
 
-    The first derivative is that of the pseudo-inverse at constant rank, which unlike that of singular vectors has no
-    trouble with equal singular values (Golub and Pereyra 1973, theorem 4.3).
+    The derivative, of every order, is that of the pseudo-inverse at constant rank, which unlike that of singular
+    vectors has no trouble with equal singular values (Golub and Pereyra 1973, theorem 4.3).
     """
-    fixed = lax.stop_gradient(a)
-    u, s, vh = jnp.linalg.svd(fixed, full_matrices=False)
+    u, s, vh = jnp.linalg.svd(a, full_matrices=False)
     kept = s > rcond * jnp.max(s)
     weights = jnp.where(kept, 1 / jnp.where(kept, s, 1), 0)
-    p = jnp.einsum("...ri,...r,...or->...io", vh.conj(), weights, u.conj())
-    change = a - fixed  # zero, with a derivative
+    return jnp.einsum("...ri,...r,...or->...io", vh.conj(), weights.astype(a.dtype), u.conj())
+
+
+@_pseudo_inverses.defjvp
+def _pseudo_inverses_jvp(rcond: float, primals, tangents):
+    (a,), (change,) = primals, tangents
+    p = _pseudo_inverses(a, rcond)
     back, ph = _hermitian(change), _hermitian(p)
-    outside = jnp.eye(a.shape[-2], dtype=a.dtype) - fixed @ p
-    unseen = jnp.eye(a.shape[-1], dtype=a.dtype) - p @ fixed
-    return p - p @ change @ p + p @ ph @ back @ outside + unseen @ back @ ph @ p
+    outside = jnp.eye(a.shape[-2], dtype=a.dtype) - a @ p
+    unseen = jnp.eye(a.shape[-1], dtype=a.dtype) - p @ a
+    return p, p @ ph @ back @ outside + unseen @ back @ ph @ p - p @ change @ p
 
 
 def _hermitian(a: Array) -> Array:

@@ -40,8 +40,11 @@ def operator_norm(
         key: random key of the starting vector; a fixed one by default, so that the result is reproducible.
 
     Returns:
-        sigma, a real scalar. It can be computed under jit and is differentiable with respect to the operator's leaves,
-        ``d sigma = Re(u^H dA v)``.
+        sigma, a real scalar, of the operator's precision (half precision is computed in float32). It can be computed
+        under jit and is differentiable with respect to the operator's leaves, ``d sigma = Re(u^H dA v)``. Second
+        derivatives solve for those of u and v. Their error grows as tol over the relative gap between sigma and the
+        singular value next to it; where the two are equal there is in general no second derivative, and where the
+        solution is not found they are NaN.
 
     Raises:
         TypeError: an operator of integer dtype.
@@ -56,10 +59,56 @@ def operator_norm(
     """
     _require_inexact(operator, "norm")
     key = jax.random.key(0) if key is None else key
-    frozen = jax.tree.map(lax.stop_gradient, operator)
-    u, v = singular_pair(frozen, key, tol=tol, max_restarts=max_restarts)
-    # u and v are constants: the singular value's derivative is the operator's between them.
+    return _norm(operator.computable(), key, tol, max_restarts).astype(jnp.finfo(operator.dtype).dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _norm(operator: LinearOperator, key: Array, tol: float, max_restarts: int) -> Array:
+    u, v = _pair(operator, key, tol, max_restarts)
     return jnp.real(jnp.vdot(u, operator.mv(v)))
+
+
+@_norm.defjvp
+def _norm_jvp(tol: float, max_restarts: int, primals, tangents):
+    (operator, key), (change, _) = primals, tangents
+    u, v = _pair(operator, key, tol, max_restarts)
+    image, moved = jax.jvp(lambda a: a.mv(v), (operator,), (change,))
+    return jnp.real(jnp.vdot(u, image)), jnp.real(jnp.vdot(u, moved))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _pair(operator: LinearOperator, key: Array, tol: float, max_restarts: int) -> tuple[Array, Array]:
+    return singular_pair(operator, key, tol=tol, max_restarts=max_restarts)
+
+
+@_pair.defjvp
+def _pair_jvp(tol: float, max_restarts: int, primals, tangents):
+    """``(sigma^2 - A^H A) dv = sigma dA^H u + A^H dA v`` off v, and ``sigma du = dA v + A dv - d(sigma) u``."""
+    (operator, key), (change, _) = primals, tangents
+    u, v = _pair(operator, key, tol, max_restarts)
+    image, moved = jax.jvp(lambda a: a.mv(v), (operator,), (change,))
+    sigma = jnp.real(jnp.vdot(u, image)).astype(v.dtype)
+    moved_back = jax.jvp(lambda a: a.H.mv(u), (operator,), (change,))[1]
+
+    def off(x, direction):
+        return x - jnp.vdot(direction, x) * direction
+
+    def shifted(z):  # positive definite where sigma is the only singular value of its size
+        return sigma**2 * z - off(operator.H.mv(operator.mv(off(z, v))), v)
+
+    def solve(matrix, b):
+        z, _ = jax.scipy.sparse.linalg.cg(
+            matrix, b, tol=10 * float(jnp.finfo(b.dtype).eps), maxiter=min(20 * max(operator.shape), 10_000)
+        )
+        found = jnp.linalg.norm((matrix(z) - b).ravel()) <= 1e-3 * jnp.linalg.norm(b.ravel())
+        return jnp.where(found, z, jnp.nan)
+
+    right = off(sigma * moved_back + operator.H.mv(moved), v)
+    real = not jnp.issubdtype(v.dtype, jnp.complexfloating)
+    dv = off(lax.custom_linear_solve(shifted, right, solve, transpose_solve=solve, symmetric=real), v)
+    du = moved + operator.mv(dv)  # a turn of u against v in the complex plane is a part of the change
+    du = (du - jnp.real(jnp.vdot(u, du)).astype(u.dtype) * u) / jnp.where(sigma == 0, 1, sigma)
+    return (u, v), (du, dv)
 
 
 @functools.partial(jax.jit, static_argnames=("tol", "max_restarts"))
@@ -153,7 +202,8 @@ def singular_values(operator: LinearOperator, k: int | None = None, *, method: s
             2048, else lanczos.
 
     Returns:
-        The min(shape) singular values, or the first k.
+        The min(shape) singular values, or the first k, of the operator's precision (half precision is computed in
+        float32).
 
     Raises:
         ValueError: a k outside 1..min(shape); "fft" for an operator that is not block-circulant; "lanczos" without k,
@@ -170,6 +220,7 @@ def singular_values(operator: LinearOperator, k: int | None = None, *, method: s
         into residues.
     """
     _require_inexact(operator, "singular_values")
+    dtype, operator = jnp.finfo(operator.dtype).dtype, operator.computable()
     smaller = min(operator.shape)
     if k is not None and not 1 <= k <= smaller:
         raise ValueError(
@@ -185,11 +236,11 @@ def singular_values(operator: LinearOperator, k: int | None = None, *, method: s
                 "method='fft' needs one convolution with circular padding whose input is a multiple of its stride and "
                 f"whose output is input_size / stride; this is {operator!r}"
             )
-        return _by_frequency(base)[:k]
+        return _by_frequency(base)[:k].astype(dtype)
     if method == "dense":
-        return jnp.linalg.svd(operator.as_matrix("dense"), compute_uv=False)[:k]
+        return jnp.linalg.svd(operator.as_matrix("dense"), compute_uv=False)[:k].astype(dtype)
     if method == "lanczos":
-        return _by_arpack(operator, k, smaller)
+        return _by_arpack(operator, k, smaller).astype(dtype)
     raise ValueError(f"method={method!r} is not one of 'auto', 'fft', 'dense', 'lanczos'")
 
 
