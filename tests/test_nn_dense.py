@@ -151,3 +151,11 @@ def test_weight_norm_begins_as_the_layer_and_scales_with_its_length():
         # The loss does not depend on the length of v: its gradient is orthogonal to it.
         axes = tuple(range(v.ndim - 1))
         np.testing.assert_allclose(jnp.sum(v * g, axes), 0, atol=1e-3)
+
+
+def test_adaptive_means_of_integers_are_exact_or_refused():
+    """Weights below one, in integers, made every mean zero."""
+    x = np.full((1, 6, 1), 200, np.uint8)
+    assert adaptive_avg_pool(x, (3,)).ravel().tolist() == [200, 200, 200]
+    with pytest.raises(TypeError, match="need floating-point data, got uint8"):
+        adaptive_avg_pool(x, (4,))

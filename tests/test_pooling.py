@@ -246,10 +246,53 @@ def test_means_of_small_integers_do_not_wrap(dtype, window, rng):
     np.testing.assert_array_equal(np.asarray(got, np.int64), expected)
 
 
-def test_means_of_wide_integers_are_right_or_refused():
-    assert jc.avg_pool(np.ones((1, 512, 1), np.uint8), 256).tolist() == [[[1], [1]]]
-    big = np.full((1, 4, 4, 1), 2**31 - 1, np.int32)
-    with pytest.raises(TypeError, match="the sum of 4 numbers of int32 may not fit into 32 bits"):
-        jc.avg_pool(big, 2)
+def _mean_towards_zero(x, window, stride, padding):
+    padded = [0] * padding + np.asarray(x)[0, :, 0].tolist() + [0] * padding
+    sums = [sum(padded[q : q + window]) for q in range(0, len(padded) - window + 1, stride)]
+    return [abs(s) // window * (1 if s >= 0 else -1) for s in sums]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int32"])
+@pytest.mark.parametrize("size, window, stride, padding", [(40, 20, 7, 9), (300, 256, 11, 0)])
+def test_means_of_integers_of_every_width_are_exact(dtype, size, window, stride, padding, rng):
+    limits = np.iinfo(dtype)
+    noise = rng.integers(limits.min, limits.max, (1, size, 1), dtype, endpoint=True)
+    for x in (noise, np.full_like(noise, limits.max), np.full_like(noise, limits.min)):
+        got = jc.avg_pool(x, window, stride=stride, padding=padding)
+        assert got.dtype == dtype
+        assert got.ravel().tolist() == _mean_towards_zero(x, window, stride, padding)
+
+
+@pytest.mark.parametrize("dtype", ["uint64", "int64"])
+def test_means_of_64_bit_integers_are_exact(dtype, rng):
     with jax.enable_x64(True):
-        assert (np.asarray(jc.avg_pool(big, 2)) == 2**31 - 1).all()
+        limits = np.iinfo(dtype)
+        for x in (rng.integers(limits.min, limits.max, (1, 9, 1), dtype), np.full((1, 9, 1), limits.max, dtype)):
+            got = jc.avg_pool(x, 3, stride=2, padding=1)
+            assert got.dtype == dtype
+            assert got.ravel().tolist() == _mean_towards_zero(x, 3, 2, 1)
+
+
+def test_divisors_of_integers():
+    x = np.full((1, 4, 1), -7, np.int32)
+    assert jc.avg_pool(x, 2, divisor=-3).ravel().tolist() == [4, 4]
+    assert jc.avg_pool(x, 3, padding=1, stride=2, count_include_pad=False).ravel().tolist() == [-7, -7]
+    with pytest.raises(ValueError, match="divisor=2.5 must be a whole number for data of type int32"):
+        jc.avg_pool(x, 2, divisor=2.5)
+    with pytest.raises(ValueError, match="too many to sum exactly"):
+        jc.avg_pool(x, 2, divisor=1 << 30)
+
+
+def test_indices_beyond_int32():
+    """2^32 positions do not fit into int32: int64 under x64, a refusal without."""
+    x = jax.ShapeDtypeStruct((1, 1 << 16, 1 << 16, 1), "uint8")
+
+    def pool(x):
+        return jc.max_pool(x, 2, return_indices=True)
+
+    with pytest.raises(ValueError, match="more than int32 indices can count"):
+        jax.eval_shape(pool, x)
+    with jax.enable_x64(True):
+        y, indices = jax.eval_shape(pool, x)
+        assert indices.dtype == np.int64
+        assert jax.eval_shape(lambda y, i: jc.max_unpool(y, i, x.shape[1:3]), y, indices).shape == x.shape

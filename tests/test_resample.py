@@ -357,8 +357,13 @@ def test_flat_images_of_small_integers_stay_flat():
     flat = np.full((1, 6, 6, 1), 200, np.uint8)
     for settings in ({"method": "linear"}, {"method": "cubic"}, {"method": "linear", "antialias": True}):
         assert (np.asarray(jc.resize(flat, (4, 9), **settings)) == 200).all()
-    with pytest.raises(TypeError, match="at most 16 bits, got int32"):
+    with pytest.raises(TypeError, match="at most 16 bits .* got int32"):
         jc.resize(flat.astype(np.int32), (4, 9))
+    with jax.enable_x64(True):
+        for value in (2**31 - 1, -(2**31)):
+            assert (np.asarray(jc.resize(np.full((1, 6, 6, 1), value, np.int32), (4, 9))) == value).all()
+        with pytest.raises(TypeError, match="got int64"):
+            jc.resize(flat.astype(np.int64), (4, 9))
 
 
 def test_scales_that_are_quotients_of_sizes_give_these_sizes():

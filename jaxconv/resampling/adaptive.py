@@ -27,6 +27,7 @@ def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
 
     Raises:
         ValueError: a size below 1, or more sizes than axes.
+        TypeError: integers, where a size does not divide its axis.
 
     Example:
         >>> import jax.numpy as jnp
@@ -35,6 +36,8 @@ def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
     """
     x, targets = _targets(jnp.asarray(x), output_size)
     even, rest = _even(x, targets)
+    if rest and not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(f"means over windows of several sizes need floating-point data, got {x.dtype}")
     y = avg_pool(x, even) if max(even) > 1 else x
     for axis, m in rest:
         n = y.shape[axis]

@@ -31,7 +31,7 @@ _SHORT_TAIL = (4, 16)
 def apply_axis_maps(x: ArrayLike, maps: Sequence[AxisMap | None]) -> Array:
     """Apply one linear map to each spatial axis of x, (*batch, *spatial, channels); None leaves an axis alone.
 
-    float16 and bfloat16 accumulate in float32; maps that only copy take any type.
+    Floats of less than 32 bits accumulate in float32; maps that only copy take any type.
     """
     x, rank = jnp.asarray(x), len(maps)
     if x.ndim < rank + 1:
@@ -61,7 +61,7 @@ def _apply_maps(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
 
 def _apply_reads(x: Array, todo: Sequence[tuple[int, AxisMap]]) -> Array:
     dtype = x.dtype
-    if dtype in (jnp.float16, jnp.bfloat16) and not all(m.is_selection for _, m in todo):
+    if not all(m.is_selection for _, m in todo) and jnp.finfo(dtype).bits < 32:
         x = x.astype(jnp.float32)
     for axis, m in todo:
         x = apply_axis_map(x, axis, m)

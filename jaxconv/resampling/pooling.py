@@ -24,6 +24,7 @@ from jaxconv.resampling.windows import (
     Ints,
     Padding,
     axis_taps,
+    index_dtype,
     on_sharded_axes,
     resolve_windows,
     spatial_rank,
@@ -58,9 +59,10 @@ def max_pool(
       return_indices: also return the position of each maximum.
 
     Returns:
-      y, (*batch, *output, channels), of x's type; with `return_indices` the pair (y, indices), where indices (int32)
-      are flat row-major positions in the spatial axes of x, one for each batch entry and channel. A window that holds
-      nothing but padding along an axis gives the lowest value of the type and position 0 there.
+      y, (*batch, *output, channels), of x's type; with `return_indices` the pair (y, indices), where indices (int32;
+      int64, in jax's x64 mode, where there are 2^31 positions or more) are flat row-major positions in the spatial axes
+      of x, one for each batch entry and channel. A window that holds nothing but padding along an axis gives the lowest
+      value of the type and position 0 there.
 
     Raises:
       ValueError, TypeError: where an argument is out of range; the message names it.
@@ -95,12 +97,12 @@ def avg_pool(
     y[q, c] = (1 / N[q]) * sum over t of x[q * stride + t * dilation - low, c], where x is 0 in the pads.
 
     Args:
-      x: (*batch, *spatial, channels). float16 and bfloat16 accumulate in float32; integers accumulate in a
-        type that holds the largest sum, and divide towards zero.
+      x: (*batch, *spatial, channels). Floats of less than 32 bits accumulate in float32. Integers are summed without
+        overflow and divided towards zero.
       window, stride, padding, dilation, ceil_mode: as for `max_pool`.
       count_include_pad: whether N counts the taps that fall on pads. Taps beyond the pads, which only `ceil_mode`
         reaches, are never counted.
-      divisor: this number instead of N.
+      divisor: this number instead of N; a whole one for integers.
 
     Returns:
       (*batch, *output, channels), of x's type.
@@ -118,6 +120,8 @@ def avg_pool(
         raise TypeError("avg_pool needs numbers, got bool")
     if divisor is not None and (isinstance(divisor, bool) or divisor == 0):
         raise ValueError(f"divisor={divisor!r} must be a number other than zero")
+    if divisor is not None and not jnp.issubdtype(x.dtype, jnp.inexact) and divisor != int(divisor):
+        raise ValueError(f"divisor={divisor!r} must be a whole number for data of type {x.dtype}")
     windows = resolve_windows(x.shape, window, stride, padding, dilation, ceil_mode=ceil_mode)
     return _avg_pool(x, windows, bool(count_include_pad), divisor)
 
@@ -164,9 +168,10 @@ def _max_pool_values(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
 
 
 def _max_pool_indexed(x: Array, windows: tuple[AxisWindow, ...]) -> tuple[Array, Array]:
-    place, indices = 1, jnp.zeros_like(x, jnp.int32)
+    dtype = index_dtype([w.n_in for w in windows])
+    place, indices = 1, jnp.zeros_like(x, dtype)
     for w in reversed(windows):
-        indices = indices + lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + w.axis) * place
+        indices = indices + lax.broadcasted_iota(dtype, x.shape, x.ndim + w.axis) * place
         place *= w.n_in
         for stage in _stages(w):
             # Compared twice in the program, once in the compiled one: the same operations on the same values.
@@ -260,9 +265,6 @@ def _lowest(dtype) -> object:
 # ------------------------------------------------------------------------------------------------------------- mean
 def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad: bool, divisor) -> Array:
     dtype = x.dtype
-    acc = x.astype(_sum_dtype(dtype, math.prod(w.taps for w in windows)))
-    for w in reversed(windows):
-        acc = _axis_sum(acc, w)
     if divisor is not None:
         number = np.asarray(divisor)
     else:
@@ -271,24 +273,43 @@ def _avg_pool_impl(x: Array, windows: tuple[AxisWindow, ...], count_include_pad:
             number = number[..., None] * _tap_counts(w, count_include_pad)
         number = np.maximum(number, 1)
         number = number.flat[0] if (number == number.flat[0]).all() else number[..., None]
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return _integer_mean(x, windows, number)
+    acc = x.astype(jnp.float32) if jnp.finfo(dtype).bits < 32 else x
+    for w in reversed(windows):
+        acc = _axis_sum(acc, w)
     return lax.div(acc, jnp.broadcast_to(jnp.asarray(number).astype(acc.dtype), acc.shape)).astype(dtype)
 
 
-def _sum_dtype(dtype, taps: int):
-    """The type to add that many numbers of a type in."""
-    if dtype in (jnp.float16, jnp.bfloat16):
-        return jnp.float32
-    if not jnp.issubdtype(dtype, jnp.integer):
-        return dtype
-    largest = taps * max(int(jnp.iinfo(dtype).max), -int(jnp.iinfo(dtype).min))
-    if largest <= jnp.iinfo(jnp.int32).max:
-        return jnp.int32
-    if jnp.result_type(int) == jnp.int64:
-        return jnp.int64
-    raise TypeError(
-        f"the sum of {taps} numbers of {jnp.dtype(dtype).name} may not fit into 32 bits: convert x to floating "
-        "point, or enable 64 bits (jax_enable_x64)"
-    )
+def _integer_mean(x: Array, windows: tuple[AxisWindow, ...], number: np.ndarray) -> Array:
+    """The sum over each window divided by `number`, towards zero, by long division in 32 bits: nothing overflows.
+
+    Values are taken apart into digits of base 2^b, which are summed apart; then one digit of the quotient after the
+    other is found from the top, where the rest of the last one counts 2^b times.
+    """
+    taps, largest = math.prod(w.taps for w in windows), int(np.abs(number).max())
+    base = next((b for b in (16, 8, 4) if taps + largest <= 1 << (32 - b)), None)
+    if base is None:
+        raise ValueError(f"avg_pool of integers: {taps} taps and a divisor of {largest} are too many to sum exactly")
+    bits, signed = jnp.iinfo(x.dtype).bits, jnp.issubdtype(x.dtype, jnp.signedinteger)
+    whole = x.astype(jnp.int32 if signed else jnp.uint32) if bits < 32 else x
+    by, top = jnp.asarray(np.abs(number), jnp.uint32), range(0, bits, base)[-1]
+    quotient, rest = jnp.zeros((), whole.dtype), jnp.zeros((), jnp.uint32)
+    for place in range(top, -1, -base):
+        digit = lax.shift_right_arithmetic(whole, jnp.asarray(place, whole.dtype))
+        kind = jnp.int32 if signed and place == top else jnp.uint32
+        if kind == jnp.uint32:
+            digit = digit & jnp.asarray((1 << base) - 1, whole.dtype)
+        digit = digit.astype(kind)
+        for w in reversed(windows):
+            digit = _axis_sum(digit, w)
+        digit = digit + (rest << base).astype(kind)
+        part = jnp.floor_divide(digit, by.astype(kind))
+        rest = (digit - part * by.astype(kind)).astype(jnp.uint32)
+        quotient = (quotient << base) + part.astype(whole.dtype)
+    if signed:  # so far rounded down
+        quotient = quotient + ((quotient < 0) & (rest > 0)).astype(quotient.dtype)
+    return jnp.where(jnp.asarray(number < 0), -quotient, quotient).astype(x.dtype)
 
 
 def _axis_sum(x: Array, w: AxisWindow) -> Array:

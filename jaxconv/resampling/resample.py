@@ -52,9 +52,10 @@ def resize(
     repeat the last one.
 
     Args:
-      x: (*batch, *spatial, channels). float16 and bfloat16 accumulate in float32. Integers of 8 and 16 bits, images
-        say, are computed in float32, rounded (halves up, as Pillow and PyTorch do) and cut at the ends of their type's
-        range; wider integers and bools go with the nearest methods only.
+      x: (*batch, *spatial, channels). Floats of less than 32 bits accumulate in float32. Integers of up to 16 bits,
+        images say, are computed in float32 (of 32 bits, in jax's x64 mode, in float64), rounded (halves up, as Pillow
+        and PyTorch do) and cut at the ends of their type's range; wider integers and bools go with the nearest methods
+        only.
       size: output size, one for all spatial axes (every axis but the first and the last) or one per spatial axis.
       scale: output over input size instead; the output size is floor(n * scale), where a product within rounding
         of a whole number is that number (120 / 88 of 88 is 120), and the coordinates follow the scale as given, not
@@ -86,10 +87,10 @@ def resize(
     if cubic_coeff is not None and method != "cubic":
         raise ValueError(f"cubic_coeff={cubic_coeff!r} goes with method='cubic', not with {method!r}")
     rounds = not method.startswith("nearest") and not jnp.issubdtype(x.dtype, jnp.inexact)
-    if rounds and (x.dtype == jnp.bool_ or jnp.iinfo(x.dtype).bits > 16):
+    if rounds and (x.dtype == jnp.bool_ or jnp.iinfo(x.dtype).bits > (32 if jax.config.jax_enable_x64 else 16)):
         raise TypeError(
-            f"method={method!r} needs floating-point data or integers of at most 16 bits, got {x.dtype}; the nearest "
-            "methods take any type"
+            f"method={method!r} needs floating-point data or integers of at most 16 bits (32 with jax_enable_x64), got "
+            f"{x.dtype}; the nearest methods take any type"
         )
     if (size is None) == (scale is None):
         raise ValueError(f"give either size or scale, got size={size!r} and scale={scale!r}")
@@ -111,7 +112,7 @@ def resize(
     if not rounds:
         return apply_axis_maps(x, maps)
     limits = jnp.iinfo(x.dtype)
-    y = jnp.floor(apply_axis_maps(x.astype(jnp.float32), maps) + 0.5)
+    y = jnp.floor(apply_axis_maps(x.astype(jnp.float32 if limits.bits <= 16 else jnp.float64), maps) + 0.5)
     return jnp.clip(y, limits.min, limits.max).astype(x.dtype)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxconv._compat import left_to_the_partitioner
-from jaxconv.resampling.windows import axis_taps
+from jaxconv.resampling.windows import axis_taps, index_dtype
 
 _MOST_CANDIDATES = 64  # of one q; bounds the size of the program
 
@@ -32,7 +32,9 @@ def unpool(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
 def _place(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
     total = int(np.prod(sizes))
     # Whatever lies outside becomes `total`: dropped by the scatter, matched by no position.
-    indices = jnp.where((indices >= 0) & (indices < total), indices, total).astype(jnp.int32)
+    dtype = index_dtype(sizes)
+    inside = (indices >= 0) & (indices < total) if total <= jnp.iinfo(indices.dtype).max else indices >= 0
+    indices = jnp.where(inside, indices.astype(dtype), jnp.asarray(total, dtype))
     ways = _ways(y.shape, sizes)
 
     @jax.custom_jvp
@@ -111,9 +113,9 @@ def _flat(a: Array, rank: int) -> Array:
 def _by_scatter(y: Array, indices: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
     total, rank = int(np.prod(sizes)), len(sizes)
     flat = _flat(indices, rank)
-    order = lax.broadcasted_iota(jnp.int32, flat.shape, 1)
+    order = lax.broadcasted_iota(flat.dtype, flat.shape, 1)
     # A scatter promises no order among duplicates, a maximum does not need one: the largest position wins.
-    last = jnp.full((flat.shape[0], total, flat.shape[2]), -1, jnp.int32)
+    last = jnp.full((flat.shape[0], total, flat.shape[2]), -1, flat.dtype)
     last = lax.scatter_max(last, flat[..., None], order, _SCATTER, mode="drop")
     wins = _gather_flat(last, flat, -1) == order
     winners = jnp.where(wins, flat, total)
@@ -138,7 +140,7 @@ def _all_within(indices: Array, sizes: Sequence[int], steps: Sequence[int], reac
     for a in reversed(range(rank)):
         place = rest % sizes[a] if a else rest
         rest = rest // sizes[a]
-        offset = place - lax.broadcasted_iota(jnp.int32, indices.shape, indices.ndim + a - rank - 1) * steps[a]
+        offset = place - lax.broadcasted_iota(indices.dtype, indices.shape, indices.ndim + a - rank - 1) * steps[a]
         within &= (offset >= reach[a][0]) & (offset <= reach[a][1])
     return jnp.all(within | (indices == int(np.prod(sizes))))
 
@@ -152,7 +154,7 @@ def _later_neighbours_differ(indices: Array, rank: int) -> Array:
             config = [(0, 0, 0)] * indices.ndim
             for a, d in enumerate(shift):
                 config[first + a] = (max(-d, 0), max(d, 0), 0)
-            padded = lax.pad(indices, jnp.int32(-1), config)
+            padded = lax.pad(indices, jnp.asarray(-1, indices.dtype), config)
             start = [0] * indices.ndim
             start[first : first + rank] = [max(d, 0) for d in shift]
             wins &= lax.slice(padded, start, [a + n for a, n in zip(start, indices.shape)]) != indices
@@ -174,7 +176,7 @@ def _pick(y: Array, winners: Array, sizes, steps, reach: Reach) -> Array:
     config = [(0, 0, 0)] * first + [(lo, hi, 0) for lo, hi in zip(low, high)] + [(0, 0, 0)]
     # Padded once and kept: fused into every reader, the border tests cost more than the arithmetic.
     padded = lax.optimization_barrier(
-        (lax.pad(y, jnp.zeros((), y.dtype), config), lax.pad(winners, jnp.int32(-1), config))
+        (lax.pad(y, jnp.zeros((), y.dtype), config), lax.pad(winners, jnp.asarray(-1, winners.dtype), config))
     )
 
     def window(array: Array, q: Sequence[int]) -> Array:
@@ -222,10 +224,11 @@ def _taps(x: Array, shape: tuple[int, ...], steps, reach: Reach) -> Iterator[tup
 
 def _places(shape: tuple[int, ...], sizes, steps, offsets) -> Array:
     """Flat positions q * step + offset of every q; -2, which no index names, where an axis would be left."""
-    rank, place, stride, inside = len(sizes), jnp.int32(0), 1, True
+    dtype = index_dtype(sizes)
+    rank, place, stride, inside = len(sizes), jnp.zeros((), dtype), 1, True
     small = (*shape[-rank - 1 : -1], 1)
     for a in reversed(range(rank)):
-        u = lax.broadcasted_iota(jnp.int32, small, a) * steps[a] + offsets[a]
+        u = lax.broadcasted_iota(dtype, small, a) * steps[a] + offsets[a]
         place, stride = place + u * stride, stride * sizes[a]
         if offsets[a] < 0 or (shape[a - rank - 1] - 1) * steps[a] + offsets[a] >= sizes[a]:
             inside &= (u >= 0) & (u < sizes[a])

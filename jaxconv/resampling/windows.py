@@ -5,9 +5,11 @@ q * stride + t * dilation - low, t = 0 .. K - 1.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -91,6 +93,18 @@ def resolve_windows(
             )
         records.append(AxisWindow(**dataclasses.asdict(found), axis=a - rank - 1, high=hi))
     return tuple(records)
+
+
+def index_dtype(sizes: Sequence[int]) -> Any:
+    """Of flat positions in spatial axes: int32 where it counts them all, else int64, which needs jax's x64 mode."""
+    if (count := math.prod(sizes)) <= jnp.iinfo(jnp.int32).max:
+        return jnp.int32
+    if jax.config.jax_enable_x64:
+        return jnp.int64
+    raise ValueError(
+        f"the spatial sizes {tuple(sizes)} have {count} positions, more than int32 indices can count; for int64 "
+        "indices enable 64 bits (jax_enable_x64)"
+    )
 
 
 def axis_taps(
