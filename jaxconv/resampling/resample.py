@@ -87,7 +87,7 @@ def resize(
     if cubic_coeff is not None and method != "cubic":
         raise ValueError(f"cubic_coeff={cubic_coeff!r} goes with method='cubic', not with {method!r}")
     rounds = not method.startswith("nearest") and not jnp.issubdtype(x.dtype, jnp.inexact)
-    if rounds and (x.dtype == jnp.bool_ or jnp.iinfo(x.dtype).bits > (32 if jax.config.jax_enable_x64 else 16)):
+    if rounds and (x.dtype == jnp.bool_ or jnp.iinfo(x.dtype).bits > jnp.finfo(jnp.zeros((), float).dtype).bits // 2):
         raise TypeError(
             f"method={method!r} needs floating-point data or integers of at most 16 bits (32 with jax_enable_x64), got "
             f"{x.dtype}; the nearest methods take any type"

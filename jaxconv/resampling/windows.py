@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -99,7 +98,7 @@ def index_dtype(sizes: Sequence[int]) -> Any:
     """Of flat positions in spatial axes: int32 where it counts them all, else int64, which needs jax's x64 mode."""
     if (count := math.prod(sizes)) <= jnp.iinfo(jnp.int32).max:
         return jnp.int32
-    if jax.config.jax_enable_x64:
+    if jnp.zeros((), int).dtype == jnp.int64:
         return jnp.int64
     raise ValueError(
         f"the spatial sizes {tuple(sizes)} have {count} positions, more than int32 indices can count; for int64 "
