@@ -340,6 +340,7 @@ def test_checkerboards_of_outputs_that_are_no_plain_images():
     loop = checkerboard(
         lambda x: lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, conv(s[1])), (0, x))[1], image, draws=1
     )
-    assert loop.gradient_score is None and "gradient at the input is not measured" in loop.notes[0]
+    assert loop.gradient_score is None
+    assert any("gradient at the input is not measured" in note for note in loop.notes)
     with pytest.raises(ValueError, match="has 1 spatial axes, the image 2"):
         checkerboard(lambda x: lax.top_k(x[..., 0].reshape(1, -1), 5)[0], image, draws=1)

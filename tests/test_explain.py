@@ -26,6 +26,7 @@ from jaxconv.explain.findings import findings  # noqa: E402
 from jaxconv.explain.page import page  # noqa: E402
 from jaxconv.explain.rows import HEADS, rows  # noqa: E402
 from jaxconv.explain.target import Target, resolve  # noqa: E402
+from jaxconv.models import REGISTRY  # noqa: E402
 
 SOURCE = """
 import jax, jax.numpy as jnp, jaxconv as jc
@@ -270,7 +271,7 @@ def test_run_folders_are_explained(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "nothing is neither a run folder nor a model (enet, fsrcnn, unet)"),
+        (["nothing"], f"nothing is neither a run folder nor a model ({', '.join(sorted(REGISTRY))})"),
         (["no_such_module:f"], "no module is called 'no_such_module'"),
         (["absent.py:f"], "absent.py does not exist"),
         (["nets_to_explain:nope"], "nets_to_explain has no 'nope'; it has: Net, first, generator, stack, wrong"),

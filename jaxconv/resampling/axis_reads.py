@@ -56,7 +56,10 @@ def _apply_maps(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
         return x
     # Shrinking axes first, so that the arrays in between stay small.
     todo.sort(key=lambda item: item[1].output_size / item[1].input_size)
-    return lax.platform_dependent(x, tpu=partial(products.apply, todo=todo), default=partial(_apply_reads, todo=todo))
+    reads = partial(_apply_reads, todo=todo)
+    if partition_of(jax.typeof(x)) is not None:  # the transpose of a product in a branch loses an Explicit mesh's types
+        return reads(x)
+    return lax.platform_dependent(x, tpu=partial(products.apply, todo=todo), default=reads)
 
 
 def _apply_reads(x: Array, todo: Sequence[tuple[int, AxisMap]]) -> Array:
