@@ -152,27 +152,3 @@ def test_open_sizes_refuse_what_needs_numbers():
     ):
         with pytest.raises(ValueError, match=message):
             jax.export.export(jax.jit(f))(x)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_stays_in_its_group_and_its_member_of_vmap(bad):
-    """Merged groups, as exported programs have them on CPUs: zeros of a block-diagonal kernel do not hide infinity."""
-    x = jnp.ones((1, 5, 5, 8)).at[0, 2, 2, 0].set(bad)
-    w, ws = jnp.ones((3, 3, 2, 8)), jnp.ones((3, 3, 3, 8, 4)).at[1, 0, 0, 0, 0].set(bad)
-    blocks = functools.partial(jc.conv, groups=4, padding=1, method="blocks")
-    y = blocks(x, w)
-    assert not np.isfinite(y[0, 2, 2, :2]).any() and np.isfinite(y[..., 2:]).all() and np.isfinite(y[0, 0, 0]).all()
-    np.testing.assert_array_equal(y[..., 2:], blocks(jnp.ones_like(x), w)[..., 2:])
-    back = jc.conv_transpose(y, w, groups=4, padding=1, method="blocks")
-    assert np.isfinite(back[..., 2:]).all() and not np.isfinite(back[0, 2, 2, :2]).any()
-    gradient = jc.conv_kernel(x, jnp.ones_like(y), (3, 3), groups=4, padding=1, method="blocks")
-    assert np.isfinite(gradient[..., 2:]).all() and not np.isfinite(gradient[1, 1, 0, :2]).any()
-
-    def members(x, ws):
-        return jax.vmap(functools.partial(jc.conv, padding=1))(jnp.stack([x] * 3), ws)
-
-    clean = jnp.ones((1, 5, 5, 8))
-    exported = jax.export.export(jax.jit(members), platforms=("cpu",))(clean, ws)
-    for run in (members, exported.call):
-        out = run(clean, ws)
-        assert np.isfinite(out[np.array([0, 2])]).all() and not np.isfinite(out[1]).all()

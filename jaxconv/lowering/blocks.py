@@ -13,12 +13,10 @@ blocks are kept.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxconv.lowering import lax as native
 from jaxconv.lowering.call import Call
 
 # Below this many channels a dense convolution of XLA's CPU backend loses its vector width (measured: 16 channels reach
@@ -62,32 +60,16 @@ def dense_call(call: Call) -> Call:
 
 def apply(x: Array, w: Array, call: Call, run) -> Array:
     """Each block of input channels through its block-diagonal kernel."""
-    return _where_finite(_each, x, w, call, run)
+    return _each(x, w, call, run)
 
 
 def adjoint(y: Array, w: Array, call: Call, run) -> Array:
     """Each block of output channels back through its block-diagonal kernel."""
-    return _where_finite(_each, y, w, call, run)
+    return _each(y, w, call, run)
 
 
 def kernel(x: Array, y: Array, call: Call, run) -> Array:
     """The diagonal blocks of each dense kernel gradient."""
-    return _where_finite(_diagonals, x, y, call, run)
-
-
-def _where_finite(merged_form, a: Array, b: Array, call: Call, run) -> Array:
-    """The merged form where all numbers are finite; else group by group, since zero times infinity is not zero.
-
-    Groups may be what vmap mapped over: what is wrong with one member must not reach the others.
-    """
-    merged_call = functools.partial(merged_form, call=call, run=run)
-    if not jnp.issubdtype(call.dtype, jnp.inexact):
-        return merged_call(a, b)
-    apart = functools.partial(getattr(native, call.face), call=call)
-    return lax.cond(jnp.isfinite(a).all() & jnp.isfinite(b).all(), merged_call, apart, a, b)
-
-
-def _diagonals(x: Array, y: Array, call: Call, run) -> Array:
     inner, count, merge = _plan(call)
     parts = []
     for a, b in zip(jnp.split(x, count, -1), jnp.split(y, count, -1), strict=True):
