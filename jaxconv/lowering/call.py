@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxconv.geometry import ConvGeometry
@@ -20,13 +18,6 @@ SLOTS = {"apply": ("x", "w", "y"), "adjoint": ("y", "w", "x"), "kernel": ("x", "
 
 # What the choice takes a batch for whose size is known only when an exported program runs.
 OPEN_BATCH = 8
-
-
-def _known(size: Any) -> int:
-    try:
-        return operator.index(size)
-    except (TypeError, jax.errors.JAXTypeError, ValueError):
-        return OPEN_BATCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +53,11 @@ class Call:
         """The call of `face` on two operands, of which only shape and dtype are looked at."""
         shapes = dict(zip(SLOTS[face], (a.shape, b.shape), strict=False))
         data = shapes["x"] if "x" in shapes else shapes["y"]
+        batch = math.prod(data[: -geometry.rank - 1])
         return cls(
             face,
             geometry,
-            batch=_known(math.prod(data[: -geometry.rank - 1])),
+            batch=batch if isinstance(batch, int) else OPEN_BATCH,
             channels_in=shapes["x"][-1] if "x" in shapes else shapes["w"][-2] * geometry.groups,
             channels_out=shapes["y"][-1] if "y" in shapes else shapes["w"][-1],
             dtype=a.dtype,
