@@ -57,16 +57,26 @@ class Encoder(Network):
         channels: channels of each of `levels`.
         strides: stride of each of `levels`.
         stem: dotted path of the first convolution.
+        features, ends: the layers in one sequence, and where each level ends in it; an encoder built otherwise has
+            `levels` of its own.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     stem: ClassVar[str] = ""
+    features: nnx.Sequential
+    ends: tuple[int, ...]
 
     def levels(self, x: Array) -> list[Array]:
         """Feature maps from fine to coarse of x (*batch, H, W, in_channels)."""
-        raise TypeError(f"{type(self).__name__} gives no levels")
+        found, start = [], 0
+        for end in self.ends:
+            for layer in self.features.layers[start:end]:
+                x = layer(x)
+            found.append(x)
+            start = end
+        return found
 
 
 def make_types(dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> dict[str, Any]:

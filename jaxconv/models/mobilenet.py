@@ -116,16 +116,6 @@ class MobileNetV2(Encoder):
         self.strides, self.channels = (*strides, reached), (*channels, top)
         self.classifier = nnx.Sequential(identity, nnx.Linear(top, classes, **types)) if classes else nnx.data(None)
 
-    def levels(self, x: Array) -> list[Array]:
-        """The last feature map of each resolution of the undilated network."""
-        found, start = [], 0
-        for end in self.ends:
-            for layer in self.features.layers[start:end]:
-                x = layer(x)
-            found.append(x)
-            start = end
-        return found
-
     def __call__(self, x: Array) -> Array:
         """Logits (*batch, classes) of x (*batch, H, W, in_channels)."""
         x = self.levels(x)[-1]

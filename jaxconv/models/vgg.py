@@ -86,16 +86,6 @@ class VGG16(Encoder):
         self.classifier = _classifier(49 * last, hidden, classes, types) if classes else nnx.data(None)
         self.pool = AdaptivePool((7, 7))
 
-    def levels(self, x: Array) -> list[Array]:
-        """Feature maps before each pooling and after the last one."""
-        found, start = [], 0
-        for end in self.ends:
-            for layer in self.features.layers[start:end]:
-                x = layer(x)
-            found.append(x)
-            start = end
-        return found
-
     def __call__(self, x: Array) -> Array:
         """Logits (*batch, classes) of x (*batch, H, W, in_channels)."""
         x = self.levels(x)[-1]
