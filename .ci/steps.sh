@@ -102,7 +102,8 @@ case ${1:?name a step} in
   parity)
     enter_environment test,parity
     .venv/bin/python -m pytest -m "parity and not gpu"
-    .venv/bin/python -m pytest tests/test_readme.py # the blocks that import PyTorch, skipped without it
+    # the blocks and examples that import PyTorch or onnx, skipped without them
+    .venv/bin/python -m pytest tests/test_readme.py tests/test_docstrings.py -k "torch or onnx or paddings or conventions"
     ;;
   tensorflow) # in an environment of its own, and only where there is a package for this platform and Python
     enter_own tensorflow

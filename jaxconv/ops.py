@@ -155,11 +155,10 @@ def conv_transpose(
     y, w, params = _operands(y, w, precision, preferred_element_type, method)
     if open_sizes.found(sizes):
         return open_sizes.conv_transpose(y, w, geometry, **params)
-    _check_method(method, "adjoint", geometry, y, w, params)
-    if geometry.padding_mode == "zeros":
-        return trilinear.adjoint(y, w, geometry, **params)
-    padded = trilinear.adjoint(y, w, geometry.unpadded(), **params)
-    return padding_modes.fold(padded, geometry, padded.ndim - rank - 1)
+    plain = geometry if geometry.padding_mode == "zeros" else geometry.unpadded()
+    _check_method(method, "adjoint", plain, y, w, params)
+    x = trilinear.adjoint(y, w, plain, **params)
+    return x if plain is geometry else padding_modes.fold(x, geometry, x.ndim - rank - 1)
 
 
 @hinting

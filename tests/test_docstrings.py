@@ -9,7 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-
+# What the examples of a module need beyond what the tests install.
+NEEDS = {"jaxconv.convert.onnx_function": "onnx"}
 
 # Names of the modules of jaxconv whose text holds an example.
 MODULES = [
@@ -21,6 +22,7 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_module(name, capsys, monkeypatch, tmp_path):
+    pytest.importorskip(NEEDS.get(name, "jax"))
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert result.failed == 0, capsys.readouterr().out

@@ -219,7 +219,7 @@ def test_wavenet_generates_what_the_parallel_pass_says():
 # ---------------------------------------------------------------------- learning
 
 
-def falls(model, x, loss, steps=200, rate=3e-3):
+def falls(model, x, loss, steps=200, rate=1e-2):
     """The loss on one batch after `steps` of Adam, over that at the start."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adam(rate)
@@ -254,8 +254,10 @@ def test_the_loss_on_one_batch_falls_below_a_tenth(name):
     model.train()
     x = jnp.asarray(rng.uniform(-1, 1, size=shape), jnp.float32)
     if name == "hifigan" or name == "dcgan_generator" or name == "fsrcnn":
-        y = jnp.asarray(rng.uniform(-0.5, 0.5, size=jax.eval_shape(model, x).shape), jnp.float32)
-        y = y if name != "fsrcnn" else jnp.mean(y, -1, keepdims=True) * 0 + jnp.sin(jnp.arange(y.shape[2]))[:, None]
+        made = nnx.eval_shape(lambda m: m(x), model)
+        y = jnp.asarray(rng.uniform(-0.5, 0.5, size=made.shape), jnp.float32)
+        if name != "hifigan":  # noise has more numbers than these have weights
+            y = jnp.broadcast_to(jnp.sin(jnp.arange(y.shape[2]))[:, None] / 2, y.shape)
         assert falls(model, x, lambda out: jnp.mean((out - y) ** 2)) < 0.1
         return
     if name == "wavenet":
@@ -271,7 +273,8 @@ def test_the_loss_on_one_batch_falls_below_a_tenth(name):
         value = lambda out: jnp.mean(optax.sigmoid_binary_cross_entropy(out[..., 0], labels))  # noqa: E731
     else:
         value = lambda out: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out, labels))  # noqa: E731
-    assert falls(model, x, value) < 0.1
+    steps = 600 if name == "segmentation" else 200  # its skips show the finest level nothing but noise
+    assert falls(model, x, value, steps) < 0.1
 
 
 def test_a_small_unet_learns_one_batch():

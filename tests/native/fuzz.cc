@@ -46,6 +46,12 @@ void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std
 
 using Random = std::mt19937;
 
+Index elements(const std::vector<Index>& shape) {
+  Index count = 1;
+  for (Index size : shape) count *= size;
+  return count;
+}
+
 // Every number of a right description changed by itself: what contradicts the buffers is refused, what does not is not.
 void lie(const Problem& p, int rank, Random& random) {
   std::vector<Index> sizes;
@@ -98,7 +104,8 @@ void lie(const Problem& p, int rank, Random& random) {
       }
       for (std::size_t count : {0u, 1u, static_cast<unsigned>(right.size()) - 1, static_cast<unsigned>(right.size()) + 1}) {
         shape.resize(count, 1);
-        if (!refused(sizes)) fail("a buffer of another rank is accepted");
+        // Axes of one element may be left out: what counts is that the kernels find every element they read.
+        if (!refused(sizes) && elements(shape) != elements(right)) fail("a buffer of another rank is accepted");
         shape = right;
       }
     }

@@ -108,9 +108,9 @@ class Table {
           end = std::clamp<Index>(inside.high - s.j2, begin, s.count);
         }
         for (Index p = 0; p < begin; ++p) row[p] = none;
-        const Index line = ((s.n * g.data_size[0] + u0) * g.data_size[1] + u1) * g.data_size[2];
-        const Real* at = g.data + (line + step * (s.j2 + begin) + o2) * g.pixel;
-        for (Index p = begin; p < end; ++p, at += step * g.pixel) row[p] = at;
+        // Counted, not walked: no pointer is made outside of the operand.
+        Index pixel = ((s.n * g.data_size[0] + u0) * g.data_size[1] + u1) * g.data_size[2] + step * (s.j2 + begin) + o2;
+        for (Index p = begin; p < end; ++p, pixel += step) row[p] = g.data + pixel * g.pixel;
         for (Index p = end; p < s.count; ++p) row[p] = none;
       }
     }
