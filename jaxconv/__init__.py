@@ -12,6 +12,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxconv import (
+        analysis as analysis,
+        benchmark as benchmark,
+        convert as convert,
+        dialects as dialects,
+        figures as figures,
+        initializers as initializers,
+        models as models,
+        nn as nn,
+        train as train,
+    )
     from jaxconv._accelerate import accelerate
     from jaxconv._sizes import sizes
     from jaxconv.geometry import ConvGeometry

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxconv import lowering, trilinear
-from jaxconv import padding as padding_modes
+from jaxconv import lowering, padding as padding_modes, trilinear
 from jaxconv._checks import is_sequence
 from jaxconv._hints import channels_first, hinting
 from jaxconv.geometry import ConvGeometry, Padding

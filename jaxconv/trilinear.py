@@ -32,8 +32,7 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jaxconv import _compat
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import Call
-from jaxconv.lowering import run as run_lowering
+from jaxconv.lowering import Call, run as run_lowering
 from jaxconv.lowering.call import SLOTS as SLOTS_OF
 
 apply_p = Primitive("conv_apply")

@@ -13,8 +13,11 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax import lax  # noqa: E402
-from jax.sharding import AxisType, NamedSharding  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
+from jax.sharding import (  # noqa: E402
+    AxisType,
+    NamedSharding,
+    PartitionSpec as P,  # noqa: E402
+)
 
 from jaxconv._accelerate import accelerate  # noqa: E402
 

@@ -190,3 +190,13 @@ def test_only_public_jax(folder):
     private = "jax." + "_src"
     files = [path for path in (ROOT / folder).rglob("*.py") if private in path.read_text()]
     assert not files
+
+
+@pytest.mark.parametrize("room", ["analysis", "figures"])
+def test_editors_see_the_names_that_load_on_first_use(room):
+    """What type checkers read (`if TYPE_CHECKING:`) and what the interpreter reads (`_HOME`) are one table."""
+    module = importlib.import_module(f"jaxconv.{room}")
+    tree = ast.parse(pathlib.Path(module.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {name.name: node.module.removeprefix(f"jaxconv.{room}.") for node in block.body for name in node.names}
+    assert seen == module._HOME

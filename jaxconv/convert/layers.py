@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from flax import linen, nnx
 
-from jaxconv.nn import Conv, ConvTranspose, PReLU
-from jaxconv.nn import linen as linen_layers
+from jaxconv.nn import Conv, ConvTranspose, PReLU, linen as linen_layers
 
 CONVENTIONS = ("torch", "keras")
 _CONTAINERS = (nnx.Module, list, tuple, dict)

@@ -16,8 +16,7 @@ from jaxconv.convert.layers import Layer, Need, walk
 from jaxconv.convert.norms import join_normalised
 from jaxconv.convert.report import Placement, Report
 from jaxconv.convert.sources import torch_values
-from jaxconv.nn.folding import fold_batch_norm as fold
-from jaxconv.nn.folding import foldable
+from jaxconv.nn.folding import fold_batch_norm as fold, foldable
 
 Rename = Mapping[str, str] | Callable[[str], str]
 # PyTorch counts the batches that batch normalisation has seen; flax has no such number.

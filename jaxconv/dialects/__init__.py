@@ -6,7 +6,10 @@ own operations: there is no second implementation here. Submodules load when the
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxconv.dialects import lax as lax, onnx as onnx, tensorflow as tensorflow, torch as torch
 
 _DIALECTS = ("lax", "onnx", "tensorflow", "torch")
 

@@ -1,9 +1,9 @@
 """Runs every analysis on a target and keeps what each one says, or why it could not say it."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
 
@@ -25,7 +25,7 @@ TILE = 512
 FLAT_IMAGES = 4
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TilingAdvice:
     """How to cut large images: pixels per axis; `work` is what all crops together compute, relative to the image."""
 
@@ -38,7 +38,7 @@ class TilingAdvice:
     work: float
 
 
-@dataclass
+@dataclasses.dataclass
 class Explanation:
     """All that is known about a network; what could not be found is None, and `failed` says why.
 
@@ -51,8 +51,8 @@ class Explanation:
     board: Checkerboard | None = None
     effective: EffectiveField | None = None
     tiling: TilingAdvice | None = None
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -129,7 +129,9 @@ def rates_fix(run: Sequence[LayerGridding]) -> str | None:
     if now.ok:
         return None
     try:
-        best = analysis.search_rates(len(run), kernels, receptive_field=now.receptive_field, top=1)
+        best: Sequence[analysis.RateCheck] = analysis.search_rates(
+            len(run), kernels, receptive_field=now.receptive_field, top=1
+        )
         if not best:
             widest = analysis.search_rates(len(run), kernels, max_rate=max(rates), top=1)
             best = [c for c in widest if c.receptive_field <= now.receptive_field]

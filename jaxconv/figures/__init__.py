@@ -1,6 +1,22 @@
 """Figures and animations, drawn from the user's own operators and networks (needs matplotlib; GIFs need Pillow)."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; `_HOME` is the same table for the interpreter
+    from jaxconv.figures.animation import animate as animate
+    from jaxconv.figures.counts import gridding as gridding, usage_counts as usage_counts
+    from jaxconv.figures.fields import (
+        effective_receptive_field as effective_receptive_field,
+        receptive_field as receptive_field,
+    )
+    from jaxconv.figures.inverse import deconvolution as deconvolution
+    from jaxconv.figures.layerwise import layers as layers
+    from jaxconv.figures.matrix import fan as fan, matrix_pair as matrix_pair
+    from jaxconv.figures.recipe import transpose_recipe as transpose_recipe
+    from jaxconv.figures.spectrum import norm_convergence as norm_convergence, spectrum_plot as spectrum_plot
+    from jaxconv.figures.units import patches as patches, visualisation as visualisation
+    from jaxconv.figures.upsampling import overlap as overlap
 
 _HOME = {
     "animate": "animation",
@@ -23,7 +39,7 @@ _HOME = {
 __all__ = sorted(_HOME)  # noqa: PLE0605 - names load on first use, so that importing the package costs nothing
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"jaxconv.figures.{_HOME[name]}"), name)
     raise AttributeError(f"module 'jaxconv.figures' has no attribute {name!r}")

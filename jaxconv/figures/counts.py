@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 
 from jaxconv._text import unparsed
-from jaxconv.analysis import Gridding, RateCheck, ReceptiveField, check_rates
-from jaxconv.analysis import gridding as find_gridding
-from jaxconv.analysis import receptive_field as find_field
+from jaxconv.analysis import (
+    Gridding,
+    RateCheck,
+    ReceptiveField,
+    check_rates,
+    gridding as find_gridding,
+    receptive_field as find_field,
+)
 from jaxconv.analysis.dilation.gridding import LayerGridding
 from jaxconv.figures.maps import TALLEST, as_map, by, counts_panel, roomy
 from jaxconv.figures.volumes import count_planes, maps_of

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.analysis import EffectiveField, GradientField, ReceptiveField
-from jaxconv.analysis import effective_receptive_field as measure
-from jaxconv.analysis import receptive_field as find_field
+from jaxconv.analysis import (
+    EffectiveField,
+    GradientField,
+    ReceptiveField,
+    effective_receptive_field as measure,
+    receptive_field as find_field,
+)
 from jaxconv.figures.grid import CURRENT, INK
 from jaxconv.figures.maps import by, style
 from jaxconv.figures.volumes import energy_planes, field_planes
@@ -325,10 +329,10 @@ def _heat(ax: Any, found: EffectiveField, decades: float, figure: Any) -> None:
         )
         ax.add_patch(patch)
         ax.legend(handles=[patch], loc="lower right", fontsize=9, framealpha=0.85)
-        rows, columns = (_around(s, 0.25) for s in found.box)
+        (top, bottom), (left, right) = (_around(s, 0.25) for s in found.box)
         high, wide = found.energy.shape
-        ax.set(xlim=(max(columns[0], 0) - 0.5, min(columns[1], wide) - 0.5))
-        ax.set(ylim=(min(rows[1], high) - 0.5, max(rows[0], 0) - 0.5))
+        ax.set(xlim=(max(left, 0) - 0.5, min(right, wide) - 0.5))
+        ax.set(ylim=(min(bottom, high) - 0.5, max(top, 0) - 0.5))
     ax.set(xticks=[], yticks=[], facecolor="black")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxconv.analysis import Gridding
-from jaxconv.analysis import gridding as find_gridding
+from jaxconv.analysis import Gridding, gridding as find_gridding
 from jaxconv.figures.fields import EFFECTIVE, MASK, NOMINAL
 from jaxconv.figures.grid import INK
 from jaxconv.figures.maps import by, style

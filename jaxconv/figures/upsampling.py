@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.analysis import Checkerboard, ReceptiveField
-from jaxconv.analysis import receptive_field as find_field
+from jaxconv.analysis import Checkerboard, ReceptiveField, receptive_field as find_field
 from jaxconv.analysis.graph.sweep import alignments
 from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, spread
 from jaxconv.analysis.upsampling.probe import phase_means

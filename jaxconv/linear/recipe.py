@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv import ops
-from jaxconv import padding as padding_modes
+from jaxconv import ops, padding as padding_modes
 from jaxconv.geometry import ConvGeometry, Padding
 
 

@@ -6,7 +6,7 @@ In a jaxpr each function is one jitted call named `max_pool`, `max_pool_with_ind
 
 import math
 from functools import partial, reduce
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,21 @@ from jaxconv.resampling.windows import (
 _LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
 
 
+@overload
+def max_pool(
+    x: ArrayLike, window: Ints, *, stride: Ints | None = ..., padding: Padding = ..., dilation: Ints = ...,
+    ceil_mode: bool = ..., return_indices: Literal[False] = ...,
+) -> Array: ...  # fmt: skip
+@overload
+def max_pool(
+    x: ArrayLike, window: Ints, *, return_indices: Literal[True], stride: Ints | None = ..., padding: Padding = ...,
+    dilation: Ints = ..., ceil_mode: bool = ...,
+) -> tuple[Array, Array]: ...  # fmt: skip
+@overload
+def max_pool(
+    x: ArrayLike, window: Ints, *, return_indices: bool, stride: Ints | None = ..., padding: Padding = ...,
+    dilation: Ints = ..., ceil_mode: bool = ...,
+) -> Array | tuple[Array, Array]: ...  # fmt: skip
 @hinting
 def max_pool(
     x: ArrayLike,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -231,6 +231,21 @@ class ReceptiveField:
         return f"{text}{beyond})"
 
 
+@overload
+def receptive_field(
+    fn: Callable[..., Any], *args: Any, method: Literal["jaxpr"], spatial_axes: Sequence[int] | None = ...,
+    output: int | None = ...,
+) -> ReceptiveField: ...  # fmt: skip
+@overload
+def receptive_field(
+    fn: Callable[..., Any], *args: Any, method: Literal["gradient"], spatial_axes: Sequence[int] | None = ...,
+    output: int | None = ...,
+) -> GradientField: ...  # fmt: skip
+@overload
+def receptive_field(
+    fn: Callable[..., Any], *args: Any, spatial_axes: Sequence[int] | None = ..., output: int | None = ...,
+    method: str = ...,
+) -> ReceptiveField | GradientField: ...  # fmt: skip
 def receptive_field(
     fn: Callable[..., Any],
     *args: Any,
