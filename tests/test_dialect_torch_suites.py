@@ -151,6 +151,10 @@ def excused(case, ours, theirs):
     if theirs is not None:
         # jax's indices are int32.
         return case.name.startswith("max_unpool") and "int64" in str(theirs) and case.arrays[1].dtype == np.int32
+    if case.name.startswith("adaptive_") or case.name in ("batch_norm", "instance_norm"):
+        # Nothing is read of an empty input; the mean of everything takes any number of axes.
+        if ours is not None and (0 in case.arrays[0].shape or "without a batch" in str(ours)):
+            return True
     values = [*case.args, *case.kwargs.values()]
     flat = [v for value in values for v in (value if isinstance(value, (tuple, list)) else [value])]
     if ours is not None and any(isinstance(v, bool) for v in flat):  # a bool among integers counts as one there
@@ -167,14 +171,7 @@ def excused(case, ours, theirs):
     return case.kwargs.get("mode") == "area" and ours is not None and "at least 1" in str(ours)
 
 
-# These take what PyTorch refuses for its dtype, and broadcast nothing: not held to its refusals yet.
-LENIENT = {
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "batch_norm", "grid_sample", "group_norm", "instance_norm", "layer_norm", "linear", "prelu",
-}  # fmt: skip
-
-
-def hostile_calls(count, names=tuple(n for n in GENERATORS if n not in LENIENT)):
+def hostile_calls(count, names=tuple(GENERATORS)):
     tally = Tally("hostile calls of torch")
     for name in names:
         rng = np.random.default_rng([SEED, sum(map(ord, name))])

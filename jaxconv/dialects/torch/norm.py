@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ def batch_norm(
         [1.0, 1.0]
     """
     x = _floating(input, 2)
+    if eps < 0 or (eps == 0 and training is True):
+        raise ValueError(f"batch_norm takes eps of at least 0, above 0 in training, got {eps}")
     if boolean(training, "training"):
         if x.size == x.shape[1]:
             raise ValueError(f"batch_norm in training needs more than 1 value per channel, got shape {x.shape}")
@@ -51,6 +54,11 @@ def batch_norm(
     else:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm without training needs running_mean and running_var")
+        if jnp.ndim(running_mean) != 1 or jnp.ndim(running_var) != 1:
+            raise ValueError(
+                "batch_norm takes running statistics of one axis, got shapes "
+                f"{jnp.shape(running_mean)} and {jnp.shape(running_var)}"
+            )
         mean, var = (_channels(v, x, n) for v, n in ((running_mean, "running_mean"), (running_var, "running_var")))
         y = (x - mean) * lax.rsqrt(var + eps)
     return _scaled(y, x, weight, bias)
@@ -68,6 +76,9 @@ def instance_norm(
         >>> instance_norm(jnp.arange(4.0).reshape(1, 2, 2), eps=0.0).ravel().tolist()
         [-1.0, 1.0, -1.0, 1.0]
     """
+    for value in (running_mean, running_var, weight, bias):
+        if value is not None and jnp.ndim(value) != 1:
+            raise ValueError(f"instance_norm takes one number per channel, got an array of shape {jnp.shape(value)}")
     if not boolean(use_input_stats, "use_input_stats"):
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     x = _floating(input, 3)
@@ -90,7 +101,8 @@ def group_norm(
     x, groups = _floating(input, 2), as_index(num_groups, "num_groups")
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"num_groups={num_groups} does not divide the {x.shape[1]} channels of {x.shape}")
-    y = _standardised(x.reshape(x.shape[0], groups, -1), (2,), eps).reshape(x.shape)
+    parts = (x.shape[0], groups, math.prod(x.shape[1:]) // groups)
+    y = _standardised(x.reshape(parts), (2,), eps).reshape(x.shape)
     return _scaled(y, x, weight, bias)
 
 
@@ -111,7 +123,7 @@ def layer_norm(
         raise ValueError(f"normalized_shape={normalized_shape!r} is not the end of the input's shape {x.shape}")
     y = _standardised(x, tuple(range(x.ndim - len(shape), x.ndim)), eps)
     for value, name in ((weight, "weight"), (bias, "bias")):
-        if value is not None and array(value, name).shape != shape:
+        if value is not None and _of_type(value, x, name).shape != shape:
             raise ValueError(f"{name} has shape {array(value, name).shape}; normalized_shape is {shape}")
     y = y if weight is None else y * array(weight, "weight")
     return y if bias is None else y + array(bias, "bias")
@@ -125,7 +137,10 @@ def prelu(input: ArrayLike, weight: ArrayLike) -> Array:
         >>> prelu(jnp.asarray([[-4.0, 2.0]]), jnp.asarray([0.25])).tolist()
         [[-1.0, 2.0]]
     """
-    x, w = _floating(input, 0), array(weight, "weight")
+    x = _floating(input, 0)
+    w = _of_type(weight, x, "weight", mixed=False)
+    if w.ndim > 1:
+        raise ValueError(f"weight has shape {w.shape}; prelu takes one number or one per channel")
     if w.size != 1:
         w = _channels(w, _floating(input, 2), "weight")
     return jnp.where(x > 0, x, x * (w.reshape(()) if w.size == 1 else w))
@@ -139,11 +154,17 @@ def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -
         >>> linear(jnp.ones((2, 3)), jnp.ones((4, 3)), jnp.ones(4)).tolist()[0]
         [4.0, 4.0, 4.0, 4.0]
     """
-    x, w = array(input, "input"), array(weight, "weight")
-    if w.ndim not in (1, 2) or not x.ndim or x.shape[-1] != w.shape[-1]:
+    x = array(input, "input")
+    w = _of_type(weight, x, "weight", mixed=False)
+    if w.ndim not in (1, 2) or (w.ndim == 1 and bias is not None) or not x.ndim or x.shape[-1] != w.shape[-1]:
         raise ValueError(f"linear: input of shape {x.shape} and weight of shape {w.shape} do not fit together")
     y = jnp.matmul(x, w.T)
-    return y if bias is None else y + array(bias, "bias")
+    if bias is None:
+        return y
+    b = _of_type(bias, x, "bias", mixed=False)
+    if b.size not in (1, w.shape[0]):
+        raise ValueError(f"linear: bias of shape {b.shape} beside weight of shape {w.shape}")
+    return y + b.reshape(-1)
 
 
 def grid_sample(
@@ -170,15 +191,15 @@ def grid_sample(
         >>> grid_sample(jnp.arange(4.0).reshape(1, 1, 2, 2), jnp.zeros((1, 1, 1, 2))).ravel().tolist()
         [1.5]
     """
-    x, g = array(input, "input"), array(grid, "grid")
-    rank = x.ndim - 2
+    x = array(input, "input")
+    g, rank = _of_type(grid, x, "grid", mixed=False), x.ndim - 2
     if rank not in (2, 3) or g.ndim != x.ndim or g.shape[-1] != rank or g.shape[0] != x.shape[0] or 0 in x.shape[1:]:
         raise ValueError(f"grid_sample: input of shape {x.shape} and grid of shape {g.shape} do not fit together")
     if mode not in ("bilinear", "nearest", "bicubic") or (mode == "bicubic" and rank == 3):
         raise ValueError(f"mode={mode!r} is not 'bilinear', 'nearest' or, of two axes, 'bicubic'")
     if padding_mode not in ("zeros", "border", "reflection"):
         raise ValueError(f"padding_mode={padding_mode!r} is not 'zeros', 'border' or 'reflection'")
-    corners = bool(align_corners)
+    corners = align_corners is not None and boolean(align_corners, "align_corners")
     axes = []
     for axis, n in enumerate(x.shape[2:]):
         place = g[..., rank - 1 - axis]
@@ -238,8 +259,17 @@ def _adaptive(name: str, rank: int, pool: Callable[..., Array]) -> Callable[...,
         wanted = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * rank
         if len(wanted) != rank:
             raise ValueError(f"output_size={output_size!r} has {len(wanted)} entries, {rank} are needed")
+        if output_size is None or (rank == 1 and None in wanted):
+            raise TypeError(f"{name}: output_size={output_size!r} must be an int or {rank} of them")
         sizes = tuple(n if m is None else m for n, m in zip(x.shape[-rank:], wanted, strict=True))
-        ints(sizes, "output_size", rank, minimum=1)
+        sizes = ints(sizes, "output_size", rank, minimum=0)
+        if 0 in x.shape[-rank - 1 :]:
+            raise ValueError(f"{name} needs channels and sizes of at least 1, got shape {x.shape}")
+        if 0 in sizes:
+            empty = jnp.zeros((*x.shape[:-rank], *sizes), x.dtype)
+            return (empty, empty.astype(jnp.int32)) if return_indices else empty
+        if pool is adaptive_avg_pool:
+            _floating(x, 0)
         if return_indices:
             return _indexed(x, sizes)
         return channels_first(pool(channels_last(x, rank), sizes), rank)
@@ -278,7 +308,7 @@ def _indexed(x: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
         flat = flat[..., None, None] * n + taps
     order = (*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
     flat = flat.transpose(order).reshape(*sizes, -1)
-    values = x.reshape(*x.shape[:-rank], -1)[..., flat]
+    values = x.reshape(*x.shape[:-rank], math.prod(spatial))[..., flat]
     chosen = jnp.argmax(values, axis=-1)
     indices = jnp.take_along_axis(jnp.broadcast_to(jnp.asarray(flat, jnp.int32), values.shape), chosen[..., None], -1)
     return jnp.max(values, axis=-1), indices[..., 0]
@@ -301,9 +331,17 @@ def _floating(value: ArrayLike, axes: int) -> Array:
     return x
 
 
-def _channels(value: ArrayLike, x: Array, name: str) -> Array:
+def _of_type(value: ArrayLike, x: Array, name: str, *, mixed: bool = True) -> Array:
+    """An operand beside `x`: of its type or, where PyTorch mixes, float32 beside half precision."""
     v = array(value, name)
-    if v.shape != (x.shape[1],):
+    if v.dtype != x.dtype and not (mixed and v.dtype == jnp.float32 and x.dtype in (jnp.float16, jnp.bfloat16)):
+        raise TypeError(f"{name} is {v.dtype}; the input is {x.dtype}")
+    return v
+
+
+def _channels(value: ArrayLike, x: Array, name: str) -> Array:
+    v = _of_type(value, x, name)
+    if v.size != x.shape[1] or not v.ndim:
         raise ValueError(f"{name} has shape {v.shape}; the input {x.shape} has {x.shape[1]} channels")
     return v.reshape(-1, *(1,) * (x.ndim - 2))
 
