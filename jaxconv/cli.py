@@ -70,18 +70,32 @@ def evaluate(run: Folder, data: Path | None = None, split: str | None = None, ba
     call(run, data_folder=data, split=split, batch_size=batch_size)
 
 
-def predict(run: Folder, images: Images, out: Path, labels: bool = False) -> None:
+def predict(
+    run: Folder,
+    images: Images,
+    out: Path,
+    labels: bool = False,
+    probabilities: bool = False,
+    tile: int | None = None,
+    flips: Literal["none", "horizontal", "both"] = "none",
+    scales: tuple[float, ...] = (1.0,),
+) -> None:
     """Segment images of any size and write overlays in the run's palette.
 
     Args:
         run: run folder, from train or convert.
-        images: image files.
+        images: image files, .npy files, or folders of them.
         out: folder for NAME_overlay.png.
         labels: also write NAME_labels.png, whose value is the class.
+        probabilities: also write NAME_probabilities.npy, (height, width, classes).
+        tile: pixels of a tile's side; without it 512 where an image is large; 0 computes whole images.
+        flips: average over flipped images too.
+        scales: average over the image resized by these factors.
     """
     from jaxconv.train.prediction import predict as call
 
-    call(run, images, out, labels=labels)
+    options: dict[str, Any] = {"labels": labels, "probabilities": probabilities, "tile": tile}
+    call(run, images, out, **options, flips=flips, scales=scales)
 
 
 def convert(

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxconv.train.record import Colour, Preprocessing, default_palette
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_pairs(folder: str | Path, split: str) -> list[tuple[Path, Path]]:
@@ -27,9 +27,9 @@ def find_pairs(folder: str | Path, split: str) -> list[tuple[Path, Path]]:
                 f"folder {path} does not exist; the layout is FOLDER/SPLIT/*.png beside FOLDER/SPLITannot/*.png"
             )
     # Names that begin with a dot are no images: macOS leaves ._NAME beside each file on other disks.
-    files = sorted(p for p in images.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not files:
-        raise FileNotFoundError(f"folder {images} holds no image ({', '.join(_SUFFIXES)})")
+        raise FileNotFoundError(f"folder {images} holds no image ({', '.join(SUFFIXES)})")
     pairs = [(path, annotations / f"{path.stem}.png") for path in files]
     for image, label in pairs:
         if not label.is_file():
@@ -81,7 +81,7 @@ def read_image(path: str | Path, channels: int = 3, value_range: tuple[float, fl
     if not deep:
         image = image.convert("L" if channels == 1 else "RGB")
         pixels = np.asarray(image).reshape(image.height, image.width, channels)
-        return pixels if value_range is None else _stretched(pixels, value_range)
+        return pixels if value_range is None else stretched(pixels, value_range)
     pixels = np.asarray(image).astype(np.float32)[..., None]
     low, high = float(np.min(pixels, initial=0)), float(np.max(pixels, initial=0))
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
@@ -93,11 +93,12 @@ def read_image(path: str | Path, channels: int = 3, value_range: tuple[float, fl
             f"image {path} holds values {low:g}..{high:g} of more than 8 bits; say which are black and white, as --set "
             f"value_range=({low:g},{high:g})"
         )
-    pixels = _stretched(pixels, value_range or (0.0, white))
+    pixels = stretched(pixels, value_range or (0.0, white))
     return np.repeat(pixels, channels, axis=-1)
 
 
-def _stretched(pixels: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+def stretched(pixels: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Pixels in units of 8 bits, float32, from values whose black and white are ``value_range``."""
     black, white = value_range
     return ((pixels.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))).astype(np.float32)
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxconv._text import print_line
+from jaxconv.train.arrays import read_array
 from jaxconv.train.files import write_beside
-from jaxconv.train.folder import read_image
+from jaxconv.train.folder import SUFFIXES, read_image
+from jaxconv.train.inference import Inference
 from jaxconv.train.picture import overlay
+from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import load_run
-from jaxconv.train.segment import run_segmenter
 
 
 def predict(
@@ -19,15 +22,26 @@ def predict(
     out: str | Path,
     *,
     labels: bool = False,
+    probabilities: bool = False,
+    tile: int | None = None,
+    flips: str = "none",
+    scales: Sequence[float] = (1.0,),
     say: Callable[[str], None] = print_line,
 ) -> list[Path]:
-    """Segments image files of any size and writes ``OUT/NAME_overlay.png`` for each.
+    """Segments images of any size and writes ``OUT/NAME_overlay.png`` for each.
+
+    Large images are computed tile by tile, with the values of the whole (`jaxconv.analysis.tiled`).
 
     Args:
         run_folder: written by train or convert.
-        images: files.
+        images: image files, ``.npy`` files (height, width) or (height, width, channels), which are read in parts, and
+            folders of both.
         out: folder, made if missing.
         labels: also write ``OUT/NAME_labels.png``, one gray channel (8-bit up to 256 classes) whose value is the class.
+        probabilities: also write ``OUT/NAME_probabilities.npy``, (height, width, classes) float32.
+        tile: pixels of a tile's side; None for 512 where an image has more than 2^20 pixels, 0 for whole images.
+        flips: "none", "horizontal" or "both": probabilities are means over the flipped images.
+        scales: probabilities are also means over the image resized by these factors.
         say: receives one line a file.
 
     Returns:
@@ -35,33 +49,63 @@ def predict(
 
     Raises:
         FileNotFoundError, ValueError: an image is missing or unreadable (what comes before it is written), two images
-            would be written to one file, or none is given.
+            would be written to one file, none is given, or an option is outside of its range.
 
     >>> predict("runs/mosaics", ["street.jpg"], out="overlays")  # doctest: +SKIP
     [PosixPath('overlays/street_overlay.png')]
     """
-    paths = [Path(image) for image in images]
-    if not paths:
-        raise ValueError("no image was given to predict")
+    paths = _files([Path(image) for image in images], Path(out))
     names = [path.stem for path in paths]
     twice = [str(path) for path in paths if names.count(path.stem) > 1]
     if twice:
         raise ValueError(f"{', '.join(twice)} have one name and would be written to one file; predict them apart")
     model, run = load_run(run_folder)
     record = run.preprocessing
-    segment = run_segmenter(model, record, batch_size=1)
+    inference = Inference(model, record, tile=tile, flips=flips, scales=scales, say=say)
     written = []
     for path in paths:
-        image = read_image(path, record.channels, record.value_range)
-        classes = segment([image])[0]
-        shown = overlay(image, classes, record)
-        written.append(_save(Path(out) / f"{path.stem}_overlay.png", shown))
+        read = read_array if path.suffix.lower() == ".npy" else read_image
+        image = read(path, record.channels, record.value_range)
+        if probabilities:
+            found = inference.probabilities(image)
+            classes = found.argmax(-1).astype(np.uint8 if record.classes <= 256 else np.uint16)
+            write_beside(Path(out) / f"{path.stem}_probabilities.npy", lambda p, found=found: np.save(p, found))
+        else:
+            classes = inference.labels(image)
+        written.append(_save(Path(out) / f"{path.stem}_overlay.png", _in_bands(image, classes, record)))
         if labels:
             _save(Path(out) / f"{path.stem}_labels.png", classes)
-        share = np.bincount(classes.ravel(), minlength=record.classes) / classes.size
+        share = sum(np.bincount(row, minlength=record.classes) for row in classes) / classes.size
         most = ", ".join(f"{record.class_names[i]} {share[i]:.0%}" for i in share.argsort()[::-1][:3] if share[i] > 0)
         say(f"{written[-1]}: {most}")
     return written
+
+
+def _files(given: Sequence[Path], out: Path) -> list[Path]:
+    """The images that are meant; folders stand for what is in them."""
+    if not given:
+        raise ValueError("no image was given to predict")
+    paths: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        if path.resolve() == out.resolve():
+            raise ValueError(f"--out {out} is the folder of the images: the next prediction would read its overlays")
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in (*SUFFIXES, ".npy") and p.name[0] != ".")
+        if not found:
+            raise FileNotFoundError(f"folder {path} holds no image ({', '.join(SUFFIXES)}, .npy)")
+        paths += found
+    return paths
+
+
+def _in_bands(image: Any, classes: np.ndarray, record: Preprocessing, rows: int = 256) -> np.ndarray:
+    """`overlay` of a few rows at a time: its floats of a large image would be the largest thing in memory."""
+    shown = np.empty((*classes.shape, 3), np.uint8)
+    for start in range(0, len(classes), rows):
+        band = slice(start, start + rows)
+        shown[band] = overlay(np.asarray(image[band]), classes[band], record)
+    return shown
 
 
 def _save(path: Path, pixels: np.ndarray) -> Path:

@@ -1,0 +1,124 @@
+"""Whole images of any size through a run's network: exact tiles, test-time flips and scales."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxconv.analysis import TilingRefused, tiled
+from jaxconv.train.folder import resize_image, resize_labels
+from jaxconv.train.record import Preprocessing
+
+LARGE = 1 << 20  # pixels: larger images are computed in tiles
+TILE = 512
+FLIPS = {"none": ((1, 1),), "horizontal": ((1, 1), (1, -1)), "both": ((1, 1), (1, -1), (-1, 1), (-1, -1))}
+
+
+def network_function(
+    graph: nnx.GraphDef, record: Preprocessing, probabilities: bool = False
+) -> Callable[[Any, Any], jax.Array]:
+    """A function of (images (n, h, w, channels), state) to the best class of each pixel, or to softmax's values."""
+
+    def function(images: Any, state: Any) -> jax.Array:
+        logits = nnx.merge(graph, state)(record.normalise(images))
+        if probabilities:
+            return jax.nn.softmax(logits.astype(jnp.float32))
+        return logits.argmax(-1).astype(jnp.uint8 if record.classes <= 256 else jnp.uint16)
+
+    return function
+
+
+class Inference:
+    """Label maps and probabilities of images of any size, as from the whole image.
+
+    Args:
+        model: of a run, in evaluation mode.
+        record: its preprocessing.
+        tile: pixels of a tile's side; None for 512 where an image has more than 2^20 pixels, 0 for whole images.
+        flips: "horizontal" means over the image and its mirror image, "both" over all four flips.
+        scales: the means are also over the image resized by these.
+        say: receives a sentence where a network cannot be computed tile by tile.
+
+    Raises:
+        ValueError: an option outside of its range; on a call, a ``tile`` for a network that cannot be cut.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        record: Preprocessing,
+        *,
+        tile: int | None = None,
+        flips: str = "none",
+        scales: Sequence[float] = (1.0,),
+        say: Callable[[str], None] = print,
+    ):
+        if tile is not None and tile < 0:
+            raise ValueError(f"tile={tile} must be a number of pixels, or 0 for whole images")
+        if flips not in FLIPS:
+            raise ValueError(f"flips={flips!r} must be one of {', '.join(FLIPS)}")
+        if not scales or not all(1 / 16 <= scale <= 16 for scale in scales):
+            raise ValueError(f"scales={tuple(scales)} must be factors within 1/16..16")
+        graph, self._state = nnx.split(model)
+        self._record, self._tile, self._say = record, tile, say
+        self._variants = [(flip, scale) for scale in scales for flip in FLIPS[flips]]
+        functions = [network_function(graph, record, probabilities) for probabilities in (False, True)]
+        self._whole = [jax.jit(function) for function in functions]
+        self._tiled = [tiled(function, tile or TILE, statistics=True) for function in functions]
+
+    def labels(self, pixels: Any) -> np.ndarray:
+        """The class of each pixel, (h, w), of an image (h, w, channels): an array, a memmap or a `Lazy` one."""
+        if self._variants != [((1, 1), 1.0)]:
+            return self.probabilities(pixels).argmax(-1).astype(np.uint8 if self._record.classes <= 256 else np.uint16)
+        sized = self._sized(pixels)
+        labels = self._computed(0, sized)[0, : sized.shape[0], : sized.shape[1]]
+        return resize_labels(labels, pixels.shape[:2])
+
+    def probabilities(self, pixels: Any) -> np.ndarray:
+        """Softmax's values, (h, w, classes) float32: the mean over flips and scales."""
+        sized, total = self._sized(pixels), np.float32(0)
+        for (down, right), scale in self._variants:
+            size = tuple(max(1, round(n * scale)) for n in sized.shape[:2])
+            scaled = sized if size == sized.shape[:2] else resize_image(np.asarray(sized), size)
+            found = self._computed(1, scaled[::down, ::right])[0, : size[0], : size[1]]
+            total = total + resize_image(found[::down, ::right], sized.shape[:2])
+        return resize_image(total / np.float32(len(self._variants)), pixels.shape[:2])
+
+    def _sized(self, pixels: Any) -> Any:
+        return pixels if self._record.size is None else resize_image(np.asarray(pixels), self._record.size)
+
+    def _computed(self, which: int, pixels: Any) -> np.ndarray:
+        """Labels (``which`` 0) or probabilities of the padded image, (1, h, w, ...)."""
+        image = _Padded(pixels, self._record.size_multiple)
+        large = image.shape[1] * image.shape[2] > LARGE if self._tile is None else self._tile > 0
+        if large:
+            try:
+                return self._tiled[which](image, self._state)
+            except TilingRefused as refusal:
+                if self._tile:
+                    raise ValueError(f"tile={self._tile}: {refusal}; give 0 to compute whole images") from None
+                self._say(f"computed whole, not in tiles: {refusal}")
+                self._tile = 0
+        return np.asarray(self._whole[which](image[:, :, :], self._state))
+
+
+class _Padded:
+    """An image (h, w, channels) as (1, H, W, channels), its edge repeated up to the next multiples; read in parts."""
+
+    def __init__(self, pixels: Any, multiple: int):
+        self._pixels = pixels
+        height, width, channels = pixels.shape
+        self.shape = (1, -(-height // multiple) * multiple, -(-width // multiple) * multiple, channels)
+        self.ndim, self.dtype = 4, pixels.dtype
+
+    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
+        first, pads = [], []
+        for part, size, padded in zip(where[1:3], self._pixels.shape, self.shape[1:], strict=False):
+            start, stop, _ = part.indices(padded)
+            low = min(start, size - 1)  # a part beyond the edge repeats the edge
+            first.append(slice(low, min(stop, size)))
+            pads.append((max(0, min(start, size) - low), max(0, stop - max(size, start))))
+        return np.pad(np.asarray(self._pixels[tuple(first)]), [*pads, (0, 0)], "edge")[None]
