@@ -20,6 +20,7 @@ Folder = Annotated[Path, tyro.conf.Positional]
 
 
 def train(
+    network: Annotated[str | None, tyro.conf.Positional] = None,
     config: str | None = None,
     out: Path | None = None,
     data: Path | None = None,
@@ -36,13 +37,15 @@ def train(
     """Train a network, or continue an interrupted run. Without arguments: a small U-Net on mosaics of photographs.
 
     Args:
+        network: MODULE:NAME or FILE.py:NAME of a model of your own, in place of --model: a function or class that takes
+            in_channels, classes and rngs and gives a flax.nnx.Module.
         config: NAME for configs/NAME.py, or a path; without it the main job.
         out: run folder; default runs/CONFIG, or runs/FOLDER-MODEL with --data.
         data: folder with SPLIT/*.png beside SPLITannot/*.png, and classes.txt, lines of NAME or NAME RED GREEN BLUE, if
             the classes have names; without it the embedded mosaics.
         split: training images below --data (train).
         val_split: images below --data that score the network (val).
-        model: unet or enet.
+        model: unet, enet, ... or a model of your own, as above.
         steps: gradient steps.
         labels: what the values in the label maps mean, as 0:background,255:cell; without it the value is the class.
         init: run folder or weights file to start from, where its tensors fit.
@@ -52,6 +55,9 @@ def train(
     """
     from jaxconv.train.command import train_command
 
+    if network is not None and (":" not in network or model not in (None, network)):
+        raise ValueError(f"{network} is not MODULE:NAME or FILE.py:NAME of a model of your own, or --model is another")
+    model = network or model
     given = {"data": data and str(data), "split": split, "val_split": val_split, "model": model, "steps": steps}
     train_command(config, out, given | {"labels": labels, "init": init}, set, restart, extend)
 
@@ -96,6 +102,29 @@ def predict(
 
     options: dict[str, Any] = {"labels": labels, "probabilities": probabilities, "tile": tile}
     call(run, images, out, **options, flips=flips, scales=scales)
+
+
+def export(
+    run: Folder,
+    out: Path | None = None,
+    size: tuple[int, int] | None = None,
+    probabilities: bool = False,
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
+) -> None:
+    """Write a run's network as a StableHLO program of any batch, and a loader that needs only jax.
+
+    Args:
+        run: run folder, from train or convert.
+        out: folder for network.stablehlo and load.py; default RUN/exported.
+        size: height and width of the images; default those that the run was trained on.
+        probabilities: give the probability of each class, not the best class.
+        platforms: what it shall run on.
+    """
+    from jaxconv._text import print_line
+    from jaxconv.train.exporting import export as call
+
+    written = call(run, out, size=size, probabilities=probabilities, platforms=platforms)
+    print_line(f"wrote {written}; {written.with_name('load.py')} runs it")
 
 
 def convert(
@@ -168,6 +197,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "convert": convert,
     "explain": explain,
     "bench": bench,

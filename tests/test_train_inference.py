@@ -1,4 +1,8 @@
-"""Prediction on images of any size: tiles, memmaps, folders, probabilities, flips and scales."""
+"""Prediction on images of any size: tiles, memmaps, folders, probabilities, flips, scales; exported programs."""
+
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from flax import nnx
 from PIL import Image
 
 from jaxconv.models import UNet
-from jaxconv.train import Preprocessing, predict, save_run
+from jaxconv.train import Preprocessing, export, predict, save_run
 from jaxconv.train.inference import Inference
 
 RECORD = Preprocessing(class_names=("a", "b", "c"), size_multiple=2, mean=(0.4,) * 3)
@@ -21,7 +25,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (61, 90, 3)).astype(np.uint8)
 
 @pytest.fixture(scope="module")
 def model():
-    model = nnx.jit(lambda: UNet(3, 3, widths=[4, 6], rngs=nnx.Rngs(0)))()
+    """A U-Net whose weights are drawn by NumPy: no initialiser is compiled."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: UNet(3, 3, widths=[4, 6], rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(1)
+    model = nnx.merge(graph, jax.tree.map(lambda x: jnp.asarray(rng.uniform(-0.3, 0.5, x.shape), x.dtype) ** 2, state))
     model.eval()
     return model
 
@@ -124,3 +131,42 @@ def test_options_out_of_range_and_folders_of_results_are_refused(run, model, tmp
         predict(run, [tmp_path], tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no image"):
         predict(run, [tmp_path], tmp_path / "out")
+
+
+LOADED = """
+import sys
+import numpy as np
+from load import load
+
+segment, about = load()
+images = np.load(sys.argv[1])
+np.save(sys.argv[2], np.stack([*segment(images), *segment(images[:1])]))
+print(about["class_names"], *sorted({name.partition(".")[0] for name in sys.modules} & {"jaxconv", "flax", "PIL"}))
+"""
+
+
+def test_an_exported_program_runs_in_a_process_that_has_jax_alone(run, model, tmp_path):
+    pytest.importorskip("flatbuffers")
+    images = np.stack([PIXELS[i : i + 31, i : i + 40] for i in (0, 9, 20)])
+    written = export(run, tmp_path, size=(31, 40))
+    exported = jax.export.deserialize(bytearray(written.read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    called = set(re.findall(r"custom_call @(\w+)", exported.mlir_module()))
+    assert called <= {"shape_assertion"}  # jax's own, of the open batch
+    np.save(tmp_path / "images.npy", images)
+    arguments = [sys.executable, "-c", LOADED, "images.npy", "labels.npy"]
+    done = subprocess.run(arguments, cwd=tmp_path, env={"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['a', 'b', 'c']\n"
+    expected = [_softmax(model, image).argmax(-1) for image in images]
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), [*expected, expected[0]])
+
+
+def test_export_refuses_what_it_cannot_know(run, tmp_path):
+    with pytest.raises(ValueError, match="give --size"):
+        export(run, tmp_path)
+    with pytest.raises(ValueError, match="platforms"):
+        export(run, tmp_path, size=(8, 8), platforms=("gpu",))
+    with pytest.raises(ValueError, match="size="):
+        export(run, tmp_path, size=(0, 8))
+    assert not list(tmp_path.iterdir())

@@ -307,3 +307,45 @@ def test_training_on_a_folder_survives_an_unreadable_image(labelled_folder, tmp_
     assert lines[-1] == f"mIoU {results['miou']:.4f}"
     _, run = load_run(tmp_path / "run")
     assert (run.preprocessing.ignore_index, run.preprocessing.classes, run.preprocessing.channels) == (9, 2, 3)
+
+
+OWN = """
+from flax import nnx
+
+class Small(nnx.Module):
+    def __init__(self, in_channels, classes, width=3, *, rngs):
+        stem, head = nnx.Conv(in_channels, width, (3, 3), rngs=rngs), nnx.Conv(width, classes, (1, 1), rngs=rngs)
+        self.layers = nnx.List([stem, head])
+
+    def __call__(self, x):
+        return self.layers[1](nnx.relu(self.layers[0](x)))
+
+def wide(in_channels, classes, *, rngs):
+    return Small(in_channels, classes + 1, rngs=rngs)
+
+def none(in_channels, classes, *, rngs):
+    return None
+
+number = 3
+"""
+
+
+def test_a_network_of_ones_own_is_trained_and_found_again(tmp_path):
+    (tmp_path / "nets.py").write_text(OWN)
+    own = str(tmp_path / "nets.py")
+    config = CONFIG.override(model=f"{own}:Small", model_kwargs={"width": 5}, steps=2)
+    train(config, tmp_path / "run", console=Console(quiet=True))
+    model, run = load_run(tmp_path / "run")
+    assert type(model).__name__ == "Small" and model.layers[0].out_features == 5
+    assert run.model_name == f"{own}:Small" and run.model_kwargs["width"] == 5
+    for name, message in (
+        ("Missing", "has no function or class 'Missing'"),
+        ("number", "has no function or class 'number'"),
+        ("none", "gives a NoneType, not a flax.nnx.Module"),
+        ("wide", r"it gives \(1, 32, 32, 7\), not \(images, height, width, 6 classes\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(CONFIG.override(model=f"{own}:{name}", steps=2), tmp_path / "other", console=Console(quiet=True))
+    with pytest.raises(ValueError, match="no module is called 'nowhere'"):
+        train(CONFIG.override(model="nowhere:Net", steps=2), tmp_path / "other", console=Console(quiet=True))
+    assert not (tmp_path / "other").exists()

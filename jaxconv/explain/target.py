@@ -1,8 +1,5 @@
 """What to explain: a run folder, a model's name, or a function that can be imported; and the image that it takes."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from jaxconv._import import module_of
 
 SIDE = 256
 LONGEST = 512  # of a photograph's longer side, unless --input says otherwise
@@ -209,7 +208,7 @@ def _of_name(what: str, shape: Any, image: Any, spatial_axes: Any) -> Target:
     place, _, attribute = what.rpartition(":")
     if not place or not attribute:
         raise ValueError(f"{what!r}: a function is given as MODULE:FUNCTION or FILE.py:FUNCTION")
-    value: Any = _module(place)
+    value: Any = module_of(place)
     for part in attribute.split("."):
         if not hasattr(value, part):
             names = sorted(n for n, v in vars(value).items() if callable(v) and not n.startswith("_"))
@@ -249,32 +248,6 @@ def _call_without_arguments(value: Any, what: str) -> tuple[Any, ...]:
         kind = f"{type(value).__name__}" + (f" of length {len(value)}" if isinstance(value, tuple) else "")
         raise ValueError(f"{what} gives a {kind}, not a tuple (fn, image, ...) of a function and its arguments")
     return value
-
-
-def _module(place: str) -> Any:
-    if place.endswith(".py"):
-        path = Path(place)
-        if not path.is_file():
-            raise FileNotFoundError(f"{place} does not exist")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise ValueError(f"{place} cannot be imported")
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise ValueError(f"{place} fails when it is imported: {type(error).__name__}: {error}") from error
-        return module
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name and (place == error.name or place.startswith(error.name + ".")):
-            raise ValueError(f"no module is called {place!r} (looked in {Path.cwd()} and where packages are)") from None
-        raise ValueError(f"{place} needs a module that is missing: {error}") from None
-    except Exception as error:
-        raise ValueError(f"{place} fails when it is imported: {type(error).__name__}: {error}") from error
 
 
 def _try(target: Target) -> None:

@@ -1,4 +1,4 @@
-"""Training, evaluation and prediction: everything behind ``jaxconv train | evaluate | predict``.
+"""Training, evaluation and prediction: everything behind ``jaxconv train | evaluate | predict | export``.
 
 A run is one folder (`jaxconv.train.runfolder`): ``config.json``, ``preprocessing.json``, ``metrics.csv``,
 ``checkpoints/``, ``weights.safetensors``, ``results.json`` and ``picture.png``. The training file itself, readable from
@@ -18,6 +18,7 @@ _HOME = {
     "confusion_matrix": "metrics",
     "cross_entropy": "losses",
     "evaluate": "evaluation",
+    "export": "exporting",
     "load_config": "config",
     "load_run": "runfolder",
     "mean_iou": "metrics",

@@ -1,5 +1,6 @@
 """``jaxconv train``: from words of the command line to a config and a run folder."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,12 @@ def default_out(config: str | None, final: TrainConfig) -> Path:
     ('runs/mosaics', 'runs/small')
     >>> default_out(None, TrainConfig(data="pictures/camvid", model="enet")).as_posix()
     'runs/camvid-enet'
+    >>> default_out(None, TrainConfig(model="nets.py:Small")).as_posix()
+    'runs/mosaics-nets-py-Small'
     """
     if config is not None:
         return Path("runs") / Path(config).stem
-    return Path("runs") / ("mosaics" if final.data is None else f"{Path(final.data).name}-{final.model}")
+    own = "" if ":" not in final.model else re.sub(r"[^\w-]+", "-", final.model)
+    if final.data is None:
+        return Path("runs") / (f"mosaics-{own}" if own else "mosaics")
+    return Path("runs") / f"{Path(final.data).name}-{own or final.model}"

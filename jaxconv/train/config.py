@@ -17,7 +17,9 @@ class TrainConfig:
     """Everything that decides a run; the defaults are the main job, the mosaics of scikit-image's photographs.
 
     Args:
-        model: key of ``jaxconv.models.REGISTRY``.
+        model: key of ``jaxconv.models.REGISTRY``, or MODULE:NAME or FILE.py:NAME of a function or class of your own,
+            which is called with ``in_channels``, ``classes``, ``model_kwargs`` and ``rngs`` and gives a flax.nnx.Module
+            from (n, height, width, in_channels) to (n, height, width, classes).
         model_kwargs: the model's arguments beside ``in_channels``, ``classes`` and ``rngs``.
         data: folder of images and label maps, or None for the embedded mosaics.
         split: training images, ``data/split`` and ``data/splitannot``.

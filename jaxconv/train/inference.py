@@ -11,6 +11,7 @@ from flax import nnx
 from jaxconv.analysis import TilingRefused, tiled
 from jaxconv.train.folder import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
+from jaxconv.train.segment import best_class
 
 LARGE = 1 << 20  # pixels: larger images are computed in tiles
 TILE = 512
@@ -26,7 +27,7 @@ def network_function(
         logits = nnx.merge(graph, state)(record.normalise(images))
         if probabilities:
             return jax.nn.softmax(logits.astype(jnp.float32))
-        return logits.argmax(-1).astype(jnp.uint8 if record.classes <= 256 else jnp.uint16)
+        return best_class(logits, record)
 
     return function
 
@@ -72,7 +73,7 @@ class Inference:
     def labels(self, pixels: Any) -> np.ndarray:
         """The class of each pixel, (h, w), of an image (h, w, channels): an array, a memmap or a `Lazy` one."""
         if self._variants != [((1, 1), 1.0)]:
-            return self.probabilities(pixels).argmax(-1).astype(np.uint8 if self._record.classes <= 256 else np.uint16)
+            return best_of(self.probabilities(pixels))
         sized = self._sized(pixels)
         labels = self._computed(0, sized)[0, : sized.shape[0], : sized.shape[1]]
         return resize_labels(labels, pixels.shape[:2])
@@ -103,6 +104,11 @@ class Inference:
                 self._say(f"computed whole, not in tiles: {refusal}")
                 self._tile = 0
         return np.asarray(self._whole[which](image[:, :, :], self._state))
+
+
+def best_of(probabilities: np.ndarray) -> np.ndarray:
+    """The class of each pixel, as 8 bits where they hold it."""
+    return probabilities.argmax(-1).astype(np.uint8 if probabilities.shape[-1] <= 256 else np.uint16)
 
 
 class _Padded:

@@ -10,7 +10,7 @@ from jaxconv._text import print_line
 from jaxconv.train.arrays import read_array
 from jaxconv.train.files import write_beside
 from jaxconv.train.folder import SUFFIXES, read_image
-from jaxconv.train.inference import Inference
+from jaxconv.train.inference import Inference, best_of
 from jaxconv.train.picture import overlay
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import load_run
@@ -68,7 +68,7 @@ def predict(
         image = read(path, record.channels, record.value_range)
         if probabilities:
             found = inference.probabilities(image)
-            classes = found.argmax(-1).astype(np.uint8 if record.classes <= 256 else np.uint16)
+            classes = best_of(found)
             write_beside(Path(out) / f"{path.stem}_probabilities.npy", lambda p, found=found: np.save(p, found))
         else:
             classes = inference.labels(image)

@@ -15,6 +15,7 @@ A folder is finished when it has weights.safetensors; only the picture is writte
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxconv._import import module_of
 from jaxconv.train.files import read_json, write_beside, write_json
 from jaxconv.train.record import Preprocessing
 
@@ -35,7 +37,7 @@ class Run:
 
     Args:
         folder: where it is.
-        model_name: key of ``jaxconv.models.REGISTRY``.
+        model_name: key of ``jaxconv.models.REGISTRY``, or MODULE:NAME or FILE.py:NAME of one's own.
         model_kwargs: the model's arguments, without ``rngs``.
         preprocessing: see `Preprocessing`.
         train: the training config as a dict, or None for converted weights.
@@ -53,19 +55,33 @@ class Run:
 
 
 def build_model(name: str, kwargs: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
-    """Makes the model ``REGISTRY[name](**kwargs, rngs=rngs)``.
+    """Makes the model ``REGISTRY[name](**kwargs, rngs=rngs)``, or that of MODULE:NAME or FILE.py:NAME.
 
     Raises:
         ValueError: no such model, or arguments that it does not take; the message lists what there is.
     """
     from jaxconv.models import REGISTRY
 
-    if name not in REGISTRY:
-        raise ValueError(f"no model is called {name!r}; models are: {', '.join(sorted(REGISTRY))}")
+    if name not in REGISTRY and ":" not in name:
+        listed = ", ".join(sorted(REGISTRY))
+        raise ValueError(f"no model is called {name!r}; models are: {listed}; your own is MODULE:NAME or FILE.py:NAME")
+    make = REGISTRY[name] if name in REGISTRY else _own_model(name)
     try:
-        return REGISTRY[name](**kwargs, rngs=rngs)
+        model = make(**kwargs, rngs=rngs)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, ZeroDivisionError) as error:
         raise ValueError(f"model {name!r} does not take {kwargs}: {error}") from error
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"model {name!r} gives a {type(model).__name__}, not a flax.nnx.Module")
+    return model
+
+
+@functools.cache
+def _own_model(name: str) -> Any:
+    place, _, attribute = name.rpartition(":")
+    make = getattr(module_of(place), attribute, None)
+    if not callable(make):
+        raise ValueError(f"model {name!r}: {place} has no function or class {attribute!r}")
+    return make
 
 
 def is_finished(folder: str | Path) -> bool:

@@ -16,14 +16,22 @@ Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def make_forward(graph: nnx.GraphDef, record: Preprocessing) -> Callable[[Any, np.ndarray], jax.Array]:
-    """A jitted function of (states, images (n, h, w, channels) uint8) to the best class of each pixel, (n, h, w)."""
+    """A jitted function of (states, images (n, h, w, channels)) to the best class of each pixel, (n, h, w)."""
 
     @jax.jit
     def forward(states, images):
-        logits = nnx.merge(graph, *states)(record.normalise(images))
-        return logits.argmax(-1).astype(jnp.uint8 if record.classes <= 256 else jnp.uint16)
+        return best_class(nnx.merge(graph, *states)(record.normalise(images)), record)
 
     return forward
+
+
+def best_class(logits: Any, record: Preprocessing) -> jax.Array:
+    """The class of each pixel from a network's output; a ValueError where that is no score of each class."""
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 4 or shape[-1] != record.classes:
+        found = type(logits).__name__ if shape is None else tuple(shape)
+        raise ValueError(f"it gives {found}, not (images, height, width, {record.classes} classes)")
+    return logits.argmax(-1).astype(jnp.uint8 if record.classes <= 256 else jnp.uint16)
 
 
 def segmenter(
