@@ -220,7 +220,8 @@ def test_resizes_with_a_period_are_cut_at_it():
 def test_crops_that_would_grow_with_the_image_are_refused():
     for net in (
         lambda x: conv(x, KERNELS[0])[:, ::-1],
-        lambda x: jc.conv(x, KERNELS[0], padding=1, padding_mode="circular"),
+        lambda x: conv(jc.conv(x, KERNELS[0], padding=1, padding_mode="circular"), KERNELS[1]),  # zeros at one layer
+        lambda x: around(x[:, :89]),  # what goes around is not the image
     ):
         with pytest.raises(TilingRefused, match="axis 1 of 90 pixels .* grows with the image"):
             tiled(net, 32)(line(90))
@@ -232,6 +233,73 @@ def test_crops_that_would_grow_with_the_image_are_refused():
     for n, whole in ((90, True), (150, False)):
         (plan,), *_ = tiled(wide, 32, spatial_axes=(1,)).plan(jax.ShapeDtypeStruct((1, n, 60, 3), jnp.float32))
         assert (plan.crop == n) == whole
+
+
+def around(x, stride=1):
+    y = jax.nn.relu(jc.conv(x, KERNELS[0], stride=stride, padding=2, dilation=2, padding_mode="circular"))
+    y = jc.conv(y, KERNELS[4][:, :, :6], padding=1, padding_mode="circular")
+    return jnp.repeat(jnp.repeat(y, stride, 1), stride, 2)
+
+
+def test_circular_borders_are_cut_around_the_image():
+    rng = np.random.default_rng(10)
+    mixed = lambda x: conv(jc.conv(jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="wrap"), KERNELS[0]), KERNELS[1])  # noqa: E731
+    norm = lambda x: around(x) - around(x).mean((1, 2), keepdims=True)  # noqa: E731
+    for net, shape, going, how in (
+        (around, (1, 83, 60, 3), (True, True), {"verify": False}),
+        (lambda x: around(x, 2), (2, 84, 98, 3), (True, True), {}),
+        (norm, (1, 83, 70, 3), (True, True), {"statistics": True}),
+        (lambda x: x + jnp.roll(x, 5, axis=1), (1, 90, 60, 3), (True, False), {}),
+    ):
+        image = rng.standard_normal(shape).astype(np.float32)
+        run = tiled(net, 24, **how)
+        assert tuple(p.circular for p in run.plan(image)[0]) == going
+        np.testing.assert_allclose(run(image), np.asarray(jax.jit(net)(image)), atol=3e-6, rtol=0)
+    with pytest.raises(TilingRefused, match="circular borders that only some layers have or whose size strides"):
+        tiled(lambda x: around(x, 2), 24)(rng.standard_normal((1, 83, 98, 3)).astype(np.float32))
+    with pytest.raises(TilingRefused, match="circular borders that only some layers have"):
+        tiled(mixed, 24, verify=False)(rng.standard_normal((1, 83, 98, 3)).astype(np.float32))
+
+
+def padded_to(multiple, mode, centred=False):
+    """What wrappers of networks do: pad to a multiple of their stride, or of more, and crop the result."""
+
+    def run(x):
+        height, width = x.shape[1:3]
+        pads = [(-n % multiple // 2 * centred, -n % multiple - -n % multiple // 2 * centred) for n in (height, width)]
+        y = encoder(jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=mode) + 1)
+        y = jc.conv(jnp.repeat(jnp.repeat(y, 4, 1), 4, 2), kernel(11, 5, 5, 6, 2), padding=2)
+        return y[:, pads[0][0] : pads[0][0] + height, pads[1][0] : pads[1][0] + width]
+
+    return run
+
+
+def test_images_that_are_padded_to_a_multiple_are_cut_at_it():
+    rng = np.random.default_rng(11)
+    for net, shape, aligns in (
+        (padded_to(32, "reflect"), (1, 203, 160, 3), (32, 32)),
+        (padded_to(16, "constant", centred=True), (1, 150, 128, 3), (16, 16)),
+        (padded_to(28, "constant"), (1, 203, 168, 3), (28, 28)),
+    ):
+        image = rng.standard_normal(shape).astype(np.float32)
+        run = tiled(net, 16)
+        plans = run.plan(image)[0]
+        assert tuple(p.align for p in plans) == aligns and any(p.crop < p.size for p in plans)
+        np.testing.assert_allclose(run(image), np.asarray(jax.jit(net)(image)), atol=2e-5, rtol=0)
+
+
+def test_aligned_corners_are_cut_where_a_crop_has_the_same_scale():
+    rng = np.random.default_rng(12)
+    image = rng.standard_normal((1, 121, 97, 3)).astype(np.float32)
+    for size in (lambda n: 2 * n - 1, lambda n: (n + 1) // 2, lambda n: 2 * n):
+        net = lambda x, size=size: jc.resize(conv(x, KERNELS[0]), [size(n) for n in x.shape[1:3]], align_corners=True)  # noqa: E731
+        run = tiled(net, 24)
+        if size(2) == 4:
+            with pytest.raises(TilingRefused, match="aligned corners .* n - 1 and m - 1 have a plain ratio"):
+                run(image)
+            continue
+        assert all(p.crop < p.size for p in run.plan(image)[0])
+        np.testing.assert_allclose(run(image), np.asarray(jax.jit(net)(image)), atol=3e-6, rtol=0)
 
 
 def test_what_forbids_tiling_is_named():

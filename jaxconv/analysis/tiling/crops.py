@@ -1,6 +1,7 @@
 """How an image is cut: alignment and halo of every axis, read off the function, or why it cannot be cut."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 from ..graph.reader import NotUnderstood
 from ..graph.sweep import Bounds, alignments
 from ..graph.trace import Traced
-from .moving import AtSizes, Change, changed_step, uneven_growth, with_size
+from .moving import OTHER_STEPS, AtSizes, Change, changed_step, uneven_growth, with_size
 from .statistics import KINDS
 
 _ROUNDS = 6
+# What images are padded to a multiple of, most common first.
+_MULTIPLES = (2, 4, 8, 16, 32, 64, 128, 256, 6, 12, 24, 48, 96, 10, 20, 40, 80, 14, 28, 56)
 
 
 class TilingRefused(ValueError):
@@ -26,7 +29,8 @@ class Plan:
     """How one axis is cut: crops of `crop` input pixels that start at multiples of `align`.
 
     Output q of a crop is exact where its nominal field lies inside of the crop, or reaches over a border that is also
-    the image's: it is exact from `low` on (0 at the image's begin) and up to `high` (all at its end).
+    the image's: it is exact from `low` on (0 at the image's begin) and up to `high` (all at its end). A `circular` axis
+    has no borders: its crops go around, from before the begin to beyond the end, and only their middles are kept.
     """
 
     size: int
@@ -36,11 +40,17 @@ class Plan:
     out_crop: int
     low: int
     high: int
+    circular: bool = False
 
     def starts(self) -> list[int]:
-        """Where the crops begin, in input pixels."""
+        """Where the crops begin, in input pixels; before and beyond the image where it is circular."""
         if self.crop >= self.size:
             return [0]
+        if self.circular:
+            first = -(-self.low // self.shift(self.align)) * -self.align
+            step = self.keep // self.align * self.align
+            count = -(-(self.out_size - self.shift(first) - self.high) // self.shift(step))
+            return [first + k * step for k in range(count + 1)]
         last = self.size - self.crop
         step = self.keep // self.align * self.align
         return [*range(0, last, step), last]
@@ -65,6 +75,8 @@ class Plan:
 
     def exact(self, start: int) -> tuple[int, int]:
         """First and last-plus-one output of the crop at `start` that has the whole image's value."""
+        if self.circular:
+            return max(self.low, -self.shift(start)), min(self.high, self.out_size - self.shift(start))
         first = 0 if start == 0 else self.low
         last = self.out_crop if start + self.crop >= self.size else self.high
         return first, last
@@ -91,14 +103,15 @@ def plan_of(fn, image, args, axes, tiles, sizes, advise: bool = True) -> tuple[t
         if changed is not None:
             i, change = changed
             raise TilingRefused(_why_not_cut(at, sizes, crops, tiles, i, change) if advise else str(change))
-        _refuse_growth(at, sizes, tiles, aligns, crops)
+        aligns, crops = _even_growth(at, sizes, tiles, aligns, crops)
+        crops, circular = _around(at, sizes, tiles, aligns, crops)
     except NotUnderstood as problem:
         raise TilingRefused(f"halo and alignment cannot be derived: {problem}") from None
     traced = at.traced(crops)
     out_axes = _whole_axes(whole, traced, axes)
     plans = []
     for i, (n, crop, align) in enumerate(zip(sizes, crops, aligns, strict=True)):
-        plans.append(_axis_plan(traced, i, n, crop, align, whole.shape[out_axes[i]]))
+        plans.append(_axis_plan(traced, i, n, crop, align, whole.shape[out_axes[i]], circular[i]))
     return tuple(plans), out_axes
 
 
@@ -161,18 +174,64 @@ def _why_not_cut(at: AtSizes, sizes, crops, tiles, i: int, change: Change) -> st
     return why + scale
 
 
-def _refuse_growth(at: AtSizes, sizes, tiles, aligns, crops) -> None:
-    """Refuse axes where what a tile reads grows with the image, and values that grow out of step with it."""
-    for i, (n, t, a, crop) in enumerate(zip(sizes, tiles, aligns, crops, strict=True)):
-        if crop < n:
-            uneven = uneven_growth(at, crops, i, a, n)
-            if uneven:
+def _even_growth(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], list[int]]:
+    """Alignments and crops by which every value grows in proportion: paddings to a multiple do by that multiple only.
+
+    Refused where there is none.
+    """
+    aligns, crops = list(aligns), list(crops)
+    for i, n in enumerate(sizes):
+        uneven = _uneven(at, crops, i, aligns[i], n) if crops[i] < n else None
+        if not uneven:
+            continue
+        for period in dict.fromkeys(math.lcm(aligns[i], m) for m in _MULTIPLES):
+            tried = with_size(crops, i, _congruent(crops[i] + 2 * (period - aligns[i]), n, period))
+            if not _uneven(at, tried, i, period, n) and changed_step(at, tried, i, period, n) is None:
+                aligns[i], crops = period, with_size(tried, i, min(tried[i], n))
+                break
+        else:
+            if uneven != OTHER_STEPS:
                 raise TilingRefused(f"axis {at.axes[i]} cannot be cut, the function does not move with it: {uneven}")
-        elif t < n and not _bounded(at, crops, i, t, a):
-            raise TilingRefused(
-                f"axis {at.axes[i]} of {n} pixels cannot be cut into tiles of {t}: what the result reads of it grows "
-                "with the image (circular borders, a flip, a shift by a share of it), so every tile would be all of it"
-            )
+    return aligns, crops
+
+
+def _uneven(at: AtSizes, crops: Sequence[int], i: int, period: int, size: int) -> str | None:
+    """A value that does not grow in proportion, to the image or far beyond: a few steps may look even by chance."""
+    far = crops[i] + max(8, 2048 // period) * period
+    near = uneven_growth(at, crops, i, period, size) if size > crops[i] else None
+    return near or uneven_growth(at, crops, i, period, far)
+
+
+def _around(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], list[bool]]:
+    """Crops of axes along which what a tile reads grows with the image: around it, where its middle does not grow.
+
+    That the function goes around indeed, `tiled` tries on random pixels.
+    """
+    crops, circular = list(crops), [False] * len(sizes)
+    for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True)):
+        if t >= n or crops[i] < n or _bounded(at, crops, i, t, a):
+            continue
+        crop, halo = -(-min(t + 2 * a, n) // a) * a, 0
+        for _ in range(_ROUNDS):
+            halo = _middle_halo(at.traced(with_size(crops, i, crop)), i)
+            need = -(-(t + halo + 2 * a) // a) * a
+            if need <= crop:
+                break
+            crop = need
+        tried = with_size(crops, i, crop)
+        if n % a or crop >= n or need > crop or changed_step(at, tried, i, a, n) or uneven_growth(at, tried, i, a, n):
+            raise TilingRefused(grows(at.axes[i], n, t))
+        crops, circular[i] = tried, True
+    return crops, circular
+
+
+def grows(axis: int, size: int, tile: int) -> str:
+    """Why an axis cannot be cut whose tiles would be as long as the image."""
+    return (
+        f"axis {axis} of {size} pixels cannot be cut into tiles of {tile}: what the result reads of it grows with the "
+        "image (a flip, a shift by a share of it, circular borders that only some layers have or whose size strides "
+        "do not divide), so every tile would be all of it"
+    )
 
 
 def _bounded(at: AtSizes, crops: Sequence[int], i: int, tile: int, align: int) -> bool:
@@ -195,13 +254,25 @@ def _congruent(least: int, size: int, align: int) -> int:
 
 def _halo(traced: Traced, i: int) -> int:
     """How far, to both sides together, the outputs reach beyond the input pixels that they stand for."""
+    before, after = _reach(traced, i)
+    return int(before.max()) + int(after.max()) + 2
+
+
+def _middle_halo(traced: Traced, i: int) -> int:
+    """The same of the outputs in the middle, which borders that go around do not change."""
+    middle = slice(traced.output_size[i] // 3, -(-2 * traced.output_size[i] // 3))
+    before, after = (np.take(x, range(*middle.indices(x.shape[i])), i) for x in _reach(traced, i))
+    return int(before.max()) + int(after.max()) + 2
+
+
+def _reach(traced: Traced, i: int) -> tuple[np.ndarray, np.ndarray]:
     swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True)
     low, high = swept.low[traced.out.number], swept.high[traced.out.number]
     shape = [1] * low.ndim
     shape[i] = traced.output_size[i]
     at = np.arange(shape[i]).reshape(shape) * (traced.input_size[i] / traced.output_size[i])
     seen = np.isfinite(low)
-    return int(np.where(seen, at - low, 0).max()) + int(np.where(seen, high - at, 0).max()) + 2
+    return np.where(seen, at - low, 0), np.where(seen, high - at, 0)
 
 
 def _whole_axes(whole: Any, traced: Traced, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -211,7 +282,7 @@ def _whole_axes(whole: Any, traced: Traced, axes: tuple[int, ...]) -> tuple[int,
     return traced.result_axes
 
 
-def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_size: int) -> Plan:
+def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_size: int, circular: bool) -> Plan:
     out_crop = traced.output_size[i]
     if crop >= size:
         return Plan(size, size, align, out_size, out_size, 0, out_size)
@@ -228,11 +299,12 @@ def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_siz
         )
     # Mirrored and repeated borders read pixels that are there: what an output in the middle sees, moved to each place,
     # says where a border is met.
-    low, high = np.minimum(low, _moved(low, period, align)), np.maximum(high, _moved(high, period, align))
+    around = _moved(low, period, align), _moved(high, period, align)
+    low, high = around if circular else (np.minimum(low, around[0]), np.maximum(high, around[1]))
     bad_low, bad_high = np.nonzero(low < 0)[0], np.nonzero(high > crop - 1)[0]
     first = int(bad_low.max()) + 1 if len(bad_low) else 0
     last = int(bad_high.min()) if len(bad_high) else out_crop
-    plan = Plan(size, crop, align, out_size, out_crop, first, last)
+    plan = Plan(size, crop, align, out_size, out_crop, first, last, circular)
     if plan.keep < align:
         raise TilingRefused(f"no output of a {crop}-pixel crop on axis {traced.spatial_axes[i]} is free of its borders")
     return plan

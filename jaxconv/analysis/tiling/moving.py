@@ -16,6 +16,7 @@ from ..graph.reader import NAMED_CALLS
 from ..graph.sweep import Bounds, ancestors
 from ..graph.trace import Traced, trace
 
+OTHER_STEPS = "the image takes other steps than its crops"
 Shapes = list[tuple[str, list[tuple[int, ...]]]]
 
 
@@ -142,13 +143,16 @@ def _whole_sizes(at: AtSizes, crops: Sequence[int], i: int, size: int, link: Lin
 
 
 def uneven_growth(at: AtSizes, crops: Sequence[int], i: int, shift: int, size: int) -> str | None:
-    """A value whose size does not grow in proportion from the crop to the image; None where all do."""
+    """A value whose size does not grow in proportion from the crop to the image; None where all do.
+
+    `OTHER_STEPS` where that cannot be told: loops over parts of the image, or a padding that only some sizes have.
+    """
     shapes = []
     for n in (crops[i], crops[i] + shift, size):
         shapes.append(at.equations(with_size(crops, i, n)))
     steps = (size - crops[i]) // shift
     if len({tuple(name for name, _ in found) for found in shapes}) != 1:
-        return None  # loops over parts of the image; the comparison of crops has to do
+        return OTHER_STEPS
     for (name, small), (_, next_), (_, whole) in zip(*shapes, strict=True):
         for a, b, c in zip(small, next_, whole, strict=False):
             if any(z - x != steps * (y - x) for x, y, z in zip(a, b, c, strict=False)):

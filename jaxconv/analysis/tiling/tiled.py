@@ -15,12 +15,20 @@ from jaxconv.jaxprs.modules import as_function
 
 from ..graph.reader import NotUnderstood
 from ..graph.trace import spatial_axes_of
-from .crops import Plan, TilingRefused, plan_of
+from .crops import Plan, TilingRefused, grows, plan_of
 from .statistics import KINDS, Statistics
+
+# By how much, of the largest value, results of the same pixels may differ.
+_SAME = 1e-3
 
 
 def _crop(image: Any, axes: Sequence[int], corner: Sequence[int], plans: Sequence[Plan]) -> jax.Array:
-    here = [slice(None)] * image.ndim
+    here: list[Any] = [slice(None)] * image.ndim
+    if any(p.circular for p in plans):
+        places = [np.arange(n) for n in image.shape]
+        for axis, start, p in zip(axes, corner, plans, strict=True):
+            places[axis] = (start + np.arange(p.crop)) % image.shape[axis]
+        return jnp.asarray(image[np.ix_(*places)])
     for axis, start, p in zip(axes, corner, plans, strict=True):
         here[axis] = slice(start, start + p.crop)
     return jnp.asarray(image[tuple(here)])
@@ -122,7 +130,10 @@ class Tiled:
                 ]
                 self._passes[key] = Passes(split, cut)
             result = jax.eval_shape(self._fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
-            if self._verify and any(p.crop < p.size for p in plans):
+            around = any(p.circular for p in plans)
+            if self._verify is not None and (self._verify or around) and any(p.crop < p.size for p in plans):
+                if around and not more:
+                    self._check_around(image, args, axes, out_axes, plans)
                 check = self._check_passes if more else self._check
                 check(image, args, axes, out_axes, plans)
             self._plans[key] = plans, axes, out_axes, result
@@ -137,7 +148,7 @@ class Tiled:
     def _check_passes(self, image, args, axes, out_axes, plans: Sequence[Plan]) -> None:
         """Compare the whole of a small image of random pixels with its tiles: counts of means show only there."""
         noise = _noise(image, axes, plans)
-        tiles = Tiled(self._fn, self._tile, self._spatial_axes, False, False, True)(noise, *args)
+        tiles = Tiled(self._fn, self._tile, self._spatial_axes, None, False, True)(noise, *args)
         _refuse_difference(np.asarray(self._jitted(jnp.asarray(noise), *args)), tiles, "an image and its tiles")
 
     def _check(self, image, args, axes, out_axes, plans: Sequence[Plan]) -> None:
@@ -157,22 +168,46 @@ class Tiled:
             left[axis], right[axis] = slice(low + moved, high), slice(low, high - moved)
         _refuse_difference(first[tuple(left)], second[tuple(right)], "two overlapping tiles")
 
+    def _check_around(self, image, args, axes, out_axes, plans: Sequence[Plan]) -> None:
+        """Turn random pixels of a circular axis by one alignment: the result has to turn with them."""
+        shape = [min(p.crop, p.size) for p in plans]
+        noise = _noise(image, axes, plans)[tuple(_ranges(image.ndim, axes, shape))]
+        first = np.asarray(self._jitted(jnp.asarray(noise), *args))
+        for i, p in enumerate(plans):
+            if p.circular:
+                turned = np.asarray(self._jitted(jnp.asarray(np.roll(noise, p.align, axes[i])), *args))
+                if _difference(np.roll(first, p.shift(p.align), out_axes[i]), turned) > _SAME:
+                    raise TilingRefused(grows(axes[i], p.size, self._tiles(len(axes))[i]))
+
+
+def _ranges(ndim: int, axes: Sequence[int], sizes: Sequence[int]) -> list[slice]:
+    here = [slice(None)] * ndim
+    for axis, n in zip(axes, sizes, strict=True):
+        here[axis] = slice(n)
+    return here
+
 
 def _key(image: Any) -> Any:
     return tuple(image.shape), str(image.dtype)
 
 
-def _refuse_difference(first: np.ndarray, second: np.ndarray, what: str) -> None:
+def _difference(first: np.ndarray, second: np.ndarray) -> float:
+    """The largest difference, of the largest value; of integers the share that differs."""
     a, b = first.astype(np.float64), second.astype(np.float64)
     scale = max(float(np.abs(a).max(initial=0, where=np.isfinite(a))), 1e-30)
     same = (a == b) | (np.isnan(a) & np.isnan(b))  # the logarithm of noise, for one
     worst = float(np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a))).max(initial=0)) / scale
     integers = not np.issubdtype(first.dtype, np.floating)
-    wrong = float((a != b).mean()) if integers else worst
-    if not wrong <= 1e-3:
+    return float((a != b).mean()) if integers else worst
+
+
+def _refuse_difference(first: np.ndarray, second: np.ndarray, what: str) -> None:
+    wrong = _difference(first, second)
+    if not wrong <= _SAME:
         raise TilingRefused(
             f"{what} of random pixels differ (by {wrong:.2g} of the largest value): the function uses something that "
-            "depends on the position in the image or on its size, such as coordinates or a resize with aligned corners"
+            "depends on the position in the image or on its size, such as coordinates or a resize with aligned corners "
+            "(from n to m pixels it can be cut where n - 1 and m - 1 have a plain ratio, as from n to 2n - 1)"
         )
 
 
@@ -223,7 +258,8 @@ def tiled(
     Each crop is the tile and a halo, both read off the function: crops begin at multiples of the alignment (the
     smallest shift that moves every value of the network by whole positions) and are as long as the image modulo it, so
     that paddings fall as they do in the image; of each crop those outputs are kept whose nominal field does not reach
-    over a border that the image does not have.
+    over a border that the image does not have. Where paddings depend on the size (to a multiple of 32, and cropped
+    after), crops are as long as the image modulo that multiple; where borders are circular, crops go around the image.
 
     Args:
         fn: a function of an image (*batch, *spatial, channels), or a module; further arguments are passed on.
@@ -241,8 +277,9 @@ def tiled(
     Raises:
         TilingRefused: on the call, where the result depends on whole axes (sorting, attention; without `statistics`
             norms over space and global pooling), does not move with the input, is not understood, or needs crops that
-            grow with the image: a resize whose scale follows from the size of an axis (301 to 451; by a given scale it
-            is cut), a flip.
+            grow with the image: a resize whose scale follows from the size of an axis (301 to 451, or with aligned
+            corners from n to 2n; by a given scale, or from n to 2n - 1, it is cut), a flip, circular borders in some
+            layers only.
 
     >>> import jax, jax.numpy as jnp, numpy as np
     >>> kernel = jnp.ones((3, 3, 1, 1))
