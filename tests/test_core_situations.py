@@ -122,10 +122,14 @@ EXPORTED = {
     "strided gradient": jax.grad(lambda x: jnp.sum(jc.conv(x, W, groups=2, padding=1, stride=2) ** 2)),
     "accelerated": jc.accelerate(lambda x: plain(x, W)),
     "antialiased resize": lambda x: jc.resize(x, (4, 3), antialias=True),
+    "unpooled": lambda x: jc.max_unpool(*jc.max_pool(x, 2, return_indices=True), (12, 10)),
+    "unpooled gradient": jax.grad(
+        lambda x: jnp.sum(jc.max_unpool(*jc.max_pool(x, 2, return_indices=True), (12, 10)) ** 2)
+    ),
     "wide mean": lambda x: jc.avg_pool(x, 8, stride=1),
 }
 # These know their maps only for sizes that are numbers; and so does lax the pads of a strided convolution's gradient.
-FIXED_SIZES = ("antialiased resize", "wide mean", "strided gradient")
+FIXED_SIZES = ("antialiased resize", "wide mean", "strided gradient", "unpooled", "unpooled gradient")
 
 
 @pytest.mark.parametrize("name", EXPORTED)

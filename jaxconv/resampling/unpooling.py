@@ -7,6 +7,7 @@ scatter and a gather do the rest. All give the same result to the bit.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -107,7 +108,9 @@ _GATHER = lax.GatherDimensionNumbers(
 
 def _flat(a: Array, rank: int) -> Array:
     """(batch, positions, channels)."""
-    return a.reshape(int(np.prod(a.shape[: -rank - 1])), int(np.prod(a.shape[-rank - 1 : -1])), a.shape[-1])
+    return a.reshape(
+        math.prod(a.shape[: -rank - 1]), math.prod(a.shape[-rank - 1 : -1]), a.shape[-1]
+    )  # batch may be open
 
 
 def _by_scatter(y: Array, indices: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:

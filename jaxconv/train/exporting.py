@@ -68,8 +68,9 @@ def export(
         content = exported.serialize()
     except ModuleNotFoundError:
         raise ModuleNotFoundError('export needs flatbuffers: pip install "jaxconv[train]" flatbuffers') from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{run.folder} does not take {height}x{width} images: {error}") from error
+    except Exception as error:  # what a network does with an open batch, jax raises errors of many kinds about
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{run.folder}, of {height}x{width} images and an open batch: {reason}") from error
     folder = Path(out) if out is not None else run.folder / "exported"
     about: dict[str, Any] = {"model": run.model_name, "size": [height, width], "channels": record.channels}
     about |= {"gives": "probabilities" if probabilities else "classes", "platforms": list(platforms)}
