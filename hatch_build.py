@@ -107,6 +107,7 @@ class NativeBuildHook(BuildHookInterface):
             self.app.display_warning(f"jaxconv's CPU kernels were not built, XLA's own operations serve: {error}")
             target.unlink(missing_ok=True)
             return
+        self.app.display_info("jaxconv's CPU kernels were built")
         build_data["artifacts"] += ["jaxconv/lowering/cpu/kernels.so", "jaxconv/lowering/cpu/kernels.stamp"]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

@@ -62,6 +62,8 @@ __all__ = [
 
 _SUBPACKAGES = ("analysis", "benchmark", "convert", "dialects", "figures", "initializers", "models", "nn", "train")
 
+_OF_FLAX = ("convert", "models", "nn")
+
 # Where each function lives. They load when they are first named, so that `jaxconv --help` does not wait for jax.
 _HOMES = {
     "_accelerate": ("accelerate",),
@@ -97,7 +99,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_SUBPACKAGES, "__version__"])
+    # What cannot be loaded is not listed: `help(jaxconv)` asks for everything that is.
+    flax = importlib.util.find_spec("flax") is not None
+    return sorted([*__all__, *(s for s in _SUBPACKAGES if flax or s not in _OF_FLAX), "__version__"])
 
 
 class _AfterJax(importlib.abc.MetaPathFinder, importlib.abc.Loader):

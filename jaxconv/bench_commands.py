@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    import tyro
-except ModuleNotFoundError:
-    raise ModuleNotFoundError('the command line needs the extra "cli": pip install "jaxconv[cli]"') from None
+import tyro
 
 Text = Annotated[str, tyro.conf.Positional]
 

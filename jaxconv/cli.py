@@ -1,18 +1,16 @@
 """The command line: parse, then call. Every command is one function; what it does is elsewhere."""
 
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jaxconv
-
-try:
-    import tyro
-except ModuleNotFoundError:
-    raise ModuleNotFoundError('the command line needs the extra "cli": pip install "jaxconv[cli]"') from None
+import tyro
 
 from jaxconv import bench_commands
+from jaxconv._extras import named
 from jaxconv._text import printable
 
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -193,6 +191,21 @@ def explain(
     explain_command(what, shape=shape, image=image, out=out, **options)
 
 
+# What other programs call a flag; the hint is given where the command has the flag that it names.
+FLAGS = {
+    "epochs": "--steps", "iterations": "--steps", "iters": "--steps", "max_steps": "--steps", "dataset": "--data",
+    "data_dir": "--data", "data_path": "--data", "output_dir": "--out", "out_dir": "--out", "output": "--out",
+    "save_dir": "--out", "logdir": "--out", "arch": "--model", "architecture": "--model", "network": "--model",
+    "weights": "--init", "checkpoint": "--init", "pretrained": "--init", "overwrite": "--restart",
+    "shape": "--input", "input_shape": "--input", "input_size": "--input", "size": "--input", "img_size": "--input",
+    "tile_size": "--tile", "format": "--convention",
+}  # fmt: skip
+# What other programs call a key of the training's config; its own keys are known as well.
+KEYS = {
+    "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size", "crop_size": "crop",
+    "ignore_label": "ignore_index", "warmup": "warmup_steps", "grad_clip": "clip_norm",
+}  # fmt: skip
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
@@ -207,9 +220,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a mistake in what was given is one sentence on stderr and exit status 1."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given == ["--version"]:
-        print(f"jaxconv {jaxconv.__version__}")
-        return 0
     description: str | None = "Convolution for dense prediction in JAX."
     commands, prog = COMMANDS, "jaxconv"
     if given[:1] == ["bench"]:
@@ -223,13 +233,43 @@ def main(arguments: list[str] | None = None) -> int:
             args=given,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+    except SystemExit as refused:
+        if refused.code and given and given[0] in commands:
+            for line in flag_hints(commands[given[0]], given[1:]):
+                print(f"jaxconv: {printable(line)}", file=sys.stderr)
+        raise
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError) as error:
-        print(f"jaxconv: {printable(str(error))}", file=sys.stderr)
+        said = named(error, "this command") if isinstance(error, ModuleNotFoundError) else error
+        print(f"jaxconv: {printable(str(said))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(f"jaxconv: {stop or 'interrupted'}", file=sys.stderr)
+        what = " ".join([prog, *given[:1]])
+        print(f"jaxconv: {str(stop) or f'{what} was stopped; what it had not yet written is lost'}", file=sys.stderr)
         return 130
     return 0
+
+
+def flag_hints(command: Callable[..., Any], given: Sequence[str]) -> list[str]:
+    """What the flags that a command does not have are called here; nothing for those that nobody calls so.
+
+    Example:
+        >>> flag_hints(train, ["--lr", "3e-4"])
+        ['--lr is --set learning_rate=... here']
+    """
+    from jaxconv.train.config import TrainConfig
+
+    known = inspect.signature(command).parameters
+    keys = {field.name: field.name for field in fields(TrainConfig)} | KEYS if command is train else {}
+    hints = []
+    for flag in (word.partition("=")[0] for word in given if word.startswith("--")):
+        name = flag[2:].replace("-", "_")
+        if name in known:
+            continue
+        if name in keys:
+            hints.append(f"{flag} is --set {keys[name]}=... here")
+        elif FLAGS.get(name, "--")[2:] in known:
+            hints.append(f"{flag} is {FLAGS[name]} here")
+    return hints
 
 
 if __name__ == "__main__":

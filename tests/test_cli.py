@@ -199,4 +199,68 @@ def test_version_and_module_are_the_same_command():
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert (done.returncode, done.stdout) == (0, f"jaxconv {jaxconv.__version__}\n"), done.stderr
+    said = f"jaxconv {jaxconv.__version__}\nCPU kernels: {jaxconv.native.status()}\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("train --lr 3e-4", "--lr is --set learning_rate=... here"),
+        ("train --batch-size=4", "--batch-size is --set batch_size=... here"),
+        ("train --weight_decay 0", "--weight_decay is --set weight_decay=... here"),
+        ("train --epochs 3 --steps 4", "--epochs is --steps here"),
+        ("convert a.pt --model enet --output b", "--output is --out here"),
+        ("explain unet --shape 1,64,64,3", "--shape is --input here"),
+        ("evaluate run --dataset d", "--dataset is --data here"),
+        ("evaluate run --lr 3", None),
+        ("train --steps 4 --colour red", None),
+    ],
+)
+def test_unknown_flags_are_refused_with_our_word(arguments, hint, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(arguments.split())
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxconv: ")]
+    assert refused.value.code == 2 and said == ([f"jaxconv: {hint}"] if hint else [])
+
+
+def test_every_word_of_the_hints_leads_to_a_flag_or_key():
+    import inspect
+
+    from jaxconv.cli import FLAGS, KEYS
+
+    known = {name for command in COMMANDS.values() for name in inspect.signature(command).parameters}
+    assert {flag[2:] for flag in FLAGS.values()} <= known
+    assert set(KEYS.values()) <= TrainConfig.__dataclass_fields__.keys()
+
+
+SLOW_NET = """
+import time
+def net(x):
+    print("tracing", flush=True)
+    time.sleep(600)
+    return x
+"""
+
+
+def test_ctrl_c_says_what_it_stopped(tmp_path):
+    (tmp_path / "slow_net.py").write_text(SLOW_NET)
+    process = run_program("explain", tmp_path / "slow_net.py:net", "--input", "1,8,8,1", "--out", tmp_path / "a.html")
+    try:
+        assert process.stdout.readline() == "tracing\n"
+        process.send_signal(signal.SIGINT)
+        _, complained = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in complained
+    assert "jaxconv: explain was stopped while reading the network; no page was written" in complained
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_ctrl_c_names_the_command_where_it_says_nothing_itself(monkeypatch, capsys, tmp_path):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxconv.train.evaluation.evaluate", stopped)
+    assert main(["evaluate", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "jaxconv: jaxconv evaluate was stopped; what it had not yet written is lost\n"

@@ -16,7 +16,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go from a row to rows above it only; within a row, only inside one sub-package.
 ROWS = (
-    {"_checks", "_compat", "_hints", "_import", "_text"},
+    {"_checks", "_compat", "_extras", "_hints", "_import", "_text"},
+    {"_flax"},
     {"jaxprs", "lattice"},
     {"geometry"},
     {"_sizes", "padding", "resampling"},
@@ -75,6 +76,65 @@ print(y.shape, jc.conv_transpose(y, w, stride=2, padding=1, output_size=6).shape
     out = run_python(code)
     assert out.startswith("(1, 3, 3, 4) (1, 6, 6, 2)")
     assert not {name.partition(".")[0] for name in out.split()} & set(EXTRAS)
+
+
+def test_what_needs_an_extra_names_it():
+    code = f"""
+import pydoc, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import importlib.util
+found = importlib.util.find_spec
+def absent(name, package=None):
+    return None if name.partition(".")[0] in {EXTRAS!r} else found(name, package)
+importlib.util.find_spec = absent
+import jax.numpy as jnp, jaxconv as jc
+A = jc.ConvOperator(jnp.ones((3, 1, 1)), 8, padding=1)
+def main(*arguments):
+    from jaxconv.__main__ import main
+    sys.argv = ["jaxconv", *arguments]
+    print("exit", main())
+for use in (
+    "import jaxconv.nn", "jc.nn.Conv", "import jaxconv.models.enet", "import jaxconv.convert", "jc.train.train",
+    "jc.figures.fan", "A.lstsq(jnp.ones((8, 1)))", "A.pinv() @ jnp.ones((8, 1))", "A.as_lineax()",
+):
+    try:
+        exec(use)
+    except ModuleNotFoundError as error:
+        print(f"{{use}}: {{error}}")
+print("help", len(pydoc.render_doc(jc)) > 1000, "nn" in dir(jc))
+sys.stderr = sys.stdout
+main("train")
+main("--version")
+"""
+    said = run_python(code).splitlines()
+    assert [line[line.index("pip install") :] for line in said[:9]] == [
+        f'pip install "jaxconv[{extra}]"'
+        for extra in ("nn", "nn", "nn", "nn", "train", "figures", "operator", "operator", "operator")
+    ]
+    import jaxconv.native
+
+    assert said[9:] == [
+        "help True False",
+        'jaxconv: the command line needs tyro, which comes with the extra "cli": pip install "jaxconv[cli]"',
+        "exit 1",
+        f"jaxconv {jaxconv.__version__}",
+        f"CPU kernels: {jaxconv.native.status()}",
+        "exit 0",
+    ]
+
+
+def test_extras_are_those_of_the_package():
+    from jaxconv._extras import EXTRA_OF
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = {"orbax": "orbax-checkpoint", "skimage": "scikit-image", "PIL": "pillow"}
+    for module, extra in EXTRA_OF.items():
+        names = [name.partition(">")[0] for name in extras[extra]]
+        assert packages.get(module, module) in names, module
 
 
 def test_import_adds_less_than_a_third_of_a_second_to_jax():

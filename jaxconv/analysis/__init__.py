@@ -1,7 +1,8 @@
 """Explain a network from its JAX function: receptive field, gridding, rates, checkerboard, exact tiling, units."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from jaxconv._extras import lazily
 
 if TYPE_CHECKING:  # for editors and type checkers; `_HOME` is the same table for the interpreter
     from jaxconv.analysis.dilation.gridding import Gridding as Gridding, gridding as gridding
@@ -57,6 +58,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"jaxconv.analysis.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'jaxconv.analysis' has no attribute {name!r}")
+    return lazily("jaxconv.analysis", _HOME, name)

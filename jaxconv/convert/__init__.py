@@ -3,6 +3,7 @@
 Needs the extra "train" (flax, safetensors); PyTorch only for reading PyTorch's own files.
 """
 
+from jaxconv import _flax as _flax
 from jaxconv.convert.checkpoints import camvid_preprocessing, convert_checkpoint
 from jaxconv.convert.layers import Layer, Need, walk
 from jaxconv.convert.linen import load_linen

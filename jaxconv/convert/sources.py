@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv._extras import need
 from jaxconv.convert.onnx import read_onnx
 
 # Where training scripts put the weights in what they save.
@@ -67,6 +68,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    need(f"reading {path}", "safetensors")
     from safetensors import safe_open
 
     try:

@@ -47,21 +47,25 @@ def explain_command(
     if tile < 1:
         raise ValueError(f"--tile {tile} must be at least 1")
     console = console or Console()
-    target = resolve(what, shape=shape, image=image, spatial_axes=spatial_axes, input_range=input_range)
-    spatial_axes = target.spatial_axes if spatial_axes is None else spatial_axes
     path = out or _default_path(what)
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder; give the name of an HTML file")
-    quiet = Console(stderr=True)
-    with quiet.status("reading the network") as status:
+    doing = "reading the network"
+    with Console(stderr=True).status(f"{doing} …") as status:
 
         def report(step: str) -> None:
+            nonlocal doing
+            doing = step
             status.update(f"{step} …")
 
-        options: dict[str, Any] = {"spatial_axes": spatial_axes, "output": output, "tile": tile}
-        found = explain(target, report=report, **options)
-        report("drawing")
-        write_page(found, path)
+        try:
+            target = resolve(what, shape=shape, image=image, spatial_axes=spatial_axes, input_range=input_range)
+            axes = target.spatial_axes if spatial_axes is None else spatial_axes
+            found = explain(target, report=report, spatial_axes=axes, output=output, tile=tile)
+            report("drawing")
+            write_page(found, path)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"explain was stopped while {doing}; no page was written") from None
     show(found, console)
     console.print(f"wrote {printable(str(path))}", markup=False, highlight=False, soft_wrap=True)
     return path

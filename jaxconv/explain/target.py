@@ -156,13 +156,9 @@ def _of_onnx(path: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
 
 
 def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target:
-    try:
-        from flax import nnx
-
-        from jaxconv.models import REGISTRY
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError('models need the extra "nn": pip install "jaxconv[nn]"') from None
     import inspect
+
+    from jaxconv.models import REGISTRY
 
     if name not in REGISTRY:
         raise FileNotFoundError(
@@ -184,6 +180,8 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
     remarks = ["the weights are drawn at random" + "".join(f", {k}={v}" for k, v in chosen.items())]
     usual_shape = getattr(made, "example", None) or (1, SIDE, SIDE, 3)
     shape, picture, more = _image(shape, image, usual_shape, 3, spatial_axes)
+
+    from flax import nnx
 
     def build() -> Any:
         # This generator is a tenth of JAX's own to compile, which happens for the shape of every kernel.

@@ -1,7 +1,8 @@
 """Figures and animations, drawn from the user's own operators and networks (needs matplotlib; GIFs need Pillow)."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from jaxconv._extras import lazily, need
 
 if TYPE_CHECKING:  # for editors and type checkers; `_HOME` is the same table for the interpreter
     from jaxconv.figures.animation import animate as animate
@@ -41,5 +42,5 @@ __all__ = sorted(_HOME)  # noqa: PLE0605 - names load on first use, so that impo
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(f"jaxconv.figures.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'jaxconv.figures' has no attribute {name!r}")
+        need("jaxconv.figures", "matplotlib")
+    return lazily("jaxconv.figures", _HOME, name)

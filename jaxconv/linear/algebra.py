@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxconv._extras import need
 from jaxconv.linear.solve import least_squares
 from jaxconv.linear.spectrum import operator_norm, singular_values
 
@@ -173,6 +174,7 @@ class LinearOperator(abc.ABC):
 
     def as_lineax(self) -> Any:
         """This operator for lineax: a `lineax.FunctionLinearOperator` on arrays of `in_shape` (needs lineax)."""
+        need("as_lineax", "lineax")
         import lineax
 
         return lineax.FunctionLinearOperator(self.mv, self.in_structure())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv._extras import need
 from jaxconv.linear.circulant import (
     from_frequencies_in,
     is_circulant_convolution,
@@ -63,6 +64,7 @@ def least_squares(
 
     Raises:
         ValueError: a y of another shape, or a method that does not apply to this operator.
+        ModuleNotFoundError: lineax is missing, for another method than "fft".
 
     Example:
         >>> import jax.numpy as jnp, jaxconv as jc
@@ -88,6 +90,8 @@ def least_squares(
         raise ValueError(
             f"method='fft' needs a convolution with circular borders and n = m*s on every axis; this is {operator!r}"
         )
+    if method != "fft":
+        need(f"least squares by method={method!r}", "lineax")
     dtype = jnp.promote_types(y.dtype, operator.dtype)
     with jax.numpy_dtype_promotion("standard"):  # the types to compute in are not the user's
         wide = jnp.promote_types(dtype, jnp.float32)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from jaxconv import _flax as _flax
 from jaxconv.models._network import Encoder, Network
 from jaxconv.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from jaxconv.models.enet import ENet

@@ -3,6 +3,7 @@
 The same two convolutions for flax.linen are in `jaxconv.nn.linen`. Needs the extra "nn" (flax).
 """
 
+from jaxconv import _flax as _flax
 from jaxconv.nn.blocks import ConvBlock, PReLU, batch_norm
 from jaxconv.nn.convolution import Conv, ConvTranspose
 from jaxconv.nn.dense import ASPP, DUC, AdaptivePool, Upsample, conv_norm, norm, separable_conv

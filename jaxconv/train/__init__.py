@@ -8,8 +8,9 @@ Extras needed here (``pip install "jaxconv[train]"``): flax, optax, orbax-checkp
 scikit-image, matplotlib.
 """
 
-import importlib
 from typing import Any
+
+from jaxconv._extras import lazily
 
 _HOME = {
     "Preprocessing": "record",
@@ -32,6 +33,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"jaxconv.train.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'jaxconv.train' has no attribute {name!r}")
+    return lazily("jaxconv.train", _HOME, name)
