@@ -3,10 +3,14 @@
 import os
 import pathlib
 
-import hypothesis
-import jax
-import numpy as np
-import pytest
+# Thousands of small programs are compiled once and run once: without LLVM's dear passes they take two thirds of the time.
+# CI runs the core's tests with them, too (JAX_DISABLE_MOST_OPTIMIZATIONS=0); processes that tests start inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -20,7 +24,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 def pytest_report_header(config):
     """Say what the numbers of this run depend on."""
     return [
-        f"jax {jax.__version__}, {jax.default_backend()} x {jax.device_count()}, {os.cpu_count()} cores",
+        f"jax {jax.__version__}, optimised {not jax.config.jax_disable_most_optimizations}, {jax.default_backend()} x {jax.device_count()}, {os.cpu_count()} cores",
         f"seeds: numpy and jax fixed per test; hypothesis {'derandomized' if os.environ.get('CI') else 'random'}",
     ]
 

@@ -9,6 +9,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_values_gradients_and_types_on_meshes():
     env = {**os.environ, "PYTHONPATH": str(HERE.parent), "JAX_PLATFORMS": "cpu"}
     run = subprocess.run([sys.executable, HERE / "accelerate_meshes.py"], capture_output=True, text=True, env=env)

@@ -65,6 +65,7 @@ def test_nnx_module_and_its_methods_as_functions():
     same(nnx.to_pure_dict(nnx.state(fast_model)), nnx.to_pure_dict(nnx.state(plain)))
 
 
+@pytest.mark.slow
 def test_nnx_train_step_with_its_own_gradient():
     optax = pytest.importorskip("optax", reason="the training step needs optax")
     nnx, plain = nnx_unet()
@@ -91,6 +92,7 @@ def test_nnx_train_step_with_its_own_gradient():
     }, str(report)
 
 
+@pytest.mark.slow
 def test_nnx_shared_modules_and_gradients_outside():
     nnx, plain = nnx_unet()
     fast_model = nnx.clone(plain)
@@ -173,6 +175,7 @@ def test_linen_unet(transpose_kernel):
 # ---------------------------------------------------------------------- equinox
 
 
+@pytest.mark.slow
 def test_equinox_unet_under_vmap():
     eqx = pytest.importorskip("equinox", reason="the equinox network needs equinox")
 

@@ -100,6 +100,7 @@ class Watched:
         return crop
 
 
+@pytest.mark.slow
 def test_labels_and_weights_from_crops_alone():
     def labels(image, weights):
         y = group_norm(jc.conv(image.astype(jnp.float32) / 255, weights["w"], padding=1))
@@ -142,6 +143,7 @@ def test_what_is_no_statistic_is_refused():
         tiled(ramp, 24, statistics=True)(IMAGE)
 
 
+@pytest.mark.slow
 def test_a_module_in_training_mode():
     nnx = pytest.importorskip("flax.nnx")
     rngs = nnx.Rngs(0)

@@ -139,6 +139,7 @@ def test_random_layers_are_the_same_for_the_same_seed_and_others_for_another():
     assert random_layers(5, 3) == random_layers(5, 3) != random_layers(5, 4)
 
 
+@pytest.mark.slow
 def test_a_run_prints_a_table_and_writes_a_whole_record(tmp_path, capsys, quick):
     out, picture = tmp_path / "deep" / "bench.json", tmp_path / "bench.png"
     benchmark.bench(["first layer"], contenders=("jaxconv", "lax"), repeats=1, out=out, picture=picture)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+# Slow: CI runs it on the oldest and on the newest jax.
+pytestmark = pytest.mark.slow
 HERE = pathlib.Path(__file__).parent
 
 

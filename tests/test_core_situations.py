@@ -28,6 +28,7 @@ def close(got, want, tolerance=1e-4):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
 
 
+@pytest.mark.slow
 def test_faces_compute_where_jit_is_disabled():
     y = grouped(X, W)
 

@@ -109,7 +109,10 @@ def test_every_name_is_called():
     assert set(CALLS) == names | {"lax.conv_transpose"}
 
 
-@pytest.mark.parametrize("name", CALLS)
+SLOW = {"torch.max_unpool2d", "torch.max_unpool3d"}  # as the others of their name
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS])
 def test_jit_vmap_and_grad(name, x64):
     """The gradient against a central difference along one direction, vmap against the plain call, all under jit."""
     function, arguments, real, kwargs = CALLS[name]

@@ -251,6 +251,7 @@ def test_command_prints_the_table_and_writes_the_page(nets, capsys):
     assert code == 0 and (nets / "deep" / "a.html").is_file()
 
 
+@pytest.mark.slow
 def test_run_folders_are_explained(tmp_path, capsys):
     pytest.importorskip("safetensors")
     from flax import nnx
@@ -308,6 +309,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_a_tall_signal_is_drawn_small_and_its_axis_of_one_is_left_alone():
     def net(x):
         for rate in (1, 8):

@@ -101,6 +101,7 @@ def test_animation_is_saved_as_a_gif(tmp_path):
         figures.animate(ANIMATED[2] @ ANIMATED[2].T)
 
 
+@pytest.mark.slow
 def test_spectrum_and_convergence_state_the_true_norm():
     rng = np.random.default_rng(1)
     a = jc.ConvOperator(rng.standard_normal((3, 2, 2)).astype("f"), 8, padding=1, padding_mode="circular")

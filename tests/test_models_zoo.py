@@ -80,6 +80,7 @@ def test_every_model_is_made_again_from_its_settings_and_says_what_it_takes(name
 
     def both(x, **settings):
         model = REGISTRY[name](**settings, rngs=rngs())
+        model.eval()
         return model, model(x)
 
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -187,6 +188,7 @@ def test_refusals_name_what_there_is():
 # ---------------------------------------------------------------------- WaveNet
 
 
+@pytest.mark.slow
 def test_wavenet_step_by_step_is_the_parallel_pass():
     model = WaveNet(8, residual=4, dilated=3, skip=5, end=6, layers=3, blocks=2, rngs=rngs())
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 20, 8)), jnp.float32)

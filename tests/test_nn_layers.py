@@ -215,3 +215,18 @@ def test_settings_changed_out_of_range_are_refused_at_the_call():
         with pytest.raises(ValueError, match=message):
             layer(x)
         setattr(layer, name, before)
+
+
+def test_running_statistics_are_set_whole_in_part_and_under_a_trace():
+    layer = nn.batch_norm(3, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(2, 3, (4, 5, 3)), jnp.float32)
+    plain = nnx.BatchNorm(3, momentum=0.9, rngs=nnx.Rngs(0))
+    for norm in (layer, plain):
+        nnx.jit(lambda norm, x: norm(x))(norm, x)
+        norm(x)
+    np.testing.assert_allclose(layer.mean[...], plain.mean[...], rtol=1e-6)
+    np.testing.assert_allclose(layer.var[...], plain.var[...], rtol=1e-6)
+    assert set(nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))) == {"mean", "var"}
+    layer.mean[0] = 7.0
+    layer.var[...] = 2.0  # fills, and keeps shape and type
+    assert layer.mean[0] == 7 and layer.var.shape == (3,) and layer.var.dtype == jnp.float32 and layer.var[2] == 2

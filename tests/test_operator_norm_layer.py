@@ -11,6 +11,7 @@ from jaxconv.linear.spectrum import reshaped_kernel_norm
 nnx = pytest.importorskip("flax.nnx")
 
 
+@pytest.mark.slow
 def test_wrapped_layer_has_the_target_norm_where_the_reshaped_kernel_does_not():
     from jaxconv.nn import Conv
     from jaxconv.nn.spectral import OperatorNorm

@@ -21,6 +21,7 @@ def operator_of(case, dtype=np.float32):
     return jc.ConvOperator(case.arrays(dtype)[1], case.n, **case.params)
 
 
+@pytest.mark.slow
 def test_norm_of_a_larger_operator_under_jit_and_its_derivative(x64, rng):
     w = rng.standard_normal((3, 3, 3, 4))
     operator = jc.ConvOperator(w, (14, 14), padding=1)
@@ -184,6 +185,7 @@ def test_second_derivatives_of_the_norm(settings, derivative):
     np.testing.assert_allclose(jax.jit(derivative(lambda w: operator(w).norm()))(w), want, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_second_derivative_of_a_complex_norm(x64):
     def operator(parts):
         return jc.ConvOperator(lax.complex(*parts).reshape(2, 1, 1), 3)
@@ -236,6 +238,7 @@ def test_operators_of_half_precision(dtype, mode):
     assert jax.grad(lambda a: a.norm())(half).w.dtype == dtype
 
 
+@pytest.mark.slow
 def test_what_is_made_of_operators_of_half_precision():
     half = jc.ConvOperator(_three_taps("bfloat16"), 6, padding=1)
     identity = Identity((6, 1), jnp.dtype("bfloat16"))

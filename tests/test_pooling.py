@@ -203,6 +203,7 @@ def test_other_types_keep_their_type(dtype):
     np.testing.assert_array_equal(np.asarray(mean, np.float64), want if "float" in dtype else np.trunc(want))
 
 
+@pytest.mark.slow
 def test_second_order(x64):
     x = np.random.default_rng(10).standard_normal((1, 6, 6, 1))
     for f in (lambda x: jc.max_pool(x, 3, stride=2, padding=1) ** 3, lambda x: jc.avg_pool(x, 2) ** 3):

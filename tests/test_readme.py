@@ -20,6 +20,11 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+LONG = {
+    "visualise.md",
+    "models.md",
+    "matrix-and-operator.md",
+}  # and the Chinese pages, which run what the English ones do
 FENCE = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w+)[^\n]*\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE
 )
@@ -36,7 +41,10 @@ def without_comments(code):
 
 @pytest.mark.parametrize(
     "page",
-    [*READMES, *(page for page in PAGES if fences(page, "python"))],
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.name in LONG or page.parent.name == "zh" else [])
+        for page in (*READMES, *(page for page in PAGES if fences(page, "python")))
+    ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_python_of_page_runs(page, monkeypatch, tmp_path):
@@ -84,6 +92,7 @@ def test_readme_names_the_commands_that_ci_runs():
         assert f"run_readme_command {mark.removeprefix('command: ')} " in steps
 
 
+@pytest.mark.slow
 def test_command_line_example_runs(tmp_path):
     (example,) = [fence["body"] for fence in fences(READMES[0], "bash") if not fence["mark"]]
     for line in example.splitlines():

@@ -168,6 +168,7 @@ def test_unfold_times_kernel_is_the_convolution():
     np.testing.assert_allclose(cols, jc.conv(x, w, **kwargs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_second_order_vmap_and_batch_axes(x64):
     x = np.random.default_rng(5).standard_normal((2, 3, 4, 4, 4))
     calls = {

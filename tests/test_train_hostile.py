@@ -345,6 +345,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
     assert all(int(p.name) < 2 for p in kept)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_version_is_read_resumed_and_extended(tmp_path):
     """Written by jaxconv 0.1.0 with jax 0.10.2: one finished run, and the same one stopped after step 2 of 4."""
     with zipfile.ZipFile(OLD) as archive:
@@ -374,6 +375,7 @@ def test_a_run_of_the_first_version_is_read_resumed_and_extended(tmp_path):
         train(config.override(steps=6), tmp_path / "finished", extend=True, console=Recorder())
 
 
+@pytest.mark.slow
 def test_fine_tuning_names_without_maths_pictures_that_fail(tmp_path, monkeypatch):
     root = make(tmp_path / "d", [0, 1, 1], classes=b"a$\\bad$b\n\x1b[31mred <b>\n")
     config = config_of(root, steps=2, eval_every=1, checkpoint_every=1)

@@ -148,7 +148,9 @@ def test_interrupted_run_continues_on_the_same_path(uninterrupted, interrupted):
     assert_same_run(interrupted, uninterrupted)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "unfinished", "both"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", *(pytest.param(d, marks=pytest.mark.slow) for d in ("flip", "unfinished", "both"))]
+)
 def test_damaged_checkpoint_falls_back(uninterrupted, interrupted, damage):
     steps = sorted(int(p.name) for p in (interrupted / "checkpoints").iterdir())
     assert steps == [2, 4]
@@ -171,6 +173,7 @@ def test_damaged_checkpoint_falls_back(uninterrupted, interrupted, damage):
     assert_same_run(interrupted, uninterrupted)
 
 
+@pytest.mark.slow
 def test_half_written_metrics_row_is_dropped(uninterrupted, interrupted):
     with (interrupted / "metrics.csv").open("a") as handle:
         handle.write("5,1.0,0.1,,9.9\n6,1.")
@@ -185,6 +188,7 @@ def test_finished_run_is_not_overwritten(uninterrupted):
     assert before == {p: p.read_bytes() for p in uninterrupted.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_and_restart_keeps_the_old_run(interrupted):
     other = CONFIG.override(steps=2, eval_every=1)
     with pytest.raises(ValueError, match=r"started with another config \(steps 6 -> 2, eval_every 2 -> 1\)"):
@@ -285,6 +289,7 @@ def labelled_folder(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_training_on_a_folder_survives_an_unreadable_image(labelled_folder, tmp_path):
     config = CONFIG.override(
         data=str(labelled_folder), crop=(16, 16), ignore_index=9, class_weighting="enet", steps=40, learning_rate=0.05,

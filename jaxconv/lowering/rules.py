@@ -17,7 +17,9 @@ TPUs. `lax`'s form has a path for strides, dilations and groups, and nearly alwa
 in thousand cycles as the compiler of libtpu estimates them for v5e in bfloat16, `lax`'s form against the alternative:
 
 - kernel = stride along the last axis, which is then a change of view (fold): 8x64x64x128 to 8x128x128x64, k = s = 2:
-  adjoint 343 against 250, apply 239 against 231, kernel 150 against 144;
+  adjoint 343 against 250, apply 239 against 231, kernel 150 against 144; not the adjoint into channels that fill the
+  lanes already, 16x32x32x256 to 16x64x64x128: 250 against 308 (at s = 4 again: 591 against 403), and of one axis only
+  the thin ones: 4096 to 8192 positions of 32 channels 162 against 216, to 32768 of one channel 446 against 129;
 - and along three axes, 1x32x32x32x128 to 1x64x64x64x64: kernel 462 against 49 (fold), apply 813 against 111 and adjoint
   2,122 against 535 (fold, as one product);
 - the adjoint with large kernel and stride: k = 64, s = 32 with 21 channels at 8x16x16: 140,284 against 10,551 (phases).
@@ -66,8 +68,18 @@ def gpu(call: Call, served: list[str]) -> str | None:
 def tpu(call: Call, served: list[str]) -> str | None:
     """The first rule that applies to a call on a TPU."""
     g = call.geometry
-    if "fold" in served:
+    if "fold" in served and _folds(call):
         return "fold"
     if "phases" in served and call.face == "adjoint" and max(g.stride) >= TPU_LARGE_STRIDE:
         return "phases"
     return None
+
+
+def _folds(call: Call) -> bool:
+    """Whether folding the last axis saves a TPU cycles: `apply` and volumes always, the others by what fills its lanes."""
+    rank, channels = call.geometry.rank, call.channels_in
+    if call.face == "apply" or rank >= 3:
+        return True
+    if call.face == "adjoint":
+        return channels <= (64 if rank == 2 else 8) or (rank == 2 and call.geometry.stride[-1] > 2)
+    return rank == 2 or channels <= 4 or channels >= 128

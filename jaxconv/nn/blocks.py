@@ -61,6 +61,20 @@ class PReLU(nnx.Module):
         return jnp.where(x >= 0, x, slope * x)
 
 
+class RunningStat(nnx.BatchStat):
+    """A running statistic that is replaced whole without asking either value for its sharding.
+
+    Flax asks at every update, and what a traced value answers is an error whose message searches all equations so far:
+    ENet's training step took 31 s to trace with it, 7 s without.
+    """
+
+    def set_value(self, value: Array, **where: Any) -> None:
+        """As flax's: `index=...` with an array of the same shape and type is what no index is."""
+        whole = where.get("index") is ... and isinstance(value, jax.Array)
+        whole = whole and (value.shape, value.dtype) == (self.shape, self.dtype)
+        super().set_value(value, **({} if whole else where))
+
+
 def batch_norm(
     features: int,
     *,
@@ -93,9 +107,11 @@ def batch_norm(
 
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), algorithm 1.
     """
-    return nnx.BatchNorm(
+    norm = nnx.BatchNorm(
         features, momentum=1 - momentum, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, rngs=rngs
     )
+    norm.mean, norm.var = RunningStat(norm.mean[...]), RunningStat(norm.var[...])
+    return norm
 
 
 class ConvBlock(nnx.Module):
