@@ -76,7 +76,7 @@ def tpu(call: Call, served: list[str]) -> str | None:
 
 
 def _folds(call: Call) -> bool:
-    """Whether folding the last axis saves a TPU cycles: `apply` and volumes always, the others by what fills its lanes."""
+    """Whether folding the last axis saves cycles: `apply` and volumes always, the others by what fills the lanes."""
     rank, channels = call.geometry.rank, call.channels_in
     if call.face == "apply" or rank >= 3:
         return True
