@@ -140,6 +140,7 @@ PLAIN = {"input_size": (32, 32), "kernel_size": (3, 3), "padding": 1}
 ATROUS = {"input_size": (32, 32), "kernel_size": (3, 3), "dilation": 4, "padding": 4}
 STRIDED = {"input_size": (32, 32), "kernel_size": (4, 4), "stride": 2, "padding": 1}
 BLOCKS = {"input_size": (32, 32), "kernel_size": (2, 2), "stride": 2}
+LINE = {"input_size": (32,), "kernel_size": (2,), "stride": 2}
 VOLUME = {"input_size": (8, 8, 8), "kernel_size": (2, 2, 2), "stride": 2}
 LARGE = {"input_size": (256, 256), "kernel_size": (64, 64), "stride": 32, "padding": 16}
 
@@ -173,6 +174,15 @@ LARGE = {"input_size": (256, 256), "kernel_size": (64, 64), "stride": 32, "paddi
         *[("tpu", face, {**STRIDED, "groups": 64}, (64, 64), "lax") for face in ("apply", "adjoint", "kernel")],
         *[("tpu", face, BLOCKS, (64, 64), "fold") for face in ("apply", "adjoint", "kernel")],
         *[("tpu", face, VOLUME, (64, 64), "fold") for face in ("apply", "adjoint", "kernel")],
+        ("tpu", "adjoint", BLOCKS, (128, 256), "lax"),
+        ("tpu", "adjoint", {**BLOCKS, "kernel_size": (4, 4), "stride": 4}, (128, 256), "fold"),
+        ("tpu", "adjoint", VOLUME, (128, 256), "fold"),
+        *[
+            ("tpu", face, LINE, (128, 256), m)
+            for face, m in (("apply", "fold"), ("adjoint", "lax"), ("kernel", "fold"))
+        ],
+        *[("tpu", face, LINE, (32, 64), m) for face, m in (("apply", "fold"), ("adjoint", "lax"), ("kernel", "lax"))],
+        *[("tpu", face, LINE, (1, 16), "fold") for face in ("apply", "adjoint", "kernel")],
         ("tpu", "apply", {**BLOCKS, "groups": 2}, (64, 64), "lax"),
         ("tpu", "apply", {**BLOCKS, "padding": 1}, (64, 64), "lax"),
         ("tpu", "adjoint", LARGE, (21, 21), "phases"),
@@ -203,6 +213,6 @@ def test_fold_is_the_definition_where_blocks_do_not_fill_the_image(case, x64):
     }
     for face, (a, b, want) in faces.items():
         call = dataclasses.replace(ways.call(case, face), platform="tpu", batch=a.shape[0])
-        assert lowering.choose(call) == "fold"
-        got = jax.jit(functools.partial(lowering.run, "auto", call))(a, b)
+        assert lowering.METHODS["fold"].serves(call)
+        got = jax.jit(functools.partial(lowering.run, "fold", call))(a, b)
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
