@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import os
 import platform
 import shutil
@@ -33,10 +34,11 @@ def text(f, *args):
     return jax.jit(f).lower(*args).as_text()
 
 
-def process(program, **environment):
+def process(program, cwd=None, **environment):
     """The standard output of a Python program in a process of its own."""
+    env = {**os.environ, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+        [sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=cwd, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -187,6 +189,69 @@ print(f(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))[0, 1, 1].tolist())
             *["36.0,"] * 2,
             "36.0]",
         ]
+
+
+@built
+def test_the_compilation_cache_across_rebuilds_of_the_kernels(tmp_path):
+    """Another library has other names for its kernels, so its programs other keys: none meets the wrong one."""
+    other = tmp_path / "site" / "jaxconv"
+    shutil.copytree(ROOT / "jaxconv", other, ignore=shutil.ignore_patterns("__pycache__"))
+    library = other / "lowering" / "cpu" / "kernels.so"
+    with library.open("ab") as file:
+        file.write(b"rebuilt")
+    stamp = library.with_suffix(".stamp")
+    words = stamp.read_text().split()
+    stamp.write_text(" ".join((words[0], hashlib.sha256(library.read_bytes()).hexdigest(), words[2])))
+    run = """
+import jax, jax.numpy as jnp, jaxconv as jc
+f = jax.jit(lambda x, w: jc.conv(x, w, padding=1, method="native"))
+from jaxconv import native
+print(native.status(), float(f(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))[0, 1, 1, 0]), jc.__path__[0])
+"""
+    cache = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    kept = []
+    for home in (ROOT, other.parent, ROOT):
+        said = process(run, tmp_path, PYTHONPATH=str(home), **cache)
+        assert said == f"ready 36.0 {home / 'jaxconv'}\n"
+        kept.append(len(list((tmp_path / "cache").glob("jit__lambda*-cache"))))
+    assert kept == [1, 2, 2]
+
+
+@built
+def test_forked_workers_never_answer_wrongly():
+    """A forked worker may read pixels, not run JAX: without its threads even x + 1 waits for ever, as JAX warns.
+
+    The kernels need no thread and may answer where JAX gets as far; the parent is not disturbed.
+    """
+    program = """
+import os, select, warnings, jax, jax.numpy as jnp, numpy as np, jaxconv as jc
+warnings.simplefilter("ignore")
+f = jax.jit(lambda x, w: jc.conv(x, w, padding=1, method="native"))
+x = jnp.asarray(np.random.default_rng(0).integers(-4, 5, (2, 96, 96, 16)), jnp.float32)
+w = jnp.ones((3, 3, 16, 16))
+want, pixels = np.asarray(f(x, w)), np.asarray(x)
+for worker in range(2):
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writing, b"r" if pixels[:, ::2].shape == (2, 48, 96, 16) else b"w")
+        os.write(writing, b"r" if np.array_equal(f(x, w), want) else b"w")
+        os._exit(0)
+    answers = b""
+    while len(answers) < 2 and select.select([reading], [], [], 2)[0]:
+        answers += os.read(reading, 1)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    assert answers in (b"r", b"rr"), answers
+    assert np.array_equal(f(x, w), want)
+print("right")
+"""
+    assert process(program, JAX_PLATFORMS="cpu") == "right\n"
 
 
 @built
