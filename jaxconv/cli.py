@@ -31,6 +31,7 @@ def train(
     set: tuple[str, ...] = (),
     restart: bool = False,
     extend: bool = False,
+    mesh: str | None = None,
 ) -> None:
     """Train a network, or continue an interrupted run. Without arguments: a small U-Net on mosaics of photographs.
 
@@ -50,6 +51,8 @@ def train(
         set: any other key of the config, as KEY=VALUE.
         restart: keep an earlier run in --out beside it and start anew.
         extend: go on with the run in --out, finished or not, to more --steps.
+        mesh: devices that share the examples of a batch and the rows of its images, as data=4,height=2; without it all
+            of this machine that share the examples evenly.
     """
     from jaxconv.train.command import train_command
 
@@ -57,7 +60,7 @@ def train(
         raise ValueError(f"{network} is not MODULE:NAME or FILE.py:NAME of a model of your own, or --model is another")
     model = network or model
     given = {"data": data and str(data), "split": split, "val_split": val_split, "model": model, "steps": steps}
-    train_command(config, out, given | {"labels": labels, "init": init}, set, restart, extend)
+    train_command(config, out, given | {"labels": labels, "init": init}, set, restart, extend, mesh)
 
 
 def evaluate(run: Folder, data: Path | None = None, split: str | None = None, batch_size: int = 8) -> None:

@@ -15,6 +15,7 @@ def train_command(
     settings: Iterable[str],
     restart: bool,
     extend: bool = False,
+    mesh: str | None = None,
 ) -> dict[str, Any]:
     """Trains with the config called ``config``, changed by ``given`` (None: not given) and KEY=VALUE ``settings``.
 
@@ -31,7 +32,7 @@ def train_command(
     else:
         base = load_config(config)
     final = base.override(**changes)
-    return train(final, out or default_out(config, final), restart=restart, extend=extend)
+    return train(final, out or default_out(config, final), restart=restart, extend=extend, mesh=mesh)
 
 
 def default_out(config: str | None, final: TrainConfig) -> Path:

@@ -25,6 +25,7 @@ from jaxconv.train.baseline import fit_intensity_classifier
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data, load_data
+from jaxconv.train.devices import Devices
 from jaxconv.train.files import locked, remove_temporaries, write_json
 from jaxconv.train.log import MetricsLog
 from jaxconv.train.losses import cross_entropy, enet_class_weights
@@ -46,6 +47,7 @@ def train(
     *,
     restart: bool = False,
     extend: bool = False,
+    mesh: str | None = None,
     console: Console | None = None,
 ) -> dict:
     """Trains a network, or continues the run in ``out`` from its newest good checkpoint.
@@ -56,6 +58,8 @@ def train(
         restart: start anew although ``out`` holds a run; that run is kept beside, as ``OUT.1`` or the next free number.
         extend: go on with the run in ``out``, finished or not, to more ``steps``: the learning rate follows the
             schedule of the longer run from here on.
+        mesh: how many devices share the examples of a batch and the rows of its images, as "data=4,height=2"; by
+            default all of the machine that share the examples evenly. A run may go on with another mesh.
         console: where sentences and the progress bar go.
 
     Returns:
@@ -65,7 +69,7 @@ def train(
         FileExistsError: ``out`` holds a finished run, or something that is no run.
         BlockingIOError: another process trains in ``out``.
         ValueError: ``out`` holds a run of another config (the message names the keys that differ), there is more than
-            one process, or data and network do not fit together.
+            one process, devices cannot share a batch, or data and network do not fit together.
         FloatingPointError: the loss, the gradient or the new state is not finite; the message names the step and the
             data.
         KeyboardInterrupt: after SIGINT, when a checkpoint has been written.
@@ -83,15 +87,18 @@ def train(
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another --out")
     existed = folder.is_dir()
+    devices = Devices.of(mesh, config.batch_size, config.crop[0])
     try:
         with locked(folder):
-            return _train(config, folder, restart, extend, console, say)
+            return _train(config, folder, devices, restart, extend, console, say)
     finally:
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # refused before anything was written
 
 
-def _train(config: TrainConfig, folder: Path, restart: bool, extend: bool, console: Console, say: Say) -> dict:
+def _train(
+    config: TrainConfig, folder: Path, devices: Devices, restart: bool, extend: bool, console: Console, say: Say
+) -> dict:
     """`train` where no other process works in the folder."""
     remove_temporaries(folder)
     earlier = open_run(folder, config, restart, say, extend)
@@ -101,7 +108,7 @@ def _train(config: TrainConfig, folder: Path, restart: bool, extend: bool, conso
     for name, fits in (("in_channels", record.channels), ("classes", record.classes)):
         if kwargs[name] != fits:
             raise ValueError(f"model_kwargs has {name}={kwargs[name]!r}, and the data has {fits}; leave it out")
-    trainer = Trainer.build(config, kwargs, data)
+    trainer = Trainer.build(config, kwargs, data, devices)
     check_sizes(trainer.shape_of, config, data)
     if earlier is None:
         if config.init is not None:
@@ -125,6 +132,7 @@ class Trainer:
     """
 
     record: Preprocessing
+    devices: Devices
     init: Any
     step: Any
     forward: Any
@@ -133,7 +141,7 @@ class Trainer:
     shape_of: Any
 
     @classmethod
-    def build(cls, config: TrainConfig, kwargs: dict[str, Any], data: Data) -> "Trainer":
+    def build(cls, config: TrainConfig, kwargs: dict[str, Any], data: Data, devices: Devices) -> "Trainer":
         """Finds all shapes without computing anything, and makes the jitted functions."""
 
         def make() -> nnx.Module:
@@ -152,19 +160,21 @@ class Trainer:
 
         weights = _class_weights(config, data)
         loss = functools.partial(cross_entropy, ignore_index=data.record.ignore_index, class_weights=weights)
-        step = make_step(graph, rngs, optimizer, loss, data.record, jax.random.key(config.seed))
+        step = make_step(graph, rngs, optimizer, loss, data.record, jax.random.key(config.seed), devices)
         forward, abstract = make_forward(graph_eval, data.record), jax.eval_shape(init)
 
         def shape_of(size: tuple[int, int]) -> tuple[int, ...]:
             images = jax.ShapeDtypeStruct((1, *size, data.record.channels), np.uint8)
             return jax.eval_shape(forward, (abstract["params"], rngs, abstract["stats"]), images).shape
 
-        return cls(data.record, jax.jit(init), step, forward, abstract, rngs, shape_of)
+        return cls(data.record, devices, jax.jit(init), step, forward, abstract, rngs, shape_of)
 
     def segment(self, state: dict[str, Any], batch_size: int) -> Predict:
         """Label maps of images with the present parameters."""
         streams = fresh_rngs(self.rngs, jax.random.key(0))  # evaluation draws nothing from them
-        return segmenter(self.forward, (state["params"], streams, state["stats"]), self.record, batch_size)
+        return segmenter(
+            self.forward, (state["params"], streams, state["stats"]), self.record, batch_size, self.devices.examples
+        )
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
@@ -193,13 +203,16 @@ def make_step(
     loss: Callable[[jax.Array, jax.Array], jax.Array],
     record: Preprocessing,
     key: jax.Array,
+    devices: Devices,
 ) -> Callable[[dict[str, Any], np.ndarray, np.ndarray], tuple[dict[str, Any], jax.Array, jax.Array, jax.Array]]:
     """The jitted step ``(state, images, labels) -> (state, loss, predicted classes, finite)``; it consumes its state.
 
     ``finite`` says of the loss, the gradient and the new state, in this order, whether all of it is.
     """
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    placed = (devices.everywhere, devices.everywhere, devices.split, devices.everywhere)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=placed)
     def step(state, images, labels):
         streams = fresh_rngs(rngs, jax.random.fold_in(key, state["step"]))
 
@@ -265,6 +278,10 @@ def _run_steps(
     state = checkpoints.restore(done, trainer.abstract) if done else trainer.init()
     if not done and config.init is not None:
         state = start_from(config.init, state, say)
+    devices = trainer.devices
+    state = devices.replicate(state)
+    if devices.count > 1:
+        say(f"{devices.count} devices, {', '.join(f'{name}={size}' for name, size in devices.mesh.shape.items())}")
     best = Best(folder / "best.safetensors", done)
     log = MetricsLog(folder / "metrics.csv", done)
     began = time.perf_counter() - log.seconds
@@ -274,7 +291,7 @@ def _run_steps(
     record, last_val = data.record, None
     with Interrupt() as interrupt, bar(console, done, config.steps) as show:
         for number, (images, labels) in enumerate(prefetch(batch, done, config.steps), done + 1):
-            state, loss, predicted, finite = trainer.step(state, images, labels)
+            state, loss, predicted, finite = trainer.step(state, *jax.device_put((images, labels), devices.split))
             loss = float(loss)
             _check_finite(np.asarray(finite), loss, number, data, config.batch_size, folder)
             logs, scores = (number % every == 0 for every in (config.log_every, config.eval_every))

@@ -35,18 +35,23 @@ def best_class(logits: Any, record: Preprocessing) -> jax.Array:
 
 
 def segmenter(
-    forward: Callable[[Any, np.ndarray], jax.Array], states: tuple, record: Preprocessing, batch_size: int
+    forward: Callable[[Any, Any], jax.Array],
+    states: tuple,
+    record: Preprocessing,
+    batch_size: int,
+    put: Callable[[np.ndarray], Any] = np.asarray,
 ) -> Predict:
     """A function of images (h, w, channels) uint8, of any sizes, to label maps (h, w) of the same sizes.
 
-    Neighbours of one size share a batch. A last batch is filled up rather than compiled anew.
+    Neighbours of one size share a batch. A last batch is filled up rather than compiled anew. ``put`` lays a batch on
+    the devices that ``states`` are on.
     """
 
     def predict(images: list[np.ndarray]) -> list[np.ndarray]:
         sized = [resize_image(image, record.size) if record.size else image for image in images]
         batch = np.stack([_pad(image, record.size_multiple) for image in sized])
         filled = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)])
-        labels = np.asarray(forward(states, filled))[: len(batch), : sized[0].shape[0], : sized[0].shape[1]]
+        labels = np.asarray(forward(states, put(filled)))[: len(batch), : sized[0].shape[0], : sized[0].shape[1]]
         return [resize_labels(label, image.shape[:2]) for label, image in zip(labels, images, strict=True)]
 
     def predict_all(images: list[np.ndarray]) -> list[np.ndarray]:
