@@ -1,0 +1,95 @@
+"""Draw what `jc.figures` can draw, for its page in the reference and for the heads of the guides.
+
+Run from the top of the checkout: ``python docs/pictures/make_figures.py``. The photograph is scikit-image's
+`astronaut`; the times are those of benchmarks/results/networks-cpu.json.
+"""
+
+import io
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import skimage.data
+from PIL import Image
+
+import jaxconv as jc
+from jaxconv import figures
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def save(figure, name, dpi=64):
+    """Write a figure beside this script, with 64 colours."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi)
+    Image.open(drawn).convert("RGB").quantize(64).save(HERE / f"{name}.png", optimize=True)
+
+
+def layer(x, rate=1, stride=1, k=3, out=4):
+    w = jnp.ones((k, k, x.shape[-1], out)) / (k * k * x.shape[-1])
+    return jax.nn.relu(jc.conv(x, w, stride=stride, padding=rate * (k // 2), dilation=rate))
+
+
+def trunk(x):
+    """A downsampling by four and three atrous layers with holes."""
+    x = layer(layer(x, stride=2), stride=2)
+    for rate in (2, 2, 2):
+        x = layer(x, rate)
+    return x
+
+
+def stack(x):
+    for rate in (1, 2, 4, 4):
+        x = layer(x, rate)
+    return x
+
+
+def generator(x):
+    for _ in range(2):
+        x = jc.conv_transpose(x, jnp.ones((3, 3, 1, 1)), stride=2, padding=1)
+    return x
+
+
+def random_stack(x):
+    for i in range(12):
+        w = jax.random.normal(jax.random.key(i), (3, 3, x.shape[-1], 8)) / 6
+        x = jax.nn.relu(jc.conv(x, w, padding=1))
+    return x
+
+
+def networks():
+    """Training steps of whole networks as they are in lax, and accelerated."""
+    from matplotlib.figure import Figure
+
+    record = json.loads((HERE.parents[1] / "benchmarks" / "results" / "networks-cpu.json").read_text())
+    steps = {k.removesuffix(", training step"): v["seconds"] for k, v in record["networks"].items() if "training" in k}
+    figure = Figure(figsize=(8.6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for shift, name, colour in ((-0.2, "lax", "0.6"), (0.2, "accelerate", "tab:blue")):
+        label = {"lax": "as it is, jitted", "accelerate": "jc.accelerate of the same"}[name]
+        ax.barh(np.arange(len(steps)) + shift, [1e3 * s[name] for s in steps.values()], 0.38, label=label, color=colour)
+    ax.set(yticks=range(len(steps)), yticklabels=list(steps), xscale="log", xlabel="ms a training step")
+    ax.set_title(f"{record['cores']}-core {record['device']}, {record['dtype']}, {record['date']}")
+    ax.invert_yaxis()
+    ax.legend()
+    return figure
+
+
+def main():
+    photograph = skimage.data.astronaut()[:256, 96:352].astype(np.float32)[None] / 255
+    small = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
+    save(networks(), "networks")
+    save(figures.receptive_field(trunk, photograph, index=(32, 32)), "receptive_field")
+    save(figures.gridding([2, 2, 2], [1, 2, 3]), "gridding")
+    save(figures.layers(stack, small), "layers")
+    save(figures.overlap(3, stride=2), "overlap")
+    save(figures.overlap(generator, jax.ShapeDtypeStruct((1, 24, 24, 1), jnp.float32)), "checkerboard")
+    save(figures.usage_counts(stack, jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)), "counts")
+    erf = jc.analysis.effective_receptive_field(random_stack, jnp.zeros((1, 48, 48, 3)), draws=4)
+    save(figures.effective_receptive_field(erf), "effective")
+
+
+if __name__ == "__main__":
+    main()
