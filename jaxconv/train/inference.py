@@ -80,13 +80,19 @@ class Inference:
 
     def probabilities(self, pixels: Any) -> np.ndarray:
         """Softmax's values, (h, w, classes) float32: the mean over flips and scales."""
-        sized, total = self._sized(pixels), np.float32(0)
+        sized, total = self._sized(pixels), None
         for (down, right), scale in self._variants:
             size = tuple(max(1, round(n * scale)) for n in sized.shape[:2])
             scaled = sized if size == sized.shape[:2] else resize_image(np.asarray(sized), size)
             found = self._computed(1, scaled[::down, ::right])[0, : size[0], : size[1]]
-            total = total + resize_image(found[::down, ::right], sized.shape[:2])
-        return resize_image(total / np.float32(len(self._variants)), pixels.shape[:2])
+            part = resize_image(found[::down, ::right], sized.shape[:2])
+            if total is None:  # of a large image it is the largest thing in memory: no copy
+                total = part
+            else:
+                total = np.add(total, part, out=total if total.flags.writeable else None)
+        if len(self._variants) > 1:
+            total = total / np.float32(len(self._variants))
+        return resize_image(total, pixels.shape[:2])
 
     def _sized(self, pixels: Any) -> Any:
         return pixels if self._record.size is None else resize_image(np.asarray(pixels), self._record.size)
