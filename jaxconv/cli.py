@@ -46,7 +46,8 @@ def train(
         val_split: images below --data that score the network (val).
         model: unet, enet, ... or a model of your own, as above.
         steps: gradient steps.
-        labels: what the values in the label maps mean, as 0:background,255:cell; without it the value is the class.
+        labels: what the values in the label maps mean, as 0:background,255:cell, or 255/0/0:cell for colours, name -
+            for not labelled; without it the value is the class.
         init: run folder or weights file to start from, where its tensors fit.
         set: any other key of the config, as KEY=VALUE.
         restart: keep an earlier run in --out beside it and start anew.
@@ -61,6 +62,34 @@ def train(
     model = network or model
     given = {"data": data and str(data), "split": split, "val_split": val_split, "model": model, "steps": steps}
     train_command(config, out, given | {"labels": labels, "init": init}, set, restart, extend, mesh)
+
+
+def look_at_data(
+    folder: Folder,
+    split: str | None = None,
+    val_split: str | None = None,
+    labels: str | None = None,
+    set: tuple[str, ...] = (),
+    json: bool = False,
+    picture: Path | None = None,
+) -> None:
+    """Look at a folder of images and label maps as a training would read it, and say what is wrong with it.
+
+    Args:
+        folder: with SPLIT/*.png beside SPLITannot/*.png.
+        split: training images (train).
+        val_split: images that score the network (val).
+        labels: what the values in the label maps mean, as 0:background,255:cell, or 255/0/0:cell for colours; the name
+            - means not labelled.
+        set: any other key of the training config, as KEY=VALUE.
+        json: print one JSON object.
+        picture: PNG of eight training images with their labels laid over.
+    """
+    from jaxconv.train.command import config_of
+    from jaxconv.train.survey import data_command
+
+    given = {"data": str(folder), "split": split, "val_split": val_split, "labels": labels}
+    data_command(config_of(None, given, set), json, picture)
 
 
 def evaluate(run: Folder, data: Path | None = None, split: str | None = None, batch_size: int = 8) -> None:
@@ -211,6 +240,7 @@ KEYS = {
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
+    "data": look_at_data,
     "evaluate": evaluate,
     "predict": predict,
     "export": export,

@@ -100,10 +100,10 @@ def test_resize_labels_takes_the_nearest():
 
 def test_examples_depend_on_seed_and_number_and_cover_all_images(images):
     pairs = folder.find_pairs(images, "train")
-    data = folder.FolderData(pairs, RECORD, (12, 14), seed=3)
+    data = folder.folder_crops(pairs, RECORD, (12, 14), seed=3)
     pixels, labels = data.batch(0, 6)
     assert pixels.shape == (6, 12, 14, 3) and labels.shape == (6, 12, 14)
-    again = folder.FolderData(pairs, RECORD, (12, 14), seed=3).batch(4, 2)
+    again = folder.folder_crops(pairs, RECORD, (12, 14), seed=3).batch(4, 2)
     assert np.array_equal(pixels[4:], again[0]) and np.array_equal(labels[4:], again[1])
 
 
@@ -111,7 +111,7 @@ def test_each_pass_sees_each_image_once(images):
     for value, name in enumerate("abc"):
         path = images / "trainannot" / f"{name}.png"
         Image.fromarray(np.full_like(np.array(Image.open(path)), value)).save(path)
-    data = folder.FolderData(folder.find_pairs(images, "train"), RECORD, (12, 14), seed=3)
+    data = folder.folder_crops(folder.find_pairs(images, "train"), RECORD, (12, 14), seed=3)
     order = [int(data.example(index)[1][0, 0]) for index in range(12)]
     assert all(sorted(order[i : i + 3]) == [0, 1, 2] for i in range(0, 12, 3))
     assert len({tuple(order[i : i + 3]) for i in range(0, 12, 3)}) > 1, "every pass has the same order"
@@ -119,7 +119,7 @@ def test_each_pass_sees_each_image_once(images):
 
 def test_crop_padding_needs_an_ignored_index(images):
     record = Preprocessing(class_names=tuple(map(str, range(256))))
-    data = folder.FolderData(folder.find_pairs(images, "train"), record, (40, 40))
+    data = folder.folder_crops(folder.find_pairs(images, "train"), record, (40, 40))
     with pytest.raises(ValueError, match=r"smaller than crops of \(40, 40\)"):
         data.example(0)
 

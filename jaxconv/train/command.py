@@ -24,15 +24,21 @@ def train_command(
     from jaxconv.train.loop import train
     from jaxconv.train.runfolder import read_description
 
+    base = None
+    if extend and config is None and out is not None:
+        base = TrainConfig().override(**(read_description(out).train or {}))
+    final = config_of(config, given, settings, base)
+    return train(final, out or default_out(config, final), restart=restart, extend=extend, mesh=mesh)
+
+
+def config_of(
+    config: str | None, given: dict[str, Any], settings: Iterable[str], base: TrainConfig | None = None
+) -> TrainConfig:
+    """The config called ``config``, or ``base``, with what was given on the command line."""
     changes = {key: value for key, value in given.items() if value is not None} | parse_settings(settings)
     if isinstance(changes.get("labels"), str):
         changes["labels"] = parse_labels(changes["labels"])
-    if extend and config is None and out is not None:
-        base = TrainConfig().override(**(read_description(out).train or {}))
-    else:
-        base = load_config(config)
-    final = base.override(**changes)
-    return train(final, out or default_out(config, final), restart=restart, extend=extend, mesh=mesh)
+    return (base or load_config(config)).override(**changes)
 
 
 def default_out(config: str | None, final: TrainConfig) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.train.files import refuse_unknown
-from jaxconv.train.record import LONGEST
+from jaxconv.train.record import COLOUR, LONGEST, MOST_BANDS
 from jaxconv.train.typed import check_fields
 
 
@@ -30,7 +30,7 @@ class TrainConfig:
         value_range: (black, white) in the values of the image files, where 0 and all bits are not (folders only).
         init: run folder or weights file whose tensors the network starts from, where they fit, or None.
         ignore_index: label value of unlabelled pixels (folders only).
-        channels: 3 reads RGB, 1 gray (folders only; mosaics are gray).
+        channels: 3 reads RGB, 1 gray, others as many bands as the files have (folders only; mosaics are gray).
         size_multiple: whole images are padded to a multiple of this to be scored (folders only; 8 for enet).
         crop: (height, width) of training examples; mosaics are square.
         steps: gradient steps.
@@ -110,8 +110,8 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels={self.channels}; images are read as gray (1) or RGB (3)")
+        if not 1 <= self.channels <= MOST_BANDS:
+            raise ValueError(f"channels={self.channels} must be 1 (gray), 3 (RGB) or the images' bands, at most 4096")
         if max(self.crop) > LONGEST or self.size_multiple > LONGEST:
             raise ValueError(f"crop={self.crop} and size_multiple={self.size_multiple} must be at most {LONGEST}")
         if min(self.crop) < 1:
@@ -173,17 +173,27 @@ def load_config(name: str | Path | None = None) -> TrainConfig:
 
 
 def parse_labels(text: str) -> dict[int, str]:
-    """From VALUE:NAME words with commas between them.
+    """From VALUE:NAME words with commas between them; VALUE is a number or a colour, the NAME - means ignored.
 
     >>> parse_labels("0:background,255:cell")
     {0: 'background', 255: 'cell'}
+    >>> parse_labels("255/0/0:cell") == {COLOUR + 255 * 65536: "cell"}
+    True
     """
     labels: dict[int, str] = {}
     for part in text.split(","):
         value, colon, name = part.partition(":")
-        if not colon or not name.strip() or not value.strip().isdigit() or int(value) in labels:
-            raise ValueError(f"--labels {text}: {part!r} is not VALUE:NAME, or its value comes twice")
-        labels[int(value)] = name.strip()
+        words = value.strip().split("/")
+        numbers = [int(word) if word.isascii() and word.isdigit() else -1 for word in words]
+        legal = len(words) in (1, 3) and min(numbers) >= 0 and (len(words) == 1 or max(numbers) < 256)
+        key = COLOUR + numbers[0] * 65536 + numbers[1] * 256 + numbers[2] if len(words) == 3 else numbers[0]
+        if not colon or not name.strip() or not legal or key in labels or (len(words) == 1 and key >= COLOUR):
+            raise ValueError(f"--labels {text}: {part!r} is not VALUE:NAME or R/G/B:NAME, or its value comes twice")
+        labels[key] = name.strip()
+    if len({value >= COLOUR for value in labels}) > 1:
+        raise ValueError(f"--labels {text}: numbers or colours, not both")
+    if list(labels.values()).count("-") > 1:
+        raise ValueError(f"--labels {text}: one value can be ignored (-), not more")
     return labels
 
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from jaxconv.train import folder, mosaic
 from jaxconv.train.config import TrainConfig
+from jaxconv.train.crops import Crops
 from jaxconv.train.record import Preprocessing
 
 Examples = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
@@ -56,6 +57,58 @@ def load_data(config: TrainConfig, record: Preprocessing | None = None) -> Data:
     return _mosaics(config) if config.data is None else _folder(config, config.data, record)
 
 
+def source_data(
+    train: Any, val: Any, record: Preprocessing, crop: tuple[int, int], *, test: Any = None, seed: int = 0
+) -> Data:
+    """The data of sources of one's own: a list, grain's and PyTorch's data sets, or whatever counts and indexes.
+
+    Args:
+        train: ``source[i]`` is (image, labels), i = 0 .. ``len(source)`` - 1: an image (h, w, channels) of uint8, or
+            float32 in the same units, and its classes (h, w), whole numbers. It may be read by several threads.
+        val: the same, scored during training.
+        record: names of the classes, channels and normalisation.
+        crop: (height, width) of training examples.
+        test: scored at the end; ``val`` without it.
+        seed: of order, crops and mirroring.
+
+    Raises:
+        ValueError: a source is empty, or (when it is read) an example is no such pair.
+
+    Example:
+        >>> pair = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.int32)
+        >>> record = Preprocessing(class_names=("background", "cell"))
+        >>> source_data([pair], [pair], record, (4, 4)).train.batch(0, 2)[0].shape
+        (2, 4, 4, 3)
+    """
+    sources = {"train": train, "val": val} | ({} if test is None else {"test": test})
+    for name, source in sources.items():
+        if not len(source):
+            raise ValueError(f"the source {name} is empty")
+
+    def reader(name: str) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+            image, labels = sources[name][index]
+            return folder.checked_pair(image, labels, record, f"{name}[{index}]")
+
+        return read
+
+    def examples(name: str) -> Examples:
+        return lambda: map(reader(name), range(len(sources[name])))
+
+    last = "val" if test is None else "test"
+    sizes = sorted({reader(name)(0)[0].shape[:2] for name in ("val", last)})
+    names = [f"train[{index}]" for index in range(len(train))]
+    return Data(
+        record=record,
+        train=Crops(names, reader("train"), record, crop, seed),
+        val=examples("val"),
+        test=examples(last),
+        train_labels=lambda: (labels for _, labels in examples("train")()),
+        scored=last,
+        sizes=tuple(sizes),
+    )
+
+
 def mosaic_examples(split: str, size: int, count: int, seed: int = 0) -> Examples:
     """The first ``count`` mosaics of a split, as (image, labels) pairs."""
     source = mosaic.Mosaics.of_photographs(split, seed=seed, size=size)
@@ -102,15 +155,17 @@ def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Dat
         )  # fmt: skip
         for split in (scored, tested) if config.test_split else (scored,):
             folder.check_split(split, record)
-    sizes = folder.image_sizes(scored + tested)
+    sizes = folder.image_sizes(scored + tested, record.colours)
     # Spread over the split: neighbours are often frames of one film.
     some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
     return Data(
         record=record,
-        train=folder.FolderData(pairs, record, config.crop, config.seed),
+        train=folder.folder_crops(pairs, record, config.crop, config.seed),
         val=folder_examples(some, record),
         test=folder_examples(tested, record),
-        train_labels=lambda: (record.classes_of(folder.read_labels(label), str(label)) for _, label in pairs),
+        train_labels=lambda: (
+            record.classes_of(folder.read_labels(label, record.colours), str(label)) for _, label in pairs
+        ),
         scored=last,
         sizes=tuple(sizes[:2] + sizes[-2:]),
     )

@@ -9,6 +9,7 @@ from jaxconv._text import print_line
 from jaxconv.train import data, folder
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.metrics import mean_iou, per_class_iou, pixel_accuracy
+from jaxconv.train.mosaic import PHOTOGRAPHS
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import Run, load_run
 from jaxconv.train.segment import run_segmenter, score
@@ -79,7 +80,8 @@ def _folder(record: Preprocessing, data_folder: str | Path, split: str) -> data.
 
 
 def _mosaics(run: Run, split: str) -> data.Examples:
-    if run.train is None or run.train.get("data") is not None:
+    own = run.preprocessing.class_names != PHOTOGRAPHS  # a source of the caller's own
+    if run.train is None or run.train.get("data") is not None or own:
         raise ValueError(f"{run.folder} was not trained on the embedded mosaics; give --data FOLDER --split NAME")
     config = TrainConfig().override(**run.train)
     return data.mosaic_examples(split, config.crop[0], config.test_images)

@@ -36,6 +36,7 @@ from jaxconv.train.progress import Interrupt, bar
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.segment import Predict, make_forward, score, segmenter
 from jaxconv.train.start import open_run
+from jaxconv.train.survey import look
 from jaxconv.train.weights import Best, check_sizes, source_tensors, start_from
 
 Say = Callable[[str], None]
@@ -45,6 +46,7 @@ def train(
     config: TrainConfig,
     out: str | Path,
     *,
+    data: Data | None = None,
     restart: bool = False,
     extend: bool = False,
     mesh: str | None = None,
@@ -55,6 +57,7 @@ def train(
     Args:
         config: what to do.
         out: the run folder (see `jaxconv.train.runfolder`).
+        data: what to learn from in place of the folder or the mosaics (see `jaxconv.train.data.source_data`).
         restart: start anew although ``out`` holds a run; that run is kept beside, as ``OUT.1`` or the next free number.
         extend: go on with the run in ``out``, finished or not, to more ``steps``: the learning rate follows the
             schedule of the longer run from here on.
@@ -90,19 +93,28 @@ def train(
     devices = Devices.of(mesh, config.batch_size, config.crop[0])
     try:
         with locked(folder):
-            return _train(config, folder, devices, restart, extend, console, say)
+            return _train(config, folder, data, devices, restart, extend, console, say)
     finally:
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # refused before anything was written
 
 
 def _train(
-    config: TrainConfig, folder: Path, devices: Devices, restart: bool, extend: bool, console: Console, say: Say
+    config: TrainConfig,
+    folder: Path,
+    given: Data | None,
+    devices: Devices,
+    restart: bool,
+    extend: bool,
+    console: Console,
+    say: Say,
 ) -> dict:
     """`train` where no other process works in the folder."""
     remove_temporaries(folder)
     earlier = open_run(folder, config, restart, say, extend)
-    data = load_data(config, earlier.preprocessing if earlier else None)
+    data = given or load_data(config, earlier.preprocessing if earlier else None)
+    if earlier is None and given is None and config.data is not None:
+        look(config, say)
     record = data.record
     kwargs = {"in_channels": record.channels, "classes": record.classes, **config.model_kwargs}
     for name, fits in (("in_channels", record.channels), ("classes", record.classes)):

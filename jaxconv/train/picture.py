@@ -1,6 +1,7 @@
 """The picture that a run leaves: input, label and prediction side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +22,25 @@ def colour(labels: np.ndarray, record: Preprocessing) -> np.ndarray:
     return table[np.where(inside, labels, record.classes)]
 
 
+def visible(image: np.ndarray) -> np.ndarray:
+    """An image (h, w, bands) as 8-bit RGB: gray on all three, the first three of more bands.
+
+    >>> visible(np.array([[[1.4, 300.0]]])).tolist()
+    [[[1, 1, 1]]]
+    """
+    bands = image[..., : 3 if image.shape[-1] > 2 else 1]
+    bands = bands if bands.dtype == np.uint8 else np.rint(np.clip(bands, 0, 255)).astype(np.uint8)
+    return np.broadcast_to(bands, (*image.shape[:2], 3))
+
+
 def overlay(image: np.ndarray, labels: np.ndarray, record: Preprocessing, opacity: float = 0.5) -> np.ndarray:
-    """Blends the colours of a label map (h, w) over an image (h, w, 1 or 3) uint8, in whole 8-bit steps.
+    """Blends the colours of a label map (h, w) over an image (h, w, bands), in whole 8-bit steps.
 
     >>> record = Preprocessing(class_names=("a",), palette=((200, 0, 100),))
     >>> overlay(np.full((1, 1, 1), 100, np.uint8), np.array([[0]]), record).tolist()
     [[[150, 50, 100]]]
     """
-    rgb = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.float32)
+    rgb = visible(image).astype(np.float32)
     return np.rint((1 - opacity) * rgb + opacity * colour(labels, record)).astype(np.uint8)
 
 
@@ -45,24 +57,46 @@ def save_picture(
     Pixels of an ignored label are black, in the label and in the prediction.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(6.6, 2.1 * len(images) + 1.0), layout="constrained", dpi=120)
     axes = figure.subplots(len(images), 3, squeeze=False)
     for row, image, label, predicted in zip(axes, images, labels, predictions, strict=True):
         ignored = np.zeros(label.shape, bool) if record.ignore_index is None else label == record.ignore_index
         shown = [np.where(ignored, record.classes, values) for values in (label, predicted)]
-        row[0].imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
+        row[0].imshow(visible(image), interpolation="nearest")
         for axis, values in zip(row[1:], shown, strict=True):
             axis.imshow(colour(values, record), interpolation="nearest")
     for axis, name in zip(axes[0], ("input", "label", "prediction"), strict=True):
         axis.set_title(name, fontsize=10)
     for axis in axes.flat:
         axis.set_axis_off()
+    _legend(figure, record)
+    figure.suptitle(unparsed(title), fontsize=10)
+    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+
+
+def save_samples(
+    path: str | Path, images: list[np.ndarray], labels: list[np.ndarray], names: list[str], record: Preprocessing
+) -> Path:
+    """Writes a PNG of images with their labels laid over, four a row, and a legend of the classes."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(images) // 4)
+    figure = Figure(figsize=(10, 2.6 * rows + 0.8), layout="constrained", dpi=120)
+    for axis in (axes := figure.subplots(rows, 4, squeeze=False)).flat:
+        axis.set_axis_off()
+    for axis, image, label, name in zip(axes.flat, images, labels, names, strict=False):
+        axis.imshow(overlay(image, label, record), interpolation="nearest")
+        axis.set_title(unparsed(name), fontsize=8)
+    _legend(figure, record)
+    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+
+
+def _legend(figure: Any, record: Preprocessing) -> None:
+    from matplotlib.patches import Patch
+
     handles = [
         Patch(color=(red / 255, green / 255, blue / 255), label=unparsed(name).replace("_", " "))
         for name, (red, green, blue) in zip(record.class_names, record.palette, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.suptitle(unparsed(title), fontsize=10)
-    return write_beside(path, lambda p: figure.savefig(p, format="png"))

@@ -9,6 +9,8 @@ from jaxconv.train.files import refuse_unknown
 from jaxconv.train.typed import check_fields
 
 LONGEST = 65536  # pixels of an image's side that anything is resized or padded to
+MOST_BANDS = 4096
+COLOUR = 1 << 24  # label values from here on are colours: COLOUR + red * 65536 + green * 256 + blue
 
 # Okabe and Ito, "Color Universal Design" (2008): colours for colour-blind readers too (gray for black).
 _OKABE_ITO = (
@@ -18,6 +20,15 @@ _OKABE_ITO = (
 
 
 Colour = tuple[int, int, int]
+
+
+def told_label(value: int) -> str:
+    """A label map's value as --labels takes it: a number, or RED/GREEN/BLUE.
+
+    >>> told_label(255), told_label(COLOUR + 255 * 65536)
+    ('255', '255/0/0')
+    """
+    return str(value) if value < COLOUR else f"{(value >> 16) & 255}/{(value >> 8) & 255}/{value & 255}"
 
 
 def default_palette(classes: int) -> tuple[Colour, ...]:
@@ -48,7 +59,7 @@ class Preprocessing:
         class_names: one name for each output channel of the network.
         palette: one (red, green, blue) of 0..255 for each class.
         ignore_index: label value that marks unlabelled pixels (it may be one of the classes), or None.
-        channels: 3 for RGB input, 1 for gray.
+        channels: 3 for RGB input, 1 for gray, or as many bands as the images have.
         scale: multiplies the 8-bit values; 1/255 gives 0..1.
         mean: subtracted after scaling, one value for each channel.
         std: divided by after that, one value for each channel.
@@ -97,8 +108,8 @@ class Preprocessing:
         self._check()
 
     def _check(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels={self.channels}; images are read as gray (1) or RGB (3)")
+        if not 1 <= self.channels <= MOST_BANDS:
+            raise ValueError(f"channels={self.channels} must be 1 (gray), 3 (RGB) or the images' bands, at most 4096")
         if len(self.palette) != len(self.class_names):
             raise ValueError(f"palette has {len(self.palette)} colours for {len(self.class_names)} class names")
         for colour in self.palette:
@@ -130,6 +141,16 @@ class Preprocessing:
         """How many classes the network tells apart."""
         return len(self.class_names)
 
+    @property
+    def colours(self) -> bool:
+        """Whether label maps are read as colours."""
+        return any(value >= COLOUR for value in self.label_values or ())
+
+    def legal(self, labels: np.ndarray) -> np.ndarray:
+        """Whether each value of a label map is one that a class has, or the ignored one."""
+        values = range(self.classes) if self.label_values is None else self.label_values
+        return np.isin(labels, [*values, *([] if self.ignore_index is None else [self.ignore_index])])
+
     def normalise(self, pixels: Any) -> Any:
         """``(pixels * scale - mean) / std`` in float32; pixels (..., channels), numpy or jax."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
@@ -152,13 +173,13 @@ class Preprocessing:
         for number, value in enumerate(values):
             classes[labels == value] = number if number < self.classes else value
         if (classes < 0).any():
-            bad = np.unique(labels[classes < 0])[:8].tolist()
-            raise ValueError(f"{source}: label {', '.join(map(str, bad))} is not among {', '.join(map(str, values))}")
+            bad = ", ".join(map(told_label, np.unique(labels[classes < 0])[:8].tolist()))
+            raise ValueError(f"{source}: label {bad} is not among {', '.join(map(told_label, values))}")
         return classes
 
     def check_labels(self, labels: np.ndarray, source: str) -> None:
         """Raises a ValueError that names ``source`` if a label is no class and not ignored."""
-        legal = np.isin(labels, [*range(self.classes), *([] if self.ignore_index is None else [self.ignore_index])])
+        legal = self.legal(labels)
         if not legal.all():
             ignored = "no ignored index" if self.ignore_index is None else f"ignored index {self.ignore_index}"
             bad = np.unique(labels[~legal])

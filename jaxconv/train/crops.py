@@ -1,0 +1,118 @@
+"""Training examples cut at random from whole images, decoded once."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxconv.train.record import Preprocessing
+
+
+class Kept:
+    """Decoded pairs by number, as many as fit into ``limit`` bytes; labels in 8 or 16 bits where that is enough."""
+
+    def __init__(self, limit: int | None = None):
+        self._pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._left = min(4 << 30, _memory() // 4) if limit is None else limit
+        self._lock = threading.Lock()
+
+    def get(self, number: int, read: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """The pair that was kept, or is read now; nobody may write into it."""
+        pair = self._pairs.get(number)
+        if pair is None:
+            image, labels = read()
+            pair = (
+                image,
+                labels.astype(np.result_type(np.min_scalar_type(labels.min()), np.min_scalar_type(labels.max()))),
+            )
+            with self._lock:
+                if number not in self._pairs and self._left >= (size := pair[0].nbytes + pair[1].nbytes):
+                    self._left -= size
+                    self._pairs[number] = pair
+        return pair
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory; 4 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
+
+
+@functools.cache
+def readers() -> concurrent.futures.ThreadPoolExecutor:
+    """The threads that decode images."""
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, "jaxconv-read")
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """Random crops of whole images, for training.
+
+    Decoded images are kept, as far as a quarter of the machine's memory goes and at most 4 GiB: later passes only cut.
+    A batch is read by as many threads as there are cores, and is the same whatever they do.
+
+    Args:
+        images: names of the images.
+        read: image number to the image (h, w, channels) and its classes (h, w); called by several threads.
+        record: what the labels may be and how many channels an image has.
+        crop: (height, width) of training crops; smaller images are padded with ``ignore_index`` labels.
+        seed: seed of order, crops and mirroring.
+
+    Raises:
+        ValueError: ``crop`` is larger than an image and the record has no ignored index (found when it is read).
+    """
+
+    images: Sequence[str]
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    record: Preprocessing
+    crop: tuple[int, int]
+    seed: int = 0
+    _kept: Kept = dataclasses.field(default_factory=Kept, repr=False, compare=False)
+
+    def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training examples ``start .. start + count - 1``: a function of (seed, index) alone."""
+        pairs = list(readers().map(self.example, range(start, start + count)))
+        images = [image for image, _ in pairs]
+        return np.stack(images).astype(np.result_type(*images), copy=False), np.stack([labels for _, labels in pairs])
+
+    def names(self, start: int, count: int) -> list[str]:
+        """The files that `batch` reads its images from."""
+        return [self.images[self._number(index)] for index in range(start, start + count)]
+
+    def _number(self, index: int) -> int:
+        epoch, place = divmod(index, len(self.images))
+        return int(_order(self.seed, epoch, len(self.images))[place])
+
+    def example(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training example ``index``: each pass over the images has its own random order."""
+        number = self._number(index)
+        image, labels = self._kept.get(number, lambda: self.read(number))
+        rng = np.random.default_rng([self.seed, 1, index])
+        image, labels = self._pad(image, labels, self.images[number])
+        top, left = (int(rng.integers(0, n - c + 1)) for n, c in zip(labels.shape, self.crop, strict=True))
+        window = np.s_[top : top + self.crop[0], left : left + self.crop[1]]
+        flip = np.s_[:, :: -1 if rng.integers(2) else 1]
+        return image[window][flip], labels[window][flip].astype(np.int32)
+
+    def _pad(self, image: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+        lacking = [max(0, c - n) for c, n in zip(self.crop, labels.shape, strict=True)]
+        if not any(lacking):
+            return image, labels
+        if self.record.ignore_index is None:
+            raise ValueError(
+                f"image {name} is {labels.shape}, smaller than crops of {self.crop}; choose a smaller crop, or an "
+                "ignore_index to pad with"
+            )
+        pads = [(0, n) for n in lacking]
+        return np.pad(image, [*pads, (0, 0)], "edge"), np.pad(labels, pads, constant_values=self.record.ignore_index)

@@ -1,0 +1,220 @@
+"""Image files and label maps as arrays, with nothing lost on the way."""
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxconv.train.record import COLOUR
+
+
+def _open(path: Path, what: str) -> Any:
+    """The decoded image, turned as its EXIF orientation says."""
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} {path} does not exist")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the limit
+            with Image.open(path) as image:
+                pages = getattr(image, "n_frames", 1)
+                if pages > 1 and image.format != "MPO":  # MPO: a photograph and its preview
+                    raise ValueError(f"it holds {pages} pages; write each into a file of its own")
+                image.load()
+                turned = ImageOps.exif_transpose(image)
+                turned.format = image.format
+                return turned
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{what} {path} is refused: {error}; if it is genuine, cut it into tiles, or raise "
+            f"PIL.Image.MAX_IMAGE_PIXELS"
+        ) from None
+    except Exception as error:  # decoders raise whatever they stumble over
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise ValueError(f"{what} {path} cannot be read: {reason}") from None
+
+
+def read_image(path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """Reads an image as (height, width, channels), gray (1), RGB (3) or its own bands, in units of 8 bits: black is 0,
+    white 255.
+
+    8-bit files come as uint8, others as float32 with all of their precision: 16-bit values v as ``v * 255 / 65535``,
+    floats of 0..1 as ``255 * v``.
+
+    Args:
+        path: of the file; its EXIF orientation is honoured. TIFF and .npy files hold any number of bands.
+        channels: 1, 3, or how many bands the file has.
+        value_range: (black, white) in the file's own values, where they are others (12 bits: (0, 4095)).
+
+    Raises:
+        FileNotFoundError, ValueError: missing, unreadable, other bands, or floats outside of 0..1 without a
+            ``value_range``; the message names the file.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        from jaxconv.train.arrays import read_array
+
+        return np.asarray(read_array(path, channels, value_range))
+    pixels = _bands(path, channels) if path.suffix.lower() in (".tif", ".tiff") else None
+    if pixels is not None:
+        mode, white = ("F", 1.0) if pixels.dtype.kind == "f" else ("I;16", 65535.0)
+        if pixels.dtype == np.uint8:
+            return pixels if value_range is None else stretched(pixels, value_range)
+    else:
+        image = _open(path, "image")
+        mode, white = image.mode, 1.0 if image.mode == "F" else 65535.0
+        if not (mode == "F" or mode.startswith("I")):
+            if channels not in (1, 3) and len(image.getbands()) != channels:
+                raise ValueError(f"image {path} has {len(image.getbands())} bands, not {channels} (--set channels=3)")
+            image = image if channels not in (1, 3) else image.convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(image).reshape(image.height, image.width, channels)
+            return pixels if value_range is None else stretched(pixels, value_range)
+        if mode == "I" and image.format == "PNG":
+            mode = "I;16"
+        pixels = np.asarray(image)[..., None]
+    pixels = pixels.astype(np.float32)
+    if pixels.shape[-1] not in (1, channels):
+        raise ValueError(f"image {path} has {pixels.shape[-1]} bands; say so: --set channels={pixels.shape[-1]}")
+    low, high = float(np.min(pixels, initial=0)), float(np.max(pixels, initial=0))
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"image {path} holds values that are not finite")
+    if value_range is None and not (mode.startswith("I;16") or (mode == "F" and low >= 0 and high <= 1)):
+        raise ValueError(
+            f"image {path} holds values {low:g}..{high:g} of more than 8 bits; say which are black and white, as --set "
+            f"value_range=({low:g},{high:g})"
+        )
+    pixels = stretched(pixels, value_range or (0.0, white))
+    return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
+def _bands(path: Path, channels: int) -> np.ndarray | None:
+    """The bands (h, w, bands) of a TIFF that Pillow would not read, or with 8 bits only; None for all others."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            bands, kind = page.samplesperpixel, np.dtype(page.dtype)
+            if len(file.pages) > 1 or bands == 1 or (kind == np.uint8 and bands in (3, 4) and bands >= channels):
+                return None
+            if kind not in (np.uint8, np.uint16) and kind.kind != "f":
+                return None
+            pixels = page.asarray()
+            turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
+            pixels = np.moveaxis(pixels, 0, -1) if int(page.planarconfig) == 2 else pixels
+    except Exception:  # Pillow says what it is
+        return None
+    if turned:
+        raise ValueError(f"image {path} is to be turned (its TIFF tag Orientation); save it as it is to be seen")
+    if pixels.shape[-1] != channels:
+        raise ValueError(f"image {path} has {pixels.shape[-1]} bands; say so: --set channels={pixels.shape[-1]}")
+    return pixels
+
+
+def stretched(pixels: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Pixels in units of 8 bits, float32, from values whose black and white are ``value_range``."""
+    black, white = value_range
+    return ((pixels.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))).astype(np.float32)
+
+
+def read_labels(path: str | Path, colours: bool = False) -> np.ndarray:
+    """Reads a label map as (height, width) int32: one gray or palette channel, whose value is the class.
+
+    Args:
+        path: of an image file that keeps every value, or of a .npy file of whole numbers.
+        colours: read colours instead, those of a palette too, as ``COLOUR + red * 65536 + green * 256 + blue``.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, unreadable, lossy, partly transparent, or a colour image that should not
+            be; the message names the file.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        values = _label_array(path)
+        if colours:
+            raise ValueError(f"label map {path} has no colours, which --labels names")
+        return values
+    image = _open(path, "label map")
+    if image.format in ("JPEG", "MPO"):
+        raise ValueError(f"label map {path} is a JPEG, which changes values; needed is PNG, TIFF, BMP or .npy")
+    if image.mode in ("LA", "PA", "RGBA"):
+        if np.asarray(image.getchannel("A")).min(initial=255) < 255:
+            raise ValueError(f"label map {path} is partly transparent; write a label there")
+        image = image.convert({"LA": "L", "PA": "P"}.get(image.mode, "RGB"))
+    if colours and image.mode in ("L", "P"):
+        image = image.convert("RGB")
+    if image.mode == "RGB" and colours:
+        red, green, blue = np.moveaxis(np.asarray(image).astype(np.int32), -1, 0)
+        return COLOUR + red * 65536 + green * 256 + blue
+    if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
+        raise ValueError(f"label map {path} has mode {image.mode}; needed is one channel whose value is the class")
+    return np.asarray(image).astype(np.int32)
+
+
+def _label_array(path: Path) -> np.ndarray:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except Exception as error:
+        raise ValueError(f"label map {path} cannot be read: {error}") from None
+    if values.ndim != 2 or values.dtype.kind not in "iub" or not values.size:
+        raise ValueError(f"label map {path} is {values.dtype} of shape {values.shape}; needed are whole numbers (h, w)")
+    if values.min() < -(2**31) or values.max() >= 2**31:
+        raise ValueError(f"label map {path} holds values {values.min()}..{values.max()}, which no class has")
+    return values.astype(np.int32)
+
+
+def label_counts(path: Path, colours: bool = False) -> tuple[dict[int, int], tuple[int, int]]:
+    """How many pixels each value of a label map has, and (height, width); a file that stays is read once."""
+    if not path.is_file():
+        raise FileNotFoundError(f"label map {path} does not exist")
+    state = path.stat()
+    return _label_counts(path, colours, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _label_counts(path: Path, colours: bool, *_: int) -> tuple[dict[int, int], tuple[int, int]]:
+    labels = read_labels(path, colours)
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True)), labels.shape
+
+
+def is_colour(path: Path) -> bool:
+    """Whether a label map shows colours that no palette numbers."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("RGB", "RGBA") and image.format not in ("JPEG", "MPO")
+    except Exception:  # named where it is read
+        return False
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes (height, width, channels) to ``size`` bilinearly (antialiased when shrinking)."""
+    from PIL import Image
+
+    if image.shape[:2] == tuple(size):
+        return image
+    if image.dtype != np.uint8:  # Pillow has floats for one channel only
+        planes = [
+            Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.BILINEAR) for c in range(image.shape[2])
+        ]
+        return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    squeezed = image[..., 0] if image.shape[-1] == 1 else image
+    resized = Image.fromarray(squeezed).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(*size, image.shape[-1])
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a label map (height, width) to ``size``, each pixel to its nearest.
+
+    >>> resize_labels(np.array([[1, 2]]), (2, 4)).tolist()
+    [[1, 1, 2, 2], [1, 1, 2, 2]]
+    """
+    if labels.shape == tuple(size):
+        return labels
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, labels.shape, strict=True))
+    return labels[rows[:, None], columns[None, :]]
