@@ -191,7 +191,7 @@ def test_help_does_not_wait_for_jax():
 
 
 def test_version_and_module_are_the_same_command():
-    import jaxconv
+    import jaxconv.native
 
     done = subprocess.run(
         [sys.executable, "-m", "jaxconv", "--version"],

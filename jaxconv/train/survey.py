@@ -161,7 +161,7 @@ def header(path: Path) -> tuple[str, tuple[int, int], bool]:
 
     try:
         with Image.open(path) as image:
-            turn = image.getexif().get(_ORIENTATION, 1)
+            turn = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PngImageFile's own decodes the image
             size = (image.width, image.height) if turn in (5, 6, 7, 8) else (image.height, image.width)
             depth, bands = _DEPTHS.get(image.mode, "16-bit" if image.mode.startswith("I;16") else "8-bit"), image.mode
             if image.format == "PNG":
