@@ -7,7 +7,8 @@ kernel is zero outside its diagonal blocks:
     y[blocks of merge groups] = dense face on (merge * I/groups) -> (merge * O/groups) channels
 
 The zeros cost `merge` times the arithmetic and buy full vector width. For the kernel face the dense result's diagonal
-blocks are kept.
+blocks are kept. A NaN or an infinity reaches the merged groups as well (docs/conventions.md,
+"What is not finite").
 """
 
 from __future__ import annotations

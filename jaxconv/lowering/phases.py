@@ -4,7 +4,8 @@ Where the output's spacing s is more than 1 and the other two spacings of ``b*u 
 the kernel are split by their residue modulo s. ``p = u + lo = s*v + r`` turns the input into s times the channels
 (space-to-depth), and the kernel into ``ceil(k/s)`` taps. `apply` and `kernel` are then a stride-1 problem on the split
 input; `adjoint` produces all phases at once, and a pixel shuffle puts them in place (sub-pixel convolution). The inner
-problem goes through the choice again; where k == s nothing overlaps, and it is a single matrix product.
+problem goes through the choice again; where k == s nothing overlaps, and it is a single matrix product. Taps that only
+some phases have are zeros, which a NaN or an infinity passes (docs/conventions.md, "What is not finite").
 
 [`space_to_batch`][jaxconv.lowering.space_to_batch] is the same move for the kernel's spacing.
 
