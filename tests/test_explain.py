@@ -1,7 +1,10 @@
 """`jaxconv explain`: the page and the terminal say what the analysis says, and errors say what was wrong."""
 
 import base64
+import dataclasses
+import html
 import html.parser
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import pytest
 pytest.importorskip("flax")
 pytest.importorskip("rich")
 pytest.importorskip("tyro")
+pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
@@ -23,7 +27,8 @@ import jaxconv as jc  # noqa: E402
 from jaxconv.cli import main  # noqa: E402
 from jaxconv.explain.collect import explain, match  # noqa: E402
 from jaxconv.explain.findings import findings  # noqa: E402
-from jaxconv.explain.page import page  # noqa: E402
+from jaxconv.explain.page import page, write_page  # noqa: E402
+from jaxconv.explain.record import record  # noqa: E402
 from jaxconv.explain.rows import HEADS, rows  # noqa: E402
 from jaxconv.explain.target import Target, resolve  # noqa: E402
 from jaxconv.models import REGISTRY  # noqa: E402
@@ -132,6 +137,43 @@ def test_the_page_is_whole_and_needs_nothing_else(explained):
     assert text.count("<h1>") == 1 and text.count("<h2") == text.count("<section")
 
 
+def numbers_of(value):
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers_of(each)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+def test_the_json_beside_the_page_has_every_number_of_it(explained, tmp_path):
+    found, shown = explained
+    path = write_page(found, tmp_path / "a.html")
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    made = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert path.read_text(encoding="utf-8") == shown and made == record(found)
+    assert made["receptive_field"]["size"] == [15, 15] and made["output"]["used"] == 225
+    assert made["layers"][0]["nominal_size"] == [5, 5] and made["layers"][0]["opens"] is True
+    assert made["tiling"]["tile"] == 32 and made["checkerboard"]["pattern"] == found.board.pattern
+    reader = Reader(shown)
+    for finding in made["findings"]:
+        assert finding["title"] in reader.texts and finding["text"] in reader.texts
+    # Each number of the cards and the table is one of the file's, as the page rounds it.
+    known = {f"{scale * n:{style}}" for n in numbers_of(made) for scale in (1, 100) for style in (".3g", ".2f", ".2g")}
+    cards = re.search(r'<dl class="cards">.*?</dl>', shown, re.S).group(0)
+    cells = " ".join(cell for line in reader.cells[1:] for cell in line[3:])
+    words = html.unescape(re.sub("<[^>]*>", " ", cards))
+    for number in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?", words + cells):
+        assert {number, f"{float(number):.3g}"} & known or number in ("95", "1"), number
+
+
+def test_what_is_not_finite_is_null_in_the_json(explained):
+    found, _ = explained
+    board = dataclasses.replace(found.board, pattern=float("nan"), spread=float("inf"))
+    made = record(dataclasses.replace(found, board=board))
+    assert made["checkerboard"]["pattern"] is made["checkerboard"]["spread"] is None
+    json.dumps(made, allow_nan=False)
+
+
 def test_one_gradient_serves_both_that_measure_it(monkeypatch):
     from jaxconv.explain import collect
 
@@ -201,7 +243,7 @@ def test_findings_name_the_layers_and_verify_their_fixes(nets):
     assert match(found.gridding.layers, ()) == {}
     text = page(found)
     size = f"{found.board.pattern:.2g}"
-    assert f">{size}<small>" in text and f"{size} (the output&#x27;s spread: {found.board.spread:.2g})" in text
+    assert f">{size}<small>" in text and f"{size} (the output&#39;s spread: {found.board.spread:.2g})" in text
     assert f"counts {found.board.counts:.2g}" in text and "paths into each output" not in Reader(text).texts[0]
     assert sum("Overlap of a kernel of 3×3 at stride 2×2" in i["alt"] for i in Reader(text).images) == 1
 
@@ -291,6 +333,7 @@ def test_run_folders_are_explained(tmp_path, capsys):
         (["nets_to_explain:generator", "--input-range", "1"], "--input-range 1: needed are two numbers"),
         (["nets_to_explain:generator", "--input-range", "1,0"], "--input-range 1,0: the lowest value must be below"),
         (["nets_to_explain:generator", "--out", "."], "--out . is a folder"),
+        (["nets_to_explain:generator", "--out", "a.json"], "--out a.json is where the numbers go; give"),
         ([".", "--input", "1,8,8,3"], "is not a run folder"),
     ],
 )

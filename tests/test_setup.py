@@ -38,7 +38,7 @@ ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 CORE = ("ops", "geometry", "linear", "resampling", "initializers", "dialects", "analysis")
 EXTRAS = (
     "chex equinox flax grain haiku keras lineax matplotlib onnx optax orbax PIL rich safetensors skimage "
-    "tensorflow torch tyro"
+    "jinja2 tensorflow torch tyro"
 ).split()
 
 

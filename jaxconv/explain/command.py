@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv._extras import need
 from jaxconv._text import printable
 from jaxconv.explain.collect import TILE, explain
 from jaxconv.explain.page import write_page
@@ -23,7 +24,7 @@ def explain_command(
     input_range: tuple[float, float] | None = None,
     console: Any = None,
 ) -> Path:
-    """Explain a network in the terminal and as one HTML file.
+    """Explain a network in the terminal and as one HTML file, with its numbers as JSON beside it.
 
     Args:
         what: run folder, model name, NAME.onnx, MODULE:NAME or FILE.py:NAME (see `jaxconv.explain.target.resolve`).
@@ -42,14 +43,16 @@ def explain_command(
     Raises:
         ValueError, OSError: what was given cannot be explained; the message says why.
     """
+    need("the page", "jinja2")
     from rich.console import Console
 
     if tile < 1:
         raise ValueError(f"--tile {tile} must be at least 1")
     console = console or Console()
     path = out or _default_path(what)
-    if path.is_dir():
-        raise ValueError(f"--out {path} is a folder; give the name of an HTML file")
+    if path.is_dir() or path.suffix == ".json":
+        kind = "a folder" if path.is_dir() else "where the numbers go"
+        raise ValueError(f"--out {path} is {kind}; give the name of an HTML file")
     doing = "reading the network"
     with Console(stderr=True).status(f"{doing} …") as status:
 
@@ -67,7 +70,8 @@ def explain_command(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"explain was stopped while {doing}; no page was written") from None
     show(found, console)
-    console.print(f"wrote {printable(str(path))}", markup=False, highlight=False, soft_wrap=True)
+    said = f"wrote {path}, and its numbers as {path.with_suffix('.json').name}"
+    console.print(printable(said), markup=False, highlight=False, soft_wrap=True)
     return path
 
 
