@@ -101,6 +101,7 @@ case ${1:?name a step} in
     ;;
   parity)
     enter_environment test,parity
+    export JAX_DISABLE_MOST_OPTIMIZATIONS=0 # values as users get them
     .venv/bin/python -m pytest -m "parity and not gpu"
     # the blocks and examples that import PyTorch or onnx, skipped without them
     .venv/bin/python -m pytest tests/test_readme.py tests/test_docstrings.py -k "torch or onnx or paddings or conventions"
@@ -134,11 +135,13 @@ case ${1:?name a step} in
     ;;
   tpu) # the compiler of TPUs in an environment of its own; no TPU is needed
     enter_own tpu
+    export JAX_DISABLE_MOST_OPTIMIZATIONS=0 # what these compilers make of a program is what is asked here
     install_or_skip tpu-compile "the compiler for TPUs"
     .venv/bin/python -m pytest -n 2 -m tpu_compile
     ;;
   gpu) # the compiler of GPUs, 4 GB: run by name; no GPU is needed
     enter_own gpu
+    export JAX_DISABLE_MOST_OPTIMIZATIONS=0 # what these compilers make of a program is what is asked here
     install_or_skip gpu-compile "the compiler for GPUs"
     .venv/bin/python -m pytest -n 2 -m gpu_compile
     ;;
