@@ -8,6 +8,7 @@ import pytest
 import reference
 from cases import Case
 from jax import lax
+from jax.experimental import checkify, sparse
 from test_core_faces import error
 
 import jaxconv as jc
@@ -168,3 +169,20 @@ def test_what_is_not_finite_spreads_as_the_conventions_say():
     for method, members in (("lax", [1]), ("blocks", range(4))):
         f = jax.vmap(lambda x, w, m=method: jc.conv(x, w, padding=1, groups=2, method=m))
         assert nans(f(x, np.ones((4, 3, 2, 4), np.float32)), 0, 1) == [[m, 0] for m in members]
+
+
+def test_tools_that_look_at_primitives_as_the_conventions_say():
+    x, w = jax.numpy.ones((1, 8, 3)), jax.numpy.ones((3, 3, 2))
+
+    def f(x, w):
+        y = jc.conv(x, w, method="lax")
+        checkify.check(jax.numpy.isfinite(y).all(), "y is not finite")
+        return y
+
+    err, _ = checkify.checkify(jax.jit(f), errors=checkify.user_checks)(x.at[0, 0, 0].set(np.nan), w)
+    assert "y is not finite" in err.get()
+    plain = jax.jit(lambda x, w: jc.conv(x, w, method="lax"))
+    assert plain.lower(x, w).compile().cost_analysis()["flops"] >= 2 * 6 * 3 * 3 * 2
+    with pytest.raises(NotImplementedError, match="conv_apply"):
+        sparse.sparsify(plain)(sparse.BCOO.fromdense(x), w)
+    np.testing.assert_array_equal(plain(sparse.BCOO.fromdense(x).todense(), w), plain(x, w))
