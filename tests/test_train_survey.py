@@ -17,6 +17,8 @@ from jaxconv.train import Preprocessing, TrainConfig, folder
 from jaxconv.train.config import parse_labels
 from jaxconv.train.crops import Crops, Kept
 from jaxconv.train.data import source_data
+from jaxconv.train.metrics import confusion_matrix
+from jaxconv.train.segment import score, segmenter
 from jaxconv.train.survey import look, survey
 
 SIZE = (6, 8)
@@ -261,3 +263,29 @@ def test_images_are_read_once_as_far_as_memory_goes():
         for one, other in zip(crops.batch(start, 4), free.batch(start, 4), strict=True):
             assert np.array_equal(one, other)
     assert len(count) == 16 + 4 + 3 * 2
+
+
+def test_many_sizes_share_few_programs_and_score_the_same(root):
+    sizes = [(9 + number, 30 - number) for number in range(6)]
+    rng = np.random.default_rng(1)
+    pairs = [(rng.integers(0, 256, (*size, 1)).astype(np.uint8), rng.integers(0, 2, size)) for size in 2 * sizes]
+    found = []
+    for multiple in (1, 32):
+        shapes = []
+
+        def forward(_, images, shapes=shapes):
+            shapes.append(images.shape)
+            return (images[..., 0] > 99).astype(np.uint8)
+
+        record = Preprocessing(class_names=("a", "b"), channels=1, size_multiple=multiple)
+        found.append(score(segmenter(forward, (), record, 4), pairs, record, 4))
+        assert len(set(shapes)) == {1: 6, 32: 1}[multiple] and len(shapes) == {1: 6, 32: 3}[multiple]
+    by_hand = sum(confusion_matrix(labels, image[..., 0] > 99, 2) for image, labels in pairs)
+    assert np.array_equal(found[0], by_hand) and np.array_equal(found[1], by_hand)
+
+    for number, size in enumerate(sizes):
+        Image.fromarray(np.resize(PIXELS, (*size, 3))).save(root / "val" / f"{number}.png")
+        Image.fromarray(np.resize(MASK, size)).save(root / "valannot" / f"{number}.png")
+    config = TrainConfig(data=str(root))
+    assert any("6 sizes, each compiled; --set size_multiple=16" in n for n in survey(config).notes)
+    assert not any("sizes" in note for note in survey(config.override(size_multiple=32)).notes)

@@ -51,11 +51,13 @@ def segmenter(
         sized = [resize_image(image, record.size) if record.size else image for image in images]
         batch = np.stack([_pad(image, record.size_multiple) for image in sized])
         filled = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)])
-        labels = np.asarray(forward(states, put(filled)))[: len(batch), : sized[0].shape[0], : sized[0].shape[1]]
-        return [resize_labels(label, image.shape[:2]) for label, image in zip(labels, images, strict=True)]
+        labels = np.asarray(forward(states, put(filled)))[: len(batch)]
+        cut = (label[: one.shape[0], : one.shape[1]] for label, one in zip(labels, sized, strict=True))
+        return [resize_labels(label, image.shape[:2]) for label, image in zip(cut, images, strict=True)]
 
     def predict_all(images: list[np.ndarray]) -> list[np.ndarray]:
-        return [label for group in _groups(images, batch_size, lambda x: x.shape) for label in predict(group)]
+        groups = _groups(images, batch_size, lambda image: _computed_shape(image, record))
+        return [label for group in groups for label in predict(group)]
 
     return predict_all
 
@@ -69,12 +71,34 @@ def run_segmenter(model: nnx.Module, record: Preprocessing, batch_size: int) -> 
 def score(
     predict: Predict, examples: Iterable[tuple[np.ndarray, np.ndarray]], record: Preprocessing, batch_size: int
 ) -> np.ndarray:
-    """The confusion matrix of predictions over (image, labels) pairs, read as they are needed."""
+    """The confusion matrix of predictions over (image, labels) pairs, read as they are needed.
+
+    Each padded size is compiled once. What is computed is what `predict` would give, padded by the record's
+    ``size_multiple`` only: more padding than the network was made for would change its labels near the edge.
+    """
     confusion = np.zeros((record.classes, record.classes), np.int64)
-    for group in _groups(examples, batch_size, lambda pair: pair[0].shape):
+    for group in _gathered(examples, batch_size, lambda pair: _computed_shape(pair[0], record)):
         for (_, labels), predicted in zip(group, predict([image for image, _ in group]), strict=True):
             confusion += confusion_matrix(labels, predicted, record.classes, record.ignore_index)
     return confusion
+
+
+def _computed_shape(image: np.ndarray, record: Preprocessing) -> tuple:
+    """What a program is compiled for: images of one padded size and type share a batch."""
+    return tuple(-(-n // record.size_multiple) for n in record.size or image.shape[:2]), image.dtype
+
+
+def _gathered(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """Groups of ``count`` items with equal keys, in any order, and smaller ones of what is left or waits too long."""
+    waiting: dict[Any, list[Any]] = {}
+    for item in items:
+        group = waiting.setdefault(key(item), [])
+        group.append(item)
+        if len(group) == count:
+            yield waiting.pop(key(item))
+        elif sum(map(len, waiting.values())) > 8 * count:  # so many images at most are held
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
 def _groups(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> Iterator[list[Any]]:

@@ -180,6 +180,14 @@ def _note(config: TrainConfig, pairs: dict[str, list[tuple[Path, Path]]], found:
     """What is legal and still looks wrong."""
     notes, record = found.notes, found.record
     for split in found.splits:
+        if split.name != config.split and len(split.sizes) > 4:
+            shapes = {m: len({(-(-h // m), -(-w // m)) for h, w in split.sizes}) for m in (16, 32, 64, 128, 256)}
+            few = next((m for m in shapes if shapes[m] <= 4), 256)
+            if shapes[few] < len({tuple(-(-n // config.size_multiple) for n in size) for size in split.sizes}):
+                notes.append(
+                    f"{split.name}: {len(split.sizes)} sizes, each compiled; --set size_multiple={few} pads "
+                    f"them to {shapes[few]}, here and in predict"
+                )
         if split.turned:
             notes.append(f"{split.name}: {split.turned} images are turned as their EXIF orientation says")
         if len(split.kinds) > 1:
