@@ -1,5 +1,9 @@
 """Names that came out of files, made harmless where they are shown: one function for each place."""
 
+import dataclasses
+import textwrap
+from typing import Any
+
 
 def printable(text: str) -> str:
     r"""Text for a terminal: what would move the cursor, change colours or turn the direction of writing is spelled out.
@@ -22,3 +26,25 @@ def unparsed(text: str) -> str:
 def print_line(text: str) -> None:
     """`print` of `printable` text."""
     print(printable(text))
+
+
+def brief(self: Any) -> str:
+    """The `__repr__` of results that hold arrays and long lists: those by their shape and length, on a few lines.
+
+    Example:
+        >>> from dataclasses import make_dataclass
+        >>> Result = make_dataclass("Result", ["sizes", "values"], namespace={"__repr__": brief})
+        >>> Result((3, 3), ["a"] * 99)
+        Result(sizes=(3, 3), values=<99 of str>)
+    """
+    parts = [f"{field.name}={_short(getattr(self, field.name))}" for field in dataclasses.fields(self)]
+    return "\n".join(textwrap.wrap(f"{type(self).__name__}({', '.join(parts)})", 98, subsequent_indent="    "))
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"<{value.dtype}{list(value.shape)}>"
+    said = repr(value)
+    if isinstance(value, tuple | list) and len(said) > 80:
+        return f"<{len(value)} of {type(value[0]).__name__}>"
+    return said if len(said) <= 160 else said[:150] + " ..."

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv._text import brief
+
 from ..field.receptive import ReceptiveField
 from ..graph.nodes import Layer, Node
 from ..graph.reader import NotUnderstood
@@ -48,6 +50,8 @@ class LayerGridding:
     output_size: tuple[int, ...]
     base: tuple[int, ...]
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Gridding:
@@ -56,6 +60,8 @@ class Gridding:
     layers: tuple[LayerGridding, ...]
     output: LayerGridding
     field: ReceptiveField
+
+    __repr__ = brief
 
     @property
     def coverage(self) -> float:

@@ -13,6 +13,8 @@ from itertools import combinations_with_replacement, product
 
 import numpy as np
 
+from jaxconv._text import brief
+
 _SEARCH_LIMIT = 100_000
 # How far from a wanted field that no schedule has the nearest ones are looked for, in pixels.
 _NEAREST_WITHIN = 32
@@ -42,6 +44,8 @@ class RateCheck:
     coverage: float
     evenness: float
     why: str
+
+    __repr__ = brief
 
     def counts_nd(self, rank: int) -> np.ndarray:
         """Counts over `rank` axes at once: for a chain the outer product of `counts` with itself.

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv._text import brief
+
 from ..graph.trace import spatial_axes_of
 from .gradient import GradientField, Pullback, numbers_for
 from .inputs import Inputs, inputs_for
@@ -24,6 +26,8 @@ class EffectiveField:
     index: tuple[int, ...]
     box: tuple[slice, ...] | None
     radius: tuple[float, ...]
+
+    __repr__ = brief
 
     def area(self, share: float = 0.9545) -> int:
         """The number of pixels that together hold this share of the energy, the strongest first."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv._text import brief
 from jaxconv.jaxprs.modules import with_state
 
 from ..field.receptive import receptive_field
@@ -27,6 +28,8 @@ class Patch:
     value: float
     box: tuple[slice, ...]
     pixels: np.ndarray
+
+    __repr__ = brief
 
 
 def strongest_patches(

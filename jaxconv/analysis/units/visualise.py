@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from jaxconv._text import brief
 from jaxconv.jaxprs.modules import as_function, with_state
 
 from .rectifiers import RULES, rewritten
@@ -35,6 +36,8 @@ class Visualisation:
     relus: tuple[Place, ...]
     pools: tuple[Place, ...]
     kept: tuple[Place, ...]
+
+    __repr__ = brief
 
     @property
     def times_input(self) -> jax.Array:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv._text import brief
+
 from ..field.gradient import Pullback
 from ..field.inputs import Inputs, inputs_for
 from ..graph.reader import NotUnderstood
@@ -88,6 +90,8 @@ class Checkerboard:
     pattern: float
     spread: float
     probed: str
+
+    __repr__ = brief
 
     @property
     def worst(self) -> LayerOverlap | None:
