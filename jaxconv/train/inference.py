@@ -80,7 +80,8 @@ class Inference:
 
     def probabilities(self, pixels: Any) -> np.ndarray:
         """Softmax's values, (h, w, classes) float32: the mean over flips and scales."""
-        sized, total = self._sized(pixels), None
+        sized = self._sized(pixels)
+        total: np.ndarray | None = None
         for (down, right), scale in self._variants:
             size = tuple(max(1, round(n * scale)) for n in sized.shape[:2])
             scaled = sized if size == sized.shape[:2] else resize_image(np.asarray(sized), size)
@@ -90,6 +91,7 @@ class Inference:
                 total = part
             else:
                 total = np.add(total, part, out=total if total.flags.writeable else None)
+        assert total is not None  # there is one variant at least
         if len(self._variants) > 1:
             total = total / np.float32(len(self._variants))
         return resize_image(total, pixels.shape[:2])

@@ -1,6 +1,7 @@
 """``jaxconv predict``: label maps of images, drawn over them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,23 @@ def predict(
         if probabilities:
             found = inference.probabilities(image)
             classes = best_of(found)
-            write_beside(Path(out) / f"{path.stem}_probabilities.npy", lambda p, found=found: np.save(p, found))
+            write_beside(Path(out) / f"{path.stem}_probabilities.npy", partial(_save_array, found))
         else:
             classes = inference.labels(image)
         written.append(_save(Path(out) / f"{path.stem}_overlay.png", _in_bands(image, classes, record)))
         if labels:
             _save(Path(out) / f"{path.stem}_labels.png", classes)
-        share = sum(np.bincount(row, minlength=record.classes) for row in classes) / classes.size
+        rows = [
+            np.bincount(row, minlength=record.classes) for row in classes
+        ]  # by rows: no copy as integers of 8 bytes
+        share = np.sum(rows, axis=0) / classes.size
         most = ", ".join(f"{record.class_names[i]} {share[i]:.0%}" for i in share.argsort()[::-1][:3] if share[i] > 0)
         say(f"{written[-1]}: {most}")
     return written
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    np.save(path, array)
 
 
 def _files(given: Sequence[Path], out: Path) -> list[Path]:
