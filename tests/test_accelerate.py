@@ -1,6 +1,7 @@
 """accelerate under transforms and control flow: values equal to the plain function's, and equations became faces."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -313,3 +314,27 @@ def test_dtypes_are_kept(dtype, preferred):
     x, w = jnp.arange(-50, 50).reshape(1, 4, 5, 5).astype(dtype), jnp.arange(-36, 36).reshape(2, 4, 3, 3).astype(dtype)
     same(accelerate(fn)(x, w).astype(jnp.float32), jax.jit(fn)(x, w).astype(jnp.float32), 1e-2)
     assert accelerate(fn)(x, w).dtype == (preferred or dtype)
+
+
+def test_the_report_names_layers_scopes_and_lines_but_no_transformation():
+    w, x = jax.ShapeDtypeStruct((3, 3, 4, 4), "float32"), jax.ShapeDtypeStruct((1, 8, 8, 4), "float32")
+
+    def convolve(w, x):
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def named(w, x):
+        with jax.named_scope("up"):
+            return jnp.mean(convolve(w, x))
+
+    paths = {row.path for row in accelerate.report(jax.vmap(jax.grad(named), (None, 0)), w, _batch_of(x))}
+    assert paths == {"up"}
+    (row,) = accelerate.report(convolve, w, x)
+    assert re.fullmatch(r"test_accelerate\.py:\d+", row.path)
+    nnx = pytest.importorskip("flax.nnx")
+    conv = functools.partial(nnx.Conv, kernel_size=(3, 3), rngs=nnx.Rngs(0))
+    layers = nnx.Sequential(conv(4, 4), nnx.Sequential(jnp.tanh, conv(4, 2)))
+    assert [row.path for row in accelerate.report(layers, x)] == ["layers/0", "layers/1/layers/1"]
+
+
+def _batch_of(x):
+    return jax.ShapeDtypeStruct((2, *x.shape), x.dtype)

@@ -22,7 +22,8 @@ class Row:
     """One convolution.
 
     Attributes:
-        path: the calls around it and its named scopes, outermost first, joined by "/".
+        path: the calls around it and its named scopes (of an NNX module, the layer's path) or the line that calls it,
+            outermost first, joined by "/".
         shapes: shape of lhs, rhs and result of the equation.
         dtype: dtype of its operands.
         face: "apply", "adjoint" or "kernel", or None where it was left alone.

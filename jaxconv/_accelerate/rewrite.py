@@ -16,6 +16,7 @@ from jaxconv import trilinear
 from jaxconv._accelerate.equation import Equation
 from jaxconv._accelerate.face import evaluate
 from jaxconv._accelerate.recognise import Assignment, assignments, refusal
+from jaxconv.jaxprs.places import place_of, scope_of
 from jaxconv.jaxprs.surgery import map_jaxprs, mesh_of, spliced, trace, with_eqns
 
 _CONVOLUTION = "conv_general_dilated"
@@ -29,7 +30,7 @@ class Recognition:
     """What became of one convolution.
 
     Attributes:
-        path: the primitives around it, outermost first, and its named scope.
+        path: the primitives around it, outermost first, and its named scopes or the user's line.
         shapes: shape of lhs, rhs and result.
         dtype: dtype of lhs.
         equation: the equation as read; None where it was a face already.
@@ -85,7 +86,7 @@ class Rewriter:
         if name in _FACES:
             shapes = tuple(v.aval.shape for v in (*eqn.invars, *eqn.outvars))
             reason = f"already the face {_FACES[name]}"
-            return [eqn], [Recognition(_scope(eqn), shapes, eqn.invars[0].aval.dtype, None, None, reason)]
+            return [eqn], [Recognition(_place(eqn), shapes, eqn.invars[0].aval.dtype, None, None, reason)]
         if name in _CLOSED_WORLDS:
             return [eqn], []
         found: list[Recognition] = []
@@ -106,9 +107,9 @@ class Rewriter:
         sizes = [aval.shape[i] for aval, spec in zip((a, b, out), numbers, strict=True) for i in spec[2:]]
         if not all(isinstance(n, int) for n in sizes):  # `jax.export.symbolic_shape`; a geometry is plain integers
             reason = "a spatial size is open until the program runs"
-            return [eqn], [Recognition(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, None, None, reason)]
+            return [eqn], [Recognition(_place(eqn), (a.shape, b.shape, out.shape), a.dtype, None, None, reason)]
         equation = Equation.read(eqn.params, a, b, out)
-        row = Recognition(_scope(eqn), (a.shape, b.shape, out.shape), a.dtype, equation, None, refusal(equation))
+        row = Recognition(_place(eqn), (a.shape, b.shape, out.shape), a.dtype, equation, None, refusal(equation))
         choices = assignments(equation)
         if self.pick is not None and choices:
             choices = [self.pick(equation, choices)]
@@ -147,9 +148,10 @@ def _replacement(
 def _label(eqn: Any) -> str:
     name = eqn.params.get("name")
     label = f"{eqn.primitive.name}({name})" if isinstance(name, str) else eqn.primitive.name
-    return "/".join((*_scope(eqn), label))
+    return "/".join(filter(None, (scope_of(eqn), label)))
 
 
-def _scope(eqn: Any) -> tuple[str, ...]:
-    scope = str(getattr(eqn.source_info, "name_stack", ""))
-    return (scope,) if scope else ()
+def _place(eqn: Any) -> tuple[str, ...]:
+    """Its named scopes, or the line of the user's program."""
+    place = place_of(eqn)
+    return (place,) if place else ()

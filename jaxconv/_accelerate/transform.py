@@ -13,7 +13,7 @@ from jax.extend.core import jaxpr_as_fun
 from jaxconv._accelerate.report import Report, report_of
 from jaxconv._accelerate.rewrite import Rewriter
 from jaxconv._accelerate.signature import Outcome, Signature
-from jaxconv.jaxprs.modules import is_module
+from jaxconv.jaxprs.modules import is_module, with_state
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,9 +109,11 @@ def report(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Report:
     """
     plain = getattr(fn, _PLAIN, fn)
     call, owner = _resolve(plain)
+    if is_module(plain) and not kwargs:  # its layers by their paths
+        pure, args = with_state(plain, args)
+        return report_of(Rewriter()(jax.make_jaxpr(pure)(*args))[1])
     signature, arrays, _ = Signature.of(owner, args, kwargs)
-    _, found = Rewriter()(jax.make_jaxpr(signature.flat(call))(*arrays))
-    return report_of(found)
+    return report_of(Rewriter()(jax.make_jaxpr(signature.flat(call))(*arrays))[1])
 
 
 accelerate.report = report  # type: ignore[attr-defined]

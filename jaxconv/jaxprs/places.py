@@ -1,9 +1,21 @@
 """Where in the user's program an equation stands."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+_TRANSFORMED = re.compile(r"\b(?:jvp|transpose|vmap)\(([^()]*)\)")
+
+
+def scope_of(eqn: Any) -> str:
+    """The named scopes of an equation without the transformations it went through: ``transpose(jvp(up))`` is "up"."""
+    scope, count = str(getattr(eqn.source_info, "name_stack", "")), 1
+    while count:
+        scope, count = _TRANSFORMED.subn(r"\1", scope)
+    return "/".join(filter(None, scope.split("/")))
 
 
 def line_of(eqn: Any) -> str:
@@ -22,5 +34,5 @@ def place_of(eqn: Any, outer: str = "", files: bool = True) -> str:
     """The named scopes that an equation stands in, those `outer` first, or the user's line where there are none."""
     if eqn is None:
         return outer
-    named = "/".join(p for p in (outer, str(eqn.source_info.name_stack)) if p)
+    named = "/".join(p for p in (outer, scope_of(eqn)) if p)
     return named if named or not files else line_of(eqn)
