@@ -84,7 +84,7 @@ case ${1:?name a step} in
     ;;
   slow)
     enter_environment test
-    .venv/bin/python -m pytest -m "slow and not parity and not gpu"
+    .venv/bin/python -m pytest --dist load -m "slow and not parity and not gpu"
     ;;
   lint)
     enter_environment dev
@@ -102,7 +102,7 @@ case ${1:?name a step} in
   parity)
     enter_environment test,parity
     export JAX_DISABLE_MOST_OPTIMIZATIONS=0 # values as users get them
-    .venv/bin/python -m pytest -m "parity and not gpu"
+    .venv/bin/python -m pytest --dist load -m "parity and not gpu"
     # the blocks and examples that import PyTorch or onnx, skipped without them
     .venv/bin/python -m pytest tests/test_readme.py tests/test_docstrings.py -k "torch or onnx or paddings or conventions"
     ;;

@@ -112,6 +112,7 @@ def test_pads_beyond_the_input_and_inputs_cropped_away(x64):
         assert error(jc.conv_kernel(x, y, (2,), padding=((lo, hi),)), reference.conv_kernel(x, y, record)) <= 1e-12
 
 
+@pytest.mark.slow
 def test_the_adjoint_in_the_words_of_lax(x64):
     """SEMANTICS: lhs_dilation=s, rhs_dilation=d, flipped kernel, padding=(K-1-pl, n-1-(i-1)*s+pl), for every legal
     n."""

@@ -196,6 +196,7 @@ def test_one_gradient_serves_both_that_measure_it(monkeypatch):
     assert found.board.counts == board.counts
 
 
+@pytest.mark.slow
 def test_integers_have_no_gradient_and_the_rest_is_explained():
     def labels(x):
         return jnp.argmax(dilated(x.astype(jnp.float32)), axis=-1)

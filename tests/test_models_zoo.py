@@ -206,6 +206,7 @@ def test_wavenet_step_by_step_is_the_parallel_pass():
     assert model.receptive_field == 15
 
 
+@pytest.mark.slow
 def test_wavenet_generates_what_the_parallel_pass_says():
     model = WaveNet(8, residual=4, dilated=3, skip=5, end=6, layers=2, blocks=2, rngs=rngs())
     first = jnp.asarray([[1, 5, 3], [2, 0, 7]])
@@ -279,6 +280,7 @@ def test_the_loss_on_one_batch_falls_below_a_tenth(name):
     assert falls(model, x, value, steps) < 0.1
 
 
+@pytest.mark.slow
 def test_a_small_unet_learns_one_batch():
     model = UNet(1, 2, widths=(4, 8), rngs=rngs())
     model.train()

@@ -191,6 +191,7 @@ print(f(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))[0, 1, 1].tolist())
         ]
 
 
+@pytest.mark.slow
 @built
 def test_the_compilation_cache_across_rebuilds_of_the_kernels(tmp_path):
     """Another library has other names for its kernels, so its programs other keys: none meets the wrong one."""

@@ -138,6 +138,7 @@ def test_causal_transposed_convolution_in_pieces_is_the_whole(k, s, d, pieces):
     np.testing.assert_allclose(whole, full[:, : s * x.shape[1]] + layer.bias[...], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weight_norm_begins_as_the_layer_and_scales_with_its_length():
     for kind in (nn.Conv, nn.ConvTranspose):
         layer = kind(2, 3, (3,), rngs=nnx.Rngs(1))

@@ -27,6 +27,7 @@ def test_wrapped_layer_has_the_target_norm_where_the_reshaped_kernel_does_not():
     assert abs(float(reshaped_kernel_norm(inner.kernel[...]) / operator.norm()) - 1) > 0.05
 
 
+@pytest.mark.slow
 def test_stored_vector_follows_training_and_evaluation_leaves_it():
     from jaxconv.nn import ConvTranspose
     from jaxconv.nn.spectral import OperatorNorm

@@ -173,6 +173,7 @@ def test_named_padding(padding, k, s, want):
         np.testing.assert_array_equal(f(x, k, stride=s, padding=padding), f(x, k, stride=s, padding=(want,)))
 
 
+@pytest.mark.slow
 def test_batch_axes_scalars_and_tuples():
     x = np.random.default_rng(8).standard_normal((2, 3, 4, 6, 2)).astype(np.float32)
     two = jc.max_pool(x, (2, 2))

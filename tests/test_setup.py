@@ -137,6 +137,7 @@ def test_extras_are_those_of_the_package():
         assert packages.get(module, module) in names, module
 
 
+@pytest.mark.slow
 def test_import_adds_less_than_a_third_of_a_second_to_jax():
     code = "import time; start = time.process_time(); from {} import *; print(time.process_time() - start)"
     times = {"jax": [], "jaxconv": []}

@@ -72,6 +72,7 @@ def _assert_same(table, other):
         np.testing.assert_allclose(table[column], other[column], rtol=2e-4, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_split_by_example_and_by_rows_has_the_losses_of_one_device(tmp_path):
     runs = [("one", 2, "data=1", False), ("rows", 2, "data=2,height=4", False)]
     tables, scores, said = _trained(tmp_path, runs)

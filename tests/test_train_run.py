@@ -208,6 +208,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_nan_stops_the_run_and_names_the_step(tmp_path):
     with pytest.raises(
         FloatingPointError,
