@@ -1,4 +1,4 @@
-"""Names that came out of files, made harmless where they are shown: one function for each place."""
+"""What is shown as text: names that came out of files made harmless, one function for each place; results in brief."""
 
 import dataclasses
 import textwrap

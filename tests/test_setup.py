@@ -57,15 +57,20 @@ def test_import_brings_in_only_jax_and_numpy():
     assert after - before - set(sys.stdlib_module_names) == {"jaxconv"}
 
 
-def test_core_works_where_no_extra_is_installed():
-    present = [name for name in CORE if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()]
-    code = f"""
-import importlib, sys
+ABSENT = f"""
+import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {EXTRAS!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_core_works_where_no_extra_is_installed():
+    present = [name for name in CORE if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()]
+    code = f"""{ABSENT}
+import importlib
 import jax.numpy as jnp, jaxconv as jc
 for name in {present!r}:
     importlib.import_module(f"jaxconv.{{name}}")
@@ -79,14 +84,8 @@ print(y.shape, jc.conv_transpose(y, w, stride=2, padding=1, output_size=6).shape
 
 
 def test_what_needs_an_extra_names_it():
-    code = f"""
-import pydoc, sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {EXTRAS!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
-import importlib.util
+    code = f"""{ABSENT}
+import importlib.util, pydoc
 found = importlib.util.find_spec
 def absent(name, package=None):
     return None if name.partition(".")[0] in {EXTRAS!r} else found(name, package)

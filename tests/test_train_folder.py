@@ -4,7 +4,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
-from jaxconv.train import folder
+from jaxconv.train import folder, reading
 from jaxconv.train.picture import colour, overlay
 from jaxconv.train.record import Preprocessing, default_palette
 
@@ -94,8 +94,8 @@ def test_gray_images(images):
 
 def test_resize_labels_takes_the_nearest():
     labels = np.arange(12).reshape(3, 4)
-    assert np.array_equal(folder.resize_labels(np.repeat(np.repeat(labels, 3, 0), 2, 1), (3, 4)), labels)
-    assert np.array_equal(folder.resize_labels(labels, (6, 8)), np.repeat(np.repeat(labels, 2, 0), 2, 1))
+    assert np.array_equal(reading.resize_labels(np.repeat(np.repeat(labels, 3, 0), 2, 1), (3, 4)), labels)
+    assert np.array_equal(reading.resize_labels(labels, (6, 8)), np.repeat(np.repeat(labels, 2, 0), 2, 1))
 
 
 def test_examples_depend_on_seed_and_number_and_cover_all_images(images):

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 from test_train_run import CONFIG, Recorder, Tiny
 
 import jaxconv.models
-from jaxconv.train import Preprocessing, TrainConfig, evaluate, folder, load_run, predict, train
+from jaxconv.train import Preprocessing, TrainConfig, evaluate, folder, load_run, predict, reading, train
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.config import parse_labels, parse_settings
 from jaxconv.train.files import locked, read_json, write_json
@@ -104,7 +104,7 @@ def test_deep_images_are_resized_and_cropped_as_others(tmp_path):
     images, _ = data.batch(0, 2)
     assert images.dtype == np.float32 and images.shape == (2, 16, 16, 3) and 100 < images.mean() < 150
     assert [Path(name).name for name in data.names(0, 2)] in (["0.tif", "1.tif"], ["1.tif", "0.tif"])
-    small = folder.resize_image(folder.read_image(tmp_path / "d" / "train" / "0.tif"), (12, 16))
+    small = reading.resize_image(folder.read_image(tmp_path / "d" / "train" / "0.tif"), (12, 16))
     assert small.shape == (12, 16, 3) and small.dtype == np.float32
 
 

@@ -62,7 +62,7 @@ def test_flips_and_scales_are_means_over_transformed_images(model):
     both = Inference(model, RECORD, flips="both", tile=24)
     np.testing.assert_allclose(both.probabilities(PIXELS), expected / 4, atol=2e-6)
     np.testing.assert_array_equal(both.labels(PIXELS), expected.argmax(-1))
-    from jaxconv.train.folder import resize_image
+    from jaxconv.train.reading import resize_image
 
     small = resize_image(_softmax(model, resize_image(PIXELS, (30, 45))), (61, 90))
     scaled = Inference(model, RECORD, scales=(1.0, 0.5))

@@ -52,14 +52,15 @@ def write_page(found: Explanation, path: str | Path) -> Path:
     """Write the page, and NAME.json beside it, and rename them, so that neither is ever half-written."""
     from jaxconv.train.files import write_beside
 
-    text = page(found)
-    numbers = json.dumps(record(found), indent=1, allow_nan=False, ensure_ascii=False)
+    made = record(found)
+    text = page(found, made)
+    numbers = json.dumps(made, indent=1, allow_nan=False, ensure_ascii=False)
     write_beside(Path(path).with_suffix(".json"), lambda p: p.write_text(numbers + "\n", encoding="utf-8"))
     return write_beside(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
-def page(found: Explanation) -> str:
-    """The page as text.
+def page(found: Explanation, made: dict[str, Any] | None = None) -> str:
+    """The page as text; ``made`` is the `record` of what was found, where the caller has it.
 
     >>> import jax, jax.numpy as jnp, jaxconv as jc
     >>> from jaxconv.explain.collect import explain
@@ -70,23 +71,23 @@ def page(found: Explanation) -> str:
     (True, False)
     """
     drawn = defaultdict(list, pictures(found))
-    made = rows(found)
-    meanings = {k: v for k, v in MEANINGS.items() if made}
+    made, table = made or record(found), rows(found)
+    meanings = {k: v for k, v in MEANINGS.items() if table}
     shown = {
-        "record": record(found), "cards": _cards(found), "drawn": drawn, "rows": made, "heads": HEADS, "words": WORDS,
+        "record": made, "cards": _cards(found, made), "drawn": drawn, "rows": table, "heads": HEADS, "words": WORDS,
         "meanings": MEANINGS, "conventions": meanings | CONVENTIONS, "board": _board(found), "tiles": _tiles(found),
     }  # fmt: skip
     return _template().render(shown).strip() + "\n"
 
 
-def _cards(found: Explanation) -> list[tuple[str, str, str]]:
+def _cards(found: Explanation, made: dict[str, Any]) -> list[tuple[str, str, str]]:
     field = found.field
     out = f"output {by(field.output_size)}, step {by(field.stride)}"
     cards = [("Receptive field", by(field.size), "pixels, nominal"), ("Image", by(field.input_size), out)]
     if found.gridding is not None:
         output = found.gridding.output
-        used, total = int((output.counts > 0).sum()), output.counts.size
-        cards.append(("Used of it", percent(output.coverage), f"{used} of {total} pixels"))
+        seen = "{used} of {total} pixels".format(**made["output"])
+        cards.append(("Used of it", percent(output.coverage), seen))
         cards.append(("Evenness", f"{output.evenness:.2f}", "1: all pixels equally often"))
     if found.effective is not None:
         ratio = found.effective.ratio

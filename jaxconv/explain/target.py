@@ -269,7 +269,7 @@ def _image(
     """The input's shape, and the reader's picture at its size."""
     if image is None:
         return tuple(shape or default), None, []
-    from jaxconv.train.folder import read_image, resize_image
+    from jaxconv.train.reading import read_image, resize_image
 
     picture = read_image(image, 1 if channels == 1 or (shape is not None and shape[-1] == 1) else 3)
     if shape is None:

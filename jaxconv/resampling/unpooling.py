@@ -108,9 +108,8 @@ _GATHER = lax.GatherDimensionNumbers(
 
 def _flat(a: Array, rank: int) -> Array:
     """(batch, positions, channels)."""
-    return a.reshape(
-        math.prod(a.shape[: -rank - 1]), math.prod(a.shape[-rank - 1 : -1]), a.shape[-1]
-    )  # batch may be open
+    batch, spatial = a.shape[: -rank - 1], a.shape[-rank - 1 : -1]
+    return a.reshape(math.prod(batch), math.prod(spatial), a.shape[-1])  # the batch may be open: NumPy's is an int
 
 
 def _by_scatter(y: Array, indices: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:

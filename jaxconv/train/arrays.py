@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.train.folder import stretched
+from jaxconv.train.reading import open_array, stretched
 
 
 class Lazy:
@@ -23,7 +23,7 @@ class Lazy:
 
 
 def read_array(path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None) -> Any:
-    """The image of a ``.npy`` file as `jaxconv.train.folder.read_image` gives files, but read where it is sliced.
+    """The image of a ``.npy`` file as `jaxconv.train.reading.read_image` gives files, but read where it is sliced.
 
     Args:
         path: of an array (h, w), which all channels show, or (h, w, channels): 8 or 16 bits, or floats.
@@ -34,12 +34,7 @@ def read_array(path: str | Path, channels: int = 3, value_range: tuple[float, fl
         FileNotFoundError, ValueError: missing, no such array, or values outside of 0..1 without a ``value_range``.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path} does not exist")
-    try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise ValueError(f"image {path} cannot be read: {error}") from None
+    pixels = open_array(path, "image")
     kind, legal = pixels.dtype, (pixels.dtype.kind == "f" or pixels.dtype in (np.uint8, np.uint16))
     if pixels.ndim == 2:
         pixels = pixels[..., None]

@@ -11,9 +11,9 @@ from flax import nnx
 
 from jaxconv.train import _load_exported
 from jaxconv.train.files import write_beside, write_json
-from jaxconv.train.inference import network_function
 from jaxconv.train.record import LONGEST
 from jaxconv.train.runfolder import Run, load_run
+from jaxconv.train.segment import network_function
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

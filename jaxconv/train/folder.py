@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 
 from jaxconv.train.crops import Crops
-from jaxconv.train.reading import (
-    is_colour,
-    label_counts,
-    read_image,
-    read_labels,
-    resize_image as resize_image,
-    resize_labels as resize_labels,
-    stretched as stretched,
-)
+from jaxconv.train.reading import is_colour, label_counts, read_image, read_labels
 from jaxconv.train.record import COLOUR, Colour, Preprocessing, default_palette, told_label
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".npy")  # what keeps every value
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, sorted by name; a FileNotFoundError where there is none."""
+    # Names that begin with a dot are no images: macOS leaves ._NAME beside each file on other disks.
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"folder {folder} holds no image ({', '.join(SUFFIXES)})")
+    return files
 
 
 def find_pairs(folder: str | Path, split: str) -> list[tuple[Path, Path]]:
@@ -35,13 +36,8 @@ def find_pairs(folder: str | Path, split: str) -> list[tuple[Path, Path]]:
             raise FileNotFoundError(
                 f"folder {path} does not exist; the layout is FOLDER/SPLIT/*.png beside FOLDER/SPLITannot/*.png"
             )
-    # Names that begin with a dot are no images: macOS leaves ._NAME beside each file on other disks.
-    wanted = (*SUFFIXES, ".npy")
-    files = sorted(p for p in images.iterdir() if p.suffix.lower() in wanted and not p.name.startswith("."))
-    if not files:
-        raise FileNotFoundError(f"folder {images} holds no image ({', '.join(wanted)})")
     pairs: dict[Path, Path] = {}  # label map -> image
-    for image in files:
+    for image in image_files(images):
         there = [p for p in (annotations / f"{image.stem}{suffix}" for suffix in LABEL_SUFFIXES) if p.is_file()]
         if not there:
             raise FileNotFoundError(f"label map {annotations / image.stem}.png is missing (for {image})")

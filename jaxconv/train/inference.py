@@ -4,32 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxconv.analysis import TilingRefused, tiled
-from jaxconv.train.folder import resize_image, resize_labels
+from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
-from jaxconv.train.segment import best_class
+from jaxconv.train.segment import network_function
 
 LARGE = 1 << 20  # pixels: larger images are computed in tiles
 TILE = 512
 FLIPS = {"none": ((1, 1),), "horizontal": ((1, 1), (1, -1)), "both": ((1, 1), (1, -1), (-1, 1), (-1, -1))}
-
-
-def network_function(
-    graph: nnx.GraphDef, record: Preprocessing, probabilities: bool = False
-) -> Callable[[Any, Any], jax.Array]:
-    """A function of (images (n, h, w, channels), state) to the best class of each pixel, or to softmax's values."""
-
-    def function(images: Any, state: Any) -> jax.Array:
-        logits = nnx.merge(graph, state)(record.normalise(images))
-        if probabilities:
-            return jax.nn.softmax(logits.astype(jnp.float32))
-        return best_class(logits, record)
-
-    return function
 
 
 class Inference:

@@ -10,9 +10,10 @@ import numpy as np
 from jaxconv._text import print_line
 from jaxconv.train.arrays import read_array
 from jaxconv.train.files import write_beside
-from jaxconv.train.folder import SUFFIXES, read_image
+from jaxconv.train.folder import image_files
 from jaxconv.train.inference import Inference, best_of
 from jaxconv.train.picture import overlay
+from jaxconv.train.reading import read_image
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import load_run
 
@@ -70,23 +71,18 @@ def predict(
         if probabilities:
             found = inference.probabilities(image)
             classes = best_of(found)
-            write_beside(Path(out) / f"{path.stem}_probabilities.npy", partial(_save_array, found))
+            write_beside(Path(out) / f"{path.stem}_probabilities.npy", partial(np.save, arr=found))
         else:
             classes = inference.labels(image)
         written.append(_save(Path(out) / f"{path.stem}_overlay.png", _in_bands(image, classes, record)))
         if labels:
             _save(Path(out) / f"{path.stem}_labels.png", classes)
-        rows = [
-            np.bincount(row, minlength=record.classes) for row in classes
-        ]  # by rows: no copy as integers of 8 bytes
+        # Row by row: bincount copies to integers of 8 bytes.
+        rows = [np.bincount(row, minlength=record.classes) for row in classes]
         share = np.sum(rows, axis=0) / classes.size
         most = ", ".join(f"{record.class_names[i]} {share[i]:.0%}" for i in share.argsort()[::-1][:3] if share[i] > 0)
         say(f"{written[-1]}: {most}")
     return written
-
-
-def _save_array(array: np.ndarray, path: Path) -> None:
-    np.save(path, array)
 
 
 def _files(given: Sequence[Path], out: Path) -> list[Path]:
@@ -100,10 +96,7 @@ def _files(given: Sequence[Path], out: Path) -> list[Path]:
             continue
         if path.resolve() == out.resolve():
             raise ValueError(f"--out {out} is the folder of the images: the next prediction would read its overlays")
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in (*SUFFIXES, ".npy") and p.name[0] != ".")
-        if not found:
-            raise FileNotFoundError(f"folder {path} holds no image ({', '.join(SUFFIXES)}, .npy)")
-        paths += found
+        paths += image_files(path)
     return paths
 
 

@@ -37,6 +37,20 @@ def _open(path: Path, what: str) -> Any:
         raise ValueError(f"{what} {path} cannot be read: {reason}") from None
 
 
+def open_array(path: Path, what: str) -> np.ndarray:
+    """The array of a ``.npy`` file, mapped into memory.
+
+    Raises:
+        FileNotFoundError, ValueError: missing or no array; the message names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} {path} does not exist")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise ValueError(f"{what} {path} cannot be read: {error}") from None
+
+
 def read_image(path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Reads an image as (height, width, channels), gray (1), RGB (3) or its own bands, in units of 8 bits: black is 0,
     white 255.
@@ -155,10 +169,7 @@ def read_labels(path: str | Path, colours: bool = False) -> np.ndarray:
 
 
 def _label_array(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except Exception as error:
-        raise ValueError(f"label map {path} cannot be read: {error}") from None
+    values = open_array(path, "label map")
     if values.ndim != 2 or values.dtype.kind not in "iub" or not values.size:
         raise ValueError(f"label map {path} is {values.dtype} of shape {values.shape}; needed are whole numbers (h, w)")
     if values.min() < -(2**31) or values.max() >= 2**31:

@@ -8,21 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconv.train.folder import resize_image, resize_labels
 from jaxconv.train.metrics import confusion_matrix
+from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
 
 Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
+def network_function(
+    graph: nnx.GraphDef, record: Preprocessing, probabilities: bool = False
+) -> Callable[..., jax.Array]:
+    """A function of (images (n, h, w, channels), *states) to the best class of each pixel, or to softmax's values."""
+
+    def function(images: Any, *states: Any) -> jax.Array:
+        logits = nnx.merge(graph, *states)(record.normalise(images))
+        if probabilities:
+            return jax.nn.softmax(logits.astype(jnp.float32))
+        return best_class(logits, record)
+
+    return function
+
+
 def make_forward(graph: nnx.GraphDef, record: Preprocessing) -> Callable[[Any, np.ndarray], jax.Array]:
     """A jitted function of (states, images (n, h, w, channels)) to the best class of each pixel, (n, h, w)."""
-
-    @jax.jit
-    def forward(states, images):
-        return best_class(nnx.merge(graph, *states)(record.normalise(images)), record)
-
-    return forward
+    network = network_function(graph, record)
+    return jax.jit(lambda states, images: network(images, *states))
 
 
 def best_class(logits: Any, record: Preprocessing) -> jax.Array:

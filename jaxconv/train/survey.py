@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxconv.train import folder
 from jaxconv.train.config import TrainConfig
-from jaxconv.train.reading import is_colour, label_counts, read_image
+from jaxconv.train.reading import is_colour, label_counts, open_array, read_image
 from jaxconv.train.record import Preprocessing, told_label
 
 _ORIENTATION = 0x0112
@@ -142,10 +142,7 @@ def header(path: Path) -> tuple[str, tuple[int, int], bool]:
         ValueError: it cannot be read; the message names the file.
     """
     if path.suffix.lower() == ".npy":
-        try:
-            pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-        except Exception as error:
-            raise ValueError(f"image {path} cannot be read: {error}") from None
+        pixels = open_array(path, "image")
         return f"{pixels.dtype} array", (pixels.shape + (0, 0))[:2], False
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
