@@ -87,9 +87,63 @@ def test_layers_of_equinox():
         hold(layer, call, (7, 6), layer.weight.transpose(2, 3, 1, 0), **settings)
 
 
+FLAX_TRANSPOSES = [
+    {"strides": (2, 3)},
+    {"strides": 2, "padding": "VALID", "transpose_kernel": True, "kernel_dilation": 2},
+    {"strides": 3, "padding": ((1, 0), (2, 1))},
+    {"strides": (2, 2), "padding": "CIRCULAR"},
+    {"strides": (3, 1), "padding": "CIRCULAR", "transpose_kernel": True},
+]
+
+
+def hold_transpose(layer, call, size):
+    A = jc.ConvOperator.of(layer, size)
+    x, z = (jax.random.normal(jax.random.key(1), shape) for shape in (A.in_shape, A.out_shape))
+    made, back, y, still = jax.jit(lambda x, z: (A.mv(x), A.T.mv(z), call(x), call(jnp.zeros_like(x))))(x, z)
+    assert A.out_shape == y.shape
+    np.testing.assert_allclose(made, y - still, atol=1e-5)
+    np.testing.assert_allclose(jnp.vdot(z, made), jnp.vdot(back, x), rtol=1e-4)  # its transpose is a convolution
+
+
+@pytest.mark.parametrize("arguments", FLAX_TRANSPOSES, ids=str)
+def test_transposed_layers_of_flax(arguments):
+    layer = nnx.ConvTranspose(4, 6, (4, 1), **arguments, rngs=RNGS)
+    layer.bias[...] = jnp.arange(6.0)
+    hold_transpose(layer, batched(layer), (5, 4))
+
+
+def test_transposed_layers_of_linen():
+    layer = linen.ConvTranspose(6, (2, 3), strides=(3, 2), padding="CIRCULAR")
+    bound = layer.bind(layer.init(jax.random.key(0), jnp.ones((1, 5, 4, 4))))
+    hold_transpose(bound, batched(bound), (5, 4))
+
+
+def test_transposed_layers_of_equinox():
+    eqx = pytest.importorskip("equinox")
+    for kernel, arguments in (
+        (3, {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
+        (4, {"stride": 3, "padding": "SAME", "output_padding": 1}),
+        (2, {"stride": 3, "padding": "SAME_LOWER"}),
+        (4, {"stride": 2, "padding": ((1, 0), (0, 2)), "dilation": 2}),
+        (2, {"stride": 3, "padding": "SAME", "padding_mode": "CIRCULAR"}),
+    ):
+        layer = eqx.nn.ConvTranspose2d(4, 6, kernel, **arguments, key=jax.random.key(0))
+
+        def call(x, layer=layer):
+            return jnp.moveaxis(layer(jnp.moveaxis(x, -1, 0)), 0, -1)
+
+        hold_transpose(layer, call, (5, 4))
+
+
 def test_refusals_say_what_to_do():
-    with pytest.raises(TypeError, match="ConvTranspose is not a layer whose settings are known: .* give the ker"):
-        jc.ConvOperator.of(nnx.ConvTranspose(2, 3, (3,), rngs=RNGS), 8)
+    with pytest.raises(TypeError, match="Linear is not a layer whose settings are known: .* give the kernel and its"):
+        jc.ConvOperator.of(nnx.Linear(2, 3, rngs=RNGS), 8)
+    with pytest.raises(TypeError, match="ConvLocal is not a layer whose settings are known"):
+        jc.ConvOperator.of(linen.ConvLocal(2, (3,)), 8)
+    with pytest.raises(ValueError, match="padding='CAUSAL' is not 'SAME', 'VALID'"):
+        jc.ConvOperator.of(nnx.ConvTranspose(2, 3, (3,), padding="CAUSAL", rngs=RNGS), 8)
+    with pytest.raises(ValueError, match=r"bind it, layer.bind\(variables\)"):
+        jc.ConvOperator.of(linen.ConvTranspose(2, (3,)), 8)
     with pytest.raises(ValueError, match=r"bind it, layer.bind\(variables\)"):
         jc.ConvOperator.of(linen.Conv(2, (3,)), 8)
     with pytest.raises(ValueError, match="input_dilation=2 is not 1"):

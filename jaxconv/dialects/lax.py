@@ -89,7 +89,7 @@ def conv_transpose(
     dilation = (1,) * rank if rhs_dilation is None else ints(rhs_dilation, "rhs_dilation", rank, minimum=1)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(w.shape[:rank], dilation, strict=True))
     pads = dilated_pads(padding, extent, stride, bool(use_consistent_padding))
-    size, forward = _forward(x.shape[1:-1], extent, stride, pads, padding)
+    size, forward = forward_of(x.shape[1:-1], extent, stride, pads, padding)
     y = ops.conv_transpose(
         x,
         kernel,
@@ -163,10 +163,28 @@ def _valid(extent: int, stride: int) -> tuple[int, int]:
     return extent - 1, max(extent, stride) - 1
 
 
-def _forward(
+def forward_of(
     sizes: Sequence[int], extent: Sequence[int], stride: Sequence[int], pads: Pads, padding: Any
 ) -> tuple[tuple[int, ...], Pads]:
-    """Output size, and the pads of the forward convolution that maps it back to `sizes`."""
+    """Output size, and the pads of the forward convolution that maps it back to `sizes`.
+
+    Args:
+        sizes: spatial size of the dilated convolution's input.
+        extent: K = d*(k-1) + 1 per axis.
+        stride: s per axis.
+        pads: (lo, hi) per axis of the dilated input.
+        padding: what the user gave, for the message.
+
+    Returns:
+        (output size, pads of the forward convolution).
+
+    Raises:
+        ValueError: an empty output.
+
+    Example:
+        >>> forward_of((4,), (3,), (2,), ((2, 1),), "SAME")
+        ((8,), ((0, 1),))
+    """
     columns = list(zip(sizes, extent, stride, pads, strict=True))
     size = tuple((i - 1) * s + 2 - k + lo + hi for i, k, s, (lo, hi) in columns)
     if min(size) < 1:

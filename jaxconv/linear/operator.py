@@ -17,7 +17,7 @@ from jaxconv._hints import hinting
 from jaxconv.geometry import ConvGeometry, Padding
 from jaxconv.linear.algebra import MAX_BYTES, LinearOperator
 from jaxconv.linear.matrix import matrix_of
-from jaxconv.linear.of_layer import is_transpose, settings_of
+from jaxconv.linear.of_layer import settings_of
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -92,8 +92,8 @@ class ConvOperator(LinearOperator):
         """The linear part of a convolution layer, its settings read off the layer: ``A x = layer(x) - bias``.
 
         Args:
-            layer: `Conv` or `ConvTranspose` of jaxconv.nn; `Conv` of flax.nnx, of flax.linen bound to its variables, or
-                of equinox.
+            layer: `Conv` or `ConvTranspose` of jaxconv.nn, of flax.nnx, of flax.linen bound to its variables, or of
+                equinox.
             input_size: spatial size of the layer's input, an int or one int per axis.
 
         Returns:
@@ -112,14 +112,9 @@ class ConvOperator(LinearOperator):
             >>> A.in_shape, A.out_shape, bool(A.norm() > 0)
             ((32, 32, 3), (16, 16, 8), True)
         """
-        w, settings = settings_of(layer)
-        if not is_transpose(layer):
-            return cls(w, input_size, **settings)
-        names = ("stride", "padding", "dilation", "groups", "padding_mode")
-        y = jax.ShapeDtypeStruct((1, *sizes_tuple(input_size, "input_size", w.ndim - 2), w.shape[-1]), w.dtype)
-        given = {name: settings[name] for name in names} | {"output_padding": layer.output_padding}
-        size = jax.eval_shape(lambda y: ops.conv_transpose(y, w, **given), y).shape[1:-1]
-        return cls(w, size, **settings).T
+        w, settings, size, transposed = settings_of(layer, input_size)
+        made = cls(w, size, **settings)
+        return made.T if transposed else made
 
     # ------------------------------------------------------------------ pytree
 
