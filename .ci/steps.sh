@@ -4,6 +4,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 copy=$WORK/tests/jaxconv # the copy and environment that step `tests` leaves for others
+kernels=$copy/jaxconv/lowering/cpu/kernels
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=off PIP_QUIET=2 NO_MKDOCS_2_WARNING=1
 
 # Where there is a compiler the CPU kernels have to build, not only may.
@@ -32,6 +33,8 @@ copy_tree() { # NAME: the files that git knows or would take, with shared/ besid
     git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
       tar --null -T - --ignore-failed-read -cf -
   ) | tar -xf - -C "$WORK/$1/jaxconv"
+  # kernels that step `tests` built are built again only where sources, compiler or jaxlib differ
+  if [ "$1" != train ] && [ -e "$kernels.so" ]; then cp "$kernels".* "$WORK/$1/jaxconv/jaxconv/lowering/cpu/"; fi
   if [ -e "$root/../shared" ]; then ln -sfn "$(cd "$root/../shared" && pwd)" "$WORK/$1/shared"; fi
 }
 
@@ -55,13 +58,16 @@ run_readme_command() { # NAME FOLDER: the README's line as it stands, in a new c
   PATH="$WORK/bin:$PATH" bash -euo pipefail -c "$line"
 }
 
-enter_environment() { # EXTRA: the copy of step `tests`, made where a step runs alone, with one more extra
+enter_environment() { # EXTRA: the copy of step `tests`, made where a step runs alone, with one more extra where it is not there yet
   if [ ! -x "$copy/.venv/bin/pytest" ]; then
     copy_tree tests
     "$(oldest_python)" -m venv "$copy/.venv"
   fi
   cd "$copy"
-  .venv/bin/python -m pip install -e ".[$1]"
+  if [ ! -e ".venv/has-$1" ]; then
+    .venv/bin/python -m pip install -e ".[$1]"
+    touch ".venv/has-$1"
+  fi
 }
 
 enter_own() { # NAME: a copy and an environment of its own, with what the tests need
@@ -81,6 +87,7 @@ install_or_skip() { # EXTRA WHAT: end well where there is no package of it for t
 case ${1:?name a step} in
   tests)
     run_readme_command test tests
+    touch .venv/has-test
     ;;
   slow)
     enter_environment test
