@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -166,12 +167,13 @@ def convert(
     fold_batch_norm: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Turn another framework's checkpoint into a run folder.
+    """Turn another framework's checkpoint into a run folder, or into weights to train from.
 
     Args:
         checkpoint: PyTorch state_dict, safetensors or .npz file.
         model: which architecture it is for, such as enet.
-        out: run folder to write.
+        out: run folder to write; or NAME.safetensors, the weights alone for train --init, for which the file may lack
+            a part, such as a decoder or a head of as many classes.
         set: arguments of the model, as KEY=VALUE, such as classes=21.
         convention: how the file names and lays out its tensors.
         fold_batch_norm: store the network with batch normalisation folded into its convolutions.
@@ -183,7 +185,11 @@ def convert(
 
     options: dict[str, Any] = {"convention": convention, "fold_batch_norm": fold_batch_norm, "dry_run": dry_run}
     options["model_kwargs"] = parse_settings(set) or None
-    print_line(str(convert_checkpoint(checkpoint, model, out, **options)))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        made = convert_checkpoint(checkpoint, model, out, **options)
+    for text in (*(str(w.message) for w in said), str(made)):
+        print_line(text)
 
 
 def bench() -> None:

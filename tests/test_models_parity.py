@@ -137,6 +137,27 @@ def test_a_classifiers_file_fills_the_encoder_of_a_segmentation_network(tmp_path
     np.testing.assert_array_equal(jnp.transpose(kernel, (3, 2, 0, 1)), peer.features[0][0].weight.detach())
 
 
+def test_the_command_writes_what_a_classifiers_file_has_for_training_to_start_from(tmp_path, capsys):
+    """The encoder under the names of the whole network and nothing else, which `train --init` takes."""
+    from jaxconv.cli import main
+    from jaxconv.train.runfolder import read_tensors
+
+    peer, out = peer_of(CASES["mobilenetv2"][0]), tmp_path / "init.safetensors"
+    torch.save(peer.state_dict(), tmp_path / "imagenet.pth")
+    words = ["convert", str(tmp_path / "imagenet.pth"), "--model", "deeplabv3plus", "--out", str(out)]
+    words += ["--set", "classes=7", "in_channels=1", "encoder=mobilenetv2", "encoder_width=0.25", "width=8"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "encoder alone" in said and "3 bands in the file and 1 here" in said and said.rstrip().endswith(out.name)
+    tensors = read_tensors(out)
+    held = [name for name in peer.state_dict() if name.startswith("features.") and "num_batches" not in name]
+    assert len(tensors) == len(held) and all(name.startswith("encoder.features.layers.") for name in tensors)
+    np.testing.assert_array_equal(tensors["encoder.features.layers.18.layers.1.var"], peer.features[18][1].running_var)
+    assert main(words) == 1 and main([*words[:-1], "width=9", "--fold-batch-norm"]) == 1
+    said = capsys.readouterr().err
+    assert "init.safetensors exists" in said and "fold_batch_norm" in said
+
+
 def test_what_does_not_fit_is_listed():
     state = peer_of(CASES["vgg16"][0]).state_dict()
     state["features.0.weight"] = state["features.0.weight"][:2]

@@ -21,7 +21,9 @@ from jaxconv.models import (
     Segmentation,
     UNet,
     WaveNet,
+    freeze,
     segmentation,
+    trainable,
 )
 from jaxconv.models.segmentation import ARCHITECTURES
 from jaxconv.nn.dense import UPSAMPLERS
@@ -314,3 +316,65 @@ def test_a_run_folder_of_any_model_by_its_settings_alone(tmp_path, capsys):
     np.testing.assert_array_equal(loaded.map_1.bias[...], tensors["map_1.bias"])
     assert main(["convert", str(tmp_path / "w.npz"), "--model", "fsrcnn", "--out", str(out), "--set", "depth=3"]) == 1
     assert "depth" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- freezing
+
+
+def frozen_step(by_labels):
+    """A small network with a frozen encoder before and after one step, as dotted name -> array."""
+
+    def named():
+        flat = nnx.to_flat_state(nnx.state(model))
+        return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in flat}
+
+    model = UNet(1, 2, widths=(2, 4), rngs=rngs())
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 1)), jnp.float32)
+    kept = freeze(model, "encoder")
+    learns = nnx.Param if by_labels else kept
+    before = named()
+    graph, params, rest = nnx.split(model, learns, ...)
+    optimizer = optax.adam(1e-2)
+    if by_labels:
+        optimizer = optax.multi_transform(
+            {True: optimizer, False: optax.set_to_zero()}, lambda params: trainable(params, "encoder")
+        )
+
+    @jax.jit
+    def step(params, rest):
+        def loss(params):
+            model = nnx.merge(graph, params, rest, copy=True)
+            return jnp.mean((model(x) - 1) ** 2), nnx.split(model, learns, ...)[2]
+
+        grads, rest = jax.grad(loss, has_aux=True)(params)
+        return optax.apply_updates(params, optimizer.update(grads, optimizer.init(params))[0]), rest
+
+    nnx.update(model, *step(params, rest))
+    return before, named()
+
+
+@pytest.mark.parametrize("by_labels", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_frozen_encoder_keeps_its_parameters_and_its_statistics(by_labels):
+    """By a filter of variables, and by labels of leaves for optax; in both the batch statistics of the encoder stay."""
+    before, after = frozen_step(by_labels)
+    moved = {name for name in before if np.any(before[name] != after[name])}
+    assert {name.split(".")[0] for name in moved} == {"ups", "decoder", "head"}
+    assert {name.split(".")[0] for name in before if name.endswith(".var")} == {"encoder", "decoder"}
+
+
+def test_freezing_names_modules_and_keeps_the_rest_in_training_mode():
+    model = nnx.eval_shape(lambda: UNet(1, 2, widths=(2, 4), rngs=rngs()))
+    model.eval()
+    freeze(model, "encoder.0")
+    modes = {p: m.use_running_average for p, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)}
+    assert {p[:2] for p, still in modes.items() if still} == {("encoder", 0)} and not all(modes.values())
+    with pytest.raises(ValueError, match="frozen='encode': nothing has that path; at the top there are decoder, enc"):
+        freeze(model, "encode")
+    params = nnx.state(model, nnx.Param)
+    labels = trainable(params, "encoder", "head.bias")
+    assert jax.tree.structure(labels) == jax.tree.structure(params)
+    told = {p: v.get_value() for p, v in nnx.to_flat_state(labels)}
+    assert {p for p, on in told.items() if not on} == {p for p in told if p[0] == "encoder" or p == ("head", "bias")}
+    assert trainable(params) == jax.tree.map(lambda _: True, params)
+    with pytest.raises(ValueError, match="frozen='body'"):
+        trainable(params, "body")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
+from jaxconv.convert.loading import load_with_report
 from jaxconv.convert.matching import Rename, load_tensors
 from jaxconv.convert.names import arrange
 from jaxconv.convert.report import Report
 from jaxconv.convert.sources import Checkpoint, read_checkpoint
 from jaxconv.models import REGISTRY
 from jaxconv.train.record import Preprocessing
-from jaxconv.train.runfolder import build_model, save_run
+from jaxconv.train.runfolder import build_model, save_run, save_weights
 
 # The classes of CamVid in the SegNet tutorial's labels, with its colours; pixels of the last are not scored.
 _CAMVID = {
@@ -76,12 +78,13 @@ def convert_checkpoint(
     dry_run: bool = False,
 ) -> Path | Report:
     """Convert a checkpoint into a run folder: weights, model description, preprocessing, class names, palette, ignored
-    index.
+    index; or into a weights file to train from (``jaxconv train --init``).
 
     Args:
         path: PyTorch state_dict, safetensors or .npz file (see `read_checkpoint`).
         model: name in `jaxconv.models.REGISTRY`, such as "enet".
-        out: folder to make; it must not hold anything yet.
+        out: folder to make; it must not hold anything yet. A name that ends in .safetensors: a file of the weights
+            alone under the model's names, which may lack what the checkpoint lacks, see `load`.
         model_kwargs: arguments of the model; they may be left out for "enet", whose checkpoint tells them.
         preprocessing: what to do with images and what the classes are. Default for an "enet" of 12 classes: CamVid's
             (RGB/255, 480 x 360, void ignored); else the pixel values / 255, for as many nameless classes as the model
@@ -94,7 +97,7 @@ def convert_checkpoint(
         dry_run: match only, write nothing.
 
     Returns:
-        The folder, or with `dry_run` the `Report`.
+        The folder or weights file, or with `dry_run` the `Report`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -111,6 +114,10 @@ def convert_checkpoint(
     checkpoint = read_checkpoint(path)
     kwargs, record = PRESETS[model](checkpoint) if model in PRESETS and model_kwargs is None else ({}, None)
     kwargs = {**kwargs, **(model_kwargs or {})}
+    if Path(out).suffix == ".safetensors":
+        if fold_batch_norm:
+            raise ValueError(f"fold_batch_norm=True: {out} is to train from, and folded networks are for evaluation")
+        return _weights_file(checkpoint, model, kwargs, Path(out), convention, rename, dry_run)
     # Abstract: no random number is drawn for parameters that the file is about to fill.
     network: Any = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
     tensors = arrange(network, checkpoint.tensors, convention)
@@ -128,3 +135,21 @@ def convert_checkpoint(
         Path(out), network, model_name=model, model_kwargs=config, preprocessing=preprocessing, extra=extra,
         fold_batch_norm=fold_batch_norm,
     )  # fmt: skip
+
+
+def _weights_file(
+    checkpoint: Checkpoint, model: str, kwargs: dict[str, Any], out: Path, convention: str, rename: Rename | None,
+    dry_run: bool,
+) -> Path | Report:  # fmt: skip
+    """The variables that the checkpoint has values for, and nothing else."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another --out, or remove it first")
+    network = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
+    network, report = load_with_report(network, checkpoint, convention=convention, rename=rename, partial=True)
+    if dry_run:
+        return report
+    placed = {p.target for p in report.placed}
+    kept = [(path, v) for path, v in nnx.to_flat_state(nnx.state(network)) if ".".join(map(str, path)) in placed]
+    for hint in report.hints:
+        warnings.warn(hint, stacklevel=3)
+    return save_weights(out, nnx.from_flat_state(kept))

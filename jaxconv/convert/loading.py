@@ -18,7 +18,7 @@ from jaxconv.convert.names import arrange
 from jaxconv.convert.report import Report
 from jaxconv.convert.sources import Checkpoint, read_checkpoint
 
-File = str | Path | Mapping[str, Any]
+File = str | Path | Mapping[str, Any] | Checkpoint
 
 
 def load(model: Any, file: File, *, convention: str = "torch", rename: Rename | None = None) -> Any:
@@ -58,9 +58,19 @@ def load(model: Any, file: File, *, convention: str = "torch", rename: Rename | 
 
 
 def load_with_report(
-    model: Any, file: File, *, convention: str = "torch", rename: Rename | None = None
+    model: Any, file: File, *, convention: str = "torch", rename: Rename | None = None, partial: bool = False
 ) -> tuple[Any, Report]:
     """`load` that returns the model and the `Report`, whose hints say what was adapted or left fresh, without warnings.
+
+    Args:
+        model, file, convention, rename: as for `load`.
+        partial: an abstract model keeps without values what the file leaves out, instead of a ValueError.
+
+    Returns:
+        The model and the report.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
 
     Example:
         >>> import numpy as np
@@ -71,9 +81,8 @@ def load_with_report(
         ('the first convolution (the model itself) has 3 bands in the file and 1 here: its weights were added up',)
     """
     if isinstance(file, Mapping):
-        checkpoint = Checkpoint(dict(file), True, Path("the mapping"))
-    else:
-        checkpoint = read_checkpoint(file)
+        file = Checkpoint(dict(file), True, Path("the mapping"))
+    checkpoint = file if isinstance(file, Checkpoint) else read_checkpoint(file)
     options: dict[str, Any] = {"convention": convention, "rename": rename, "ordered": checkpoint.ordered}
     tensors = arrange(model, checkpoint.tensors, convention)
     target, inside, hints = model, "", []
@@ -91,11 +100,17 @@ def load_with_report(
     missing = [item for item in final.missing if not _is_under(item[0], fresh)]
     unfit = dataclasses.replace(final, missing=tuple(missing))
     unfit.raise_if_failed(str(checkpoint.path))
-    left = [f"{inside}{name}" for name, _ in final.missing]
     if inside:
-        placed = {f"{inside}{p.target}" for p in final.placed}
-        left = [need.variable for layer in walk(model) for need in layer.needs if need.variable not in placed]
-    if left and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
+        final = dataclasses.replace(
+            final, placed=tuple(dataclasses.replace(p, target=f"{inside}{p.target}") for p in final.placed)
+        )
+    placed = {p.target for p in final.placed}
+    left = [need.variable for layer in walk(model, convention) for need in layer.needs if need.variable not in placed]
+    if (
+        left
+        and not partial
+        and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))
+    ):
         raise ValueError(
             f"{checkpoint.path} has no values for {', '.join(left)}, and the model was made without any "
             "(nnx.eval_shape): make it with random streams"

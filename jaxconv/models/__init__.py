@@ -14,6 +14,7 @@ from jaxconv.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from jaxconv.models.enet import ENet
 from jaxconv.models.espnet import ESPNet
 from jaxconv.models.fcn import FCN
+from jaxconv.models.freezing import freeze, trainable
 from jaxconv.models.fsrcnn import FSRCNN
 from jaxconv.models.hifigan import HiFiGAN
 from jaxconv.models.mobilenet import MobileNetV2
@@ -46,5 +47,6 @@ REGISTRY: dict[str, Callable[..., Any]] = {
 
 __all__ = [
     "ENCODERS", "FCN", "FSRCNN", "REGISTRY", "DCGANDiscriminator", "DCGANGenerator", "ENet", "ESPNet", "Encoder",
-    "HiFiGAN", "MobileNetV2", "Network", "ResNet", "Segmentation", "UNet", "VGG16", "WaveNet", "segmentation",
+    "HiFiGAN", "MobileNetV2", "Network", "ResNet", "Segmentation", "UNet", "VGG16", "WaveNet", "freeze", "segmentation",
+    "trainable",
 ]  # fmt: skip
