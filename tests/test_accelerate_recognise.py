@@ -105,6 +105,17 @@ def test_kernel_is_the_smallest_and_the_rhs_on_a_tie():
     assert [a.roles for a in assignments(equation)] == ["xyw", "yxw", "wyx", "wxy", "xwy", "ywx"]
 
 
+def test_a_transposed_kernel_larger_than_its_image_stays_the_kernel():
+    def up(x, w):
+        pads = ((47, 47), (47, 47))
+        return lax.conv_general_dilated(x, w, (1, 1), pads, lhs_dilation=(32, 32), dimension_numbers=NHWC)
+
+    x, w = jax.ShapeDtypeStruct((8, 8, 8, 2), jnp.float32), jax.ShapeDtypeStruct((64, 64, 2, 2), jnp.float32)
+    assert faces_of(up, x, w) == [("ywx", "adjoint")]
+    kernel_gradient = jax.grad(lambda w, x: jnp.sum(up(x, w) ** 2))
+    assert ("ywx", "adjoint") in faces_of(kernel_gradient, w, x)
+
+
 @pytest.mark.parametrize(
     ("fn", "args", "reason"),
     [

@@ -216,3 +216,15 @@ def test_fold_is_the_definition_where_blocks_do_not_fill_the_image(case, x64):
         assert lowering.METHODS["fold"].serves(call)
         got = jax.jit(functools.partial(lowering.run, "fold", call))(a, b)
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu", "cpu"])
+def test_a_flip_of_the_callers_cannot_cancel_the_one_that_gpus_look_for(platform):
+    """Two flips in a row are none, and cuDNN is then asked to multiply the zeros between strided positions."""
+    x, w = jnp.ones((1, 6, 6, 8), jnp.bfloat16), jnp.ones((4, 4, 8, 8), jnp.bfloat16)
+    up = jc.accelerate(lambda x, w: jax.lax.conv_transpose(x, w, (2, 2), "SAME"))
+    text = lowered(up, platform, x, w)
+    barriers = len(re.findall("optimization_barrier", text))
+    assert barriers == (1 if platform in ("cuda", "rocm") else 0), text
+    plain = jc.accelerate(lambda x, w: jax.lax.conv_transpose(x, w, (1, 1), "SAME"))
+    assert "optimization_barrier" not in lowered(plain, platform, x, w)

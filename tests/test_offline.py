@@ -239,3 +239,14 @@ def test_golden_programs_for_a_gpu_keep_the_form_that_cudnn_knows(card):
             assert ours["fused_activations"] >= lax["fused_activations"], what
         assert ours["temporary_bytes"] <= 1.1 * lax["temporary_bytes"] + 2**20
     assert found["U-Net", "inference", "jaxconv"]["calls"]["BackwardInput bf16"] == 2
+
+
+@pytest.mark.gpu_compile
+def test_a_transposed_convolution_of_laxs_is_a_backward_convolution_for_a_gpu_once_accelerated():
+    names = ("DCGAN generator 2", "FCN-32s", "ENet head")
+    requests = [r for name in names for r in layer_requests(name, ("forward",), ("jaxconv", "accelerate", "lax"))]
+    found = small_records("h100", *requests)
+    for (what, task, who), ours in found.items():
+        if who != "lax":
+            assert ours["calls"] == {"BackwardInput bf16": 1}, (what, who, ours["calls"])
+            assert 4 * ours["flop"] <= found[what, task, "lax"]["flop"], what

@@ -55,7 +55,9 @@ class Assignment:
 def assignments(equation: Equation) -> list[Assignment]:
     """All admissible readings of an equation (at most six), the one to use first.
 
-    The kernel is the spatially smallest tensor that can be one; on a tie it is the rhs, then the result.
+    The kernel is the spatially smallest tensor that can be one; on a tie it is the rhs, then the result. Readings of
+    four times the least multiply-adds and more come last: where the kernel of a strided adjoint is larger than its
+    image, the image as a dilated kernel would be multiplied by all the zeros that a stride skips.
     """
     if refusal(equation) is not None:
         return []
@@ -67,7 +69,8 @@ def assignments(equation: Equation) -> list[Assignment]:
             if w != x:
                 (y,) = set("ABC") - {x, w}
                 found.append(_assignment(equation, x, w, y))
-    return sorted(found, key=lambda a: _preference(equation, a))
+    least = min(map(_multiply_adds, found))
+    return sorted(found, key=lambda a: (_multiply_adds(a) >= 4 * least, *_preference(equation, a)))
 
 
 def refusal(equation: Equation) -> str | None:
@@ -85,6 +88,14 @@ def refusal(equation: Equation) -> str | None:
 
 def _preference(equation: Equation, a: Assignment) -> tuple[int, int, int]:
     return math.prod(equation.size(a.w)), _KERNEL_ORDER.index(a.w), _IMAGE_ORDER.index(a.x)
+
+
+def _multiply_adds(a: Assignment) -> int:
+    """Those of one batch element and pair of channels, whose numbers all readings share."""
+    g = a.geometry
+    if a.face == "adjoint":  # of a kernel's taps only every s-th meets a position
+        return math.prod(g.input_size) * math.prod(-(-k // s) for k, s in zip(g.kernel_size, g.stride, strict=True))
+    return math.prod(g.output_size) * math.prod(g.kernel_size)
 
 
 def _assignment(equation: Equation, x: str, w: str, y: str) -> Assignment:

@@ -4,7 +4,9 @@ With ``b*u + lo = s*q + d*t`` per axis:
 
 - apply: window of x, stride s, input dilation b, kernel dilation d, low pad lo;
 - adjoint: window of y, stride b, input dilation s, kernel dilation d, the kernel flipped, low pad ``d*(k-1) - lo``. The
-  flip stays inside the compiled function: XLA's GPU backend matches it to recognise the backward-data convolution;
+  flip stays inside the compiled function: XLA's GPU backend matches it to recognise the backward-data convolution. A
+  flip of the caller's (every framework's transposed convolution that is written as a convolution has one) would cancel
+  it, and zeros be multiplied: a barrier keeps the two apart where there are zeros;
 - kernel: window of x with y as the kernel, stride d, input dilation b, kernel dilation s, low pad lo: the kernel
   gradient of the forward convolution, never the derivative of a zero-stuffed one.
 
@@ -53,6 +55,8 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
     last = g.rank + 1
     space = tuple(range(1, last))
     taps = tuple(range(g.rank))
+    if call.platform in ("cuda", "rocm") and max(g.stride) > 1:
+        w = lax.optimization_barrier(w)
     w = lax.rev(w, taps)
     rhs_spec = (g.rank, g.rank + 1, *taps)  # the forward kernel with its channel axes read the other way round
     if g.groups > 1:
