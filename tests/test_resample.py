@@ -138,6 +138,12 @@ FOLDS = [
     ((4, 5), (2, 3), (1, 2), (2, 1), ((0, 1), (1, 1))),
     ((6, 6), (3, 3), (3, 3), (1, 1), ((0, 0), (0, 0))),
     ((3, 2, 3), (2, 1, 2), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3),
+    # more taps than are sliced one by one: in two levels, by blocks, with both, and cropped
+    ((90,), (70,), (1,), (1,), ((3, 5),)),
+    ((90,), (70,), (3,), (1,), ((-2, 4),)),
+    ((99,), (34,), (2,), (2,), ((3, -5),)),
+    ((3, 50), (2, 40), (1, 7), (3, 1), ((1, 0), (2, 2))),
+    ((5, 5, 5), (5, 4, 4), (1, 1, 1), (1, 1, 1), ((0, 1), (1, 1), (2, 0))),
 ]
 
 
@@ -340,6 +346,15 @@ def test_columns_of_blocks_are_a_change_of_view(padding):
     )
     text = jax.jit(functools.partial(jc.unfold, window=(2, 4), stride=(2, 4), padding=padding)).lower(x).as_text()
     assert "concatenate" not in text
+
+
+@pytest.mark.parametrize("window, stride", [((512,), 1), ((512,), 128), ((31, 31), 1), ((31, 31), 4)], ids=str)
+def test_programs_of_large_windows_are_short(window, stride):
+    x = jax.ShapeDtypeStruct((1, *(2 * k for k in window), 2), jnp.float32)
+    cut = functools.partial(jc.unfold, window=window, stride=stride)
+    for f in (cut, jax.grad(lambda x: jnp.sum(cut(x) ** 2))):
+        text = jax.jit(f).lower(x).as_text()
+        assert len(re.findall(r"stablehlo\.(?:slice|pad|concatenate|add)\b", text)) < 150 < math.prod(window)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])

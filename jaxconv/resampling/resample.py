@@ -5,7 +5,7 @@ In a jaxpr each function is one jitted call named `resize`, `pixel_shuffle`, `pi
 """
 
 from collections.abc import Sequence
-from math import floor
+from math import floor, prod
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxconv._checks import is_sequence, per_axis
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
 from jaxconv._hints import hinting
+from jaxconv.resampling import columns
 from jaxconv.resampling.axis_maps import resize_map
 from jaxconv.resampling.axis_reads import apply_axis_maps
 from jaxconv.resampling.windows import (
@@ -300,7 +301,7 @@ def fold(
             f"output_size={output_size!r} with window={window!r}, stride={stride!r}, padding={padding!r}, "
             f"dilation={dilation!r} has {expected} windows, but cols has {given}"
         )
-    taps = int(np.prod([w.taps for w in windows]))
+    taps = _count(windows)
     if cols.shape[-1] % taps:
         raise ValueError(f"{cols.shape[-1]} channels are not a multiple of the {taps} taps of window={window!r}")
     return _fold(cols, windows)
@@ -311,10 +312,17 @@ def _unfold_impl(x: Array, windows: tuple[AxisWindow, ...]) -> Array:
         for w in windows:
             x = pad_axis(x, w.axis % x.ndim, w.low, w.n_out * w.stride - w.n_in - w.low, 0)
         return _to_channels(x, tuple(w.stride for w in windows), "DCR")
+    if _count(windows) > columns.MANY:
+        return columns.take(x, windows)
     parts = [x]
     for w in windows:
         parts = [t for p in parts for t in axis_taps(p, w.axis, w.offsets, w.stride, w.low, w.n_out, 0)]
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+
+def _count(windows: tuple[AxisWindow, ...]) -> int:
+    """Number of taps."""
+    return prod(w.taps for w in windows)
 
 
 def _are_blocks(windows: tuple[AxisWindow, ...]) -> bool:
@@ -328,9 +336,11 @@ def _fold_impl(cols: Array, windows: tuple[AxisWindow, ...]) -> Array:
         for w in windows:
             x = pad_axis(x, w.axis % x.ndim, -w.low, w.n_in + w.low - w.n_out * w.stride, 0)
         return x
-    taps, dtype = int(np.prod([w.taps for w in windows])), cols.dtype
+    taps, dtype = _count(windows), cols.dtype
     if dtype in (jnp.float16, jnp.bfloat16):
         cols = cols.astype(jnp.float32)
+    if taps > columns.MANY:
+        return columns.add(cols, windows).astype(dtype)
     parts = lax.split(cols, (cols.shape[-1] // taps,) * taps, cols.ndim - 1)
     for w in reversed(windows):
         groups = [parts[i : i + w.taps] for i in range(0, len(parts), w.taps)]
