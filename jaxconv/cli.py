@@ -29,6 +29,12 @@ def train(
     steps: int | None = None,
     labels: str | None = None,
     init: str | None = None,
+    loss: str | None = None,
+    class_weights: str | None = None,
+    optimiser: Literal["adamw", "sgd", "lion", "lamb"] | None = None,
+    schedule: Literal["cosine", "poly", "onecycle", "constant"] | None = None,
+    augment: str | None = None,
+    freeze: tuple[str, ...] | None = None,
     set: tuple[str, ...] = (),
     restart: bool = False,
     extend: bool = False,
@@ -50,7 +56,15 @@ def train(
         labels: what the values in the label maps mean, as 0:background,255:cell, or 255/0/0:cell for colours, name -
             for not labelled; without it the value is the class.
         init: run folder or weights file to start from, where its tensors fit.
-        set: any other key of the config, as KEY=VALUE.
+        loss: cross_entropy, dice, focal, lovasz, sigmoid, or a mixture, as cross_entropy+0.5*dice.
+        class_weights: auto (against unbalanced classes), or a number for each class with commas between.
+        optimiser: how gradients become steps (adamw).
+        schedule: what the learning rate does after the warm-up (cosine).
+        augment: what is done to training examples at random, with + between: hflip, vflip, rot90, rotate=15,
+            scale=0.5:2, colour=0.2, elastic=3, or none.
+        freeze: parts of the network that stay as they are, as encoder.
+        set: any other key of the config, as KEY=VALUE: ema=0.999, accumulate=4, compute=bfloat16, remat=True,
+            early_stop=5, learning_rate=0.001, ...
         restart: keep an earlier run in --out beside it and start anew.
         extend: go on with the run in --out, finished or not, to more --steps.
         mesh: devices that share the examples of a batch and the rows of its images, as data=4,height=2; without it all
@@ -61,8 +75,12 @@ def train(
     if network is not None and (":" not in network or model not in (None, network)):
         raise ValueError(f"{network} is not MODULE:NAME or FILE.py:NAME of a model of your own, or --model is another")
     model = network or model
-    given = {"data": data and str(data), "split": split, "val_split": val_split, "model": model, "steps": steps}
-    train_command(config, out, given | {"labels": labels, "init": init}, set, restart, extend, mesh)
+    given = {
+        "data": data and str(data), "split": split, "val_split": val_split, "model": model, "steps": steps,
+        "labels": labels, "init": init, "loss": loss, "class_weighting": class_weights, "optimiser": optimiser,
+        "schedule": schedule, "augment": augment, "freeze": freeze,
+    }  # fmt: skip
+    train_command(config, out, given, set, restart, extend, mesh)
 
 
 def look_at_data(
@@ -93,18 +111,21 @@ def look_at_data(
     data_command(config_of(None, given, set), json, picture)
 
 
-def evaluate(run: Folder, data: Path | None = None, split: str | None = None, batch_size: int = 8) -> None:
-    """Score a run folder's network: IoU of each class and mIoU.
+def evaluate(
+    run: Folder, data: Path | None = None, split: str | None = None, batch_size: int = 8, picture: Path | None = None
+) -> None:
+    """Score a run folder's network: IoU of each class and its boundary, and mIoU.
 
     Args:
         run: run folder, from train or convert.
         data: folder with SPLIT/*.png beside SPLITannot/*.png; without it what the run was trained on.
         split: which images; without it those that scored the run when it was finished.
         batch_size: images at a time.
+        picture: PNG of which classes are taken for which.
     """
     from jaxconv.train.evaluation import evaluate as call
 
-    call(run, data_folder=data, split=split, batch_size=batch_size)
+    call(run, data_folder=data, split=split, batch_size=batch_size, picture=picture)
 
 
 def predict(
@@ -242,6 +263,9 @@ FLAGS = {
 KEYS = {
     "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size", "crop_size": "crop",
     "ignore_label": "ignore_index", "warmup": "warmup_steps", "grad_clip": "clip_norm",
+    "optimizer": "optimiser", "criterion": "loss", "patience": "early_stop", "dtype": "compute",
+    "checkpointing": "remat", "accum": "accumulate", "grad_accum": "accumulate", "augmentation": "augment",
+    "aug": "augment",
 }  # fmt: skip
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -305,7 +329,8 @@ def flag_hints(command: Callable[..., Any], given: Sequence[str]) -> list[str]:
         if name in known:
             continue
         if name in keys:
-            hints.append(f"{flag} is --set {keys[name]}=... here")
+            key = keys[name]
+            hints.append(f"{flag} is --{key} here" if key in known else f"{flag} is --set {key}=... here")
         elif FLAGS.get(name, "--")[2:] in known:
             hints.append(f"{flag} is {FLAGS[name]} here")
     return hints

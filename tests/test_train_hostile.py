@@ -386,7 +386,7 @@ def test_fine_tuning_names_without_maths_pictures_that_fail(tmp_path, monkeypatc
     def broken(*_):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("jaxconv.train.loop.save_picture", broken)
+    monkeypatch.setattr("jaxconv.train.segmentation.save_picture", broken)
     console = Recorder()
     other = config.override(init=str(tmp_path / "run[1]"))
     train(other, tmp_path / "tuned", console=console)

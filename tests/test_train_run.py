@@ -116,12 +116,12 @@ def test_run_folder_holds_everything(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
     assert names == {
         "config.json", "preprocessing.json", "metrics.csv", "checkpoints", "weights.safetensors", "results.json",
-        "picture.png", "best.safetensors",
+        "picture.png", "confusion.png", "curves.png", "best.safetensors",
     }  # fmt: skip
     rows = (uninterrupted / "metrics.csv").read_text().splitlines()
     assert rows[0] == "step,loss,train_miou,val_miou,seconds" and len(rows) == 7
     assert set(json.loads((uninterrupted / "results.json").read_text())) == {
-        "steps", "split", "miou", "test_miou", "intensity_miou", "train_seconds",
+        "steps", "split", "miou", "test_miou", "boundary_miou", "intensity_miou", "train_seconds",
     }  # fmt: skip
     assert (uninterrupted / "picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     _, run = load_run(uninterrupted)

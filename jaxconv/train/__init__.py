@@ -1,7 +1,7 @@
 """Training, evaluation and prediction: everything behind ``jaxconv train | evaluate | predict | export``.
 
 A run is one folder (`jaxconv.train.runfolder`): ``config.json``, ``preprocessing.json``, ``metrics.csv``,
-``checkpoints/``, ``weights.safetensors``, ``results.json`` and ``picture.png``. The training file itself, readable from
+``checkpoints/``, ``weights.safetensors``, ``results.json`` and pictures. The training file itself, readable from
 top to bottom, is `jaxconv.train.loop`.
 
 Extras needed here (``pip install "jaxconv[train]"``): flax, optax, orbax-checkpoint, safetensors, rich, tyro, pillow,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxconv.train.config import TrainConfig, load_config, parse_labels, parse_settings
+from jaxconv.train.config import TrainConfig, load_config, parse_labels, parse_settings, parse_weights
 
 
 def train_command(
@@ -38,6 +38,8 @@ def config_of(
     changes = {key: value for key, value in given.items() if value is not None} | parse_settings(settings)
     if isinstance(changes.get("labels"), str):
         changes["labels"] = parse_labels(changes["labels"])
+    if isinstance(changes.get("class_weighting"), str):
+        changes["class_weighting"] = parse_weights(changes["class_weighting"])
     return (base or load_config(config)).override(**changes)
 
 

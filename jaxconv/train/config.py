@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxconv.train.augment import Augment
 from jaxconv.train.files import refuse_unknown
+from jaxconv.train.recipe import OPTIMISERS, SCHEDULES, mixture
 from jaxconv.train.record import COLOUR, LONGEST, MOST_BANDS
 from jaxconv.train.typed import check_fields
+
+CHOICES = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "compute": ("float32", "bfloat16")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +39,27 @@ class TrainConfig:
         crop: (height, width) of training examples; mosaics are square.
         steps: gradient steps.
         batch_size: examples a step.
-        learning_rate: the peak, reached after ``warmup_steps``, then a cosine to zero.
+        loss: names with factors, as "cross_entropy+0.5*dice": cross_entropy, dice, focal, lovasz, sigmoid.
+        class_weighting: "none", "enet" for the weights of `enet_class_weights`, or a weight for each class.
+        aux_weight: factor of the losses of auxiliary heads, where a network gives them after its first output.
+        optimiser: adamw, sgd (with Nesterov's momentum 0.9), lion or lamb.
+        schedule: what the learning rate does after the warm-up: cosine, poly (power 0.9), onecycle (from a 25th of the
+            peak, and down to a 250,000th) or constant.
+        learning_rate: the peak, reached after ``warmup_steps``.
         warmup_steps: linear warm-up.
-        weight_decay: AdamW's, on kernels only.
+        weight_decay: the optimiser's, on kernels only.
         clip_norm: largest global norm of the gradient.
-        class_weighting: "none", or "enet" for the weights of `enet_class_weights`.
+        freeze: parts of the network, as their names in weights.safetensors begin, that stay as they are: parameters,
+            batch statistics, and no dropout.
+        accumulate: parts of a batch that are computed one after another, their gradients added: less memory. Batch
+            statistics are those of each part, losses means over the parts.
+        ema: the network that is scored and saved has exponential means of the parameters with this decay (at the start
+            min(ema, (1 + step) / (10 + step))); 0 for the parameters themselves.
+        compute: "float32", or "bfloat16" for networks that compute in half precision from float32 parameters.
+        remat: keep convolutions' outputs only for the gradient and compute the rest again: less memory, more time.
+        early_stop: scores without a better one after which training stops; 0 for never.
+        augment: what is done to training examples at random, with + between: hflip, vflip, rot90, rotate=15 (degrees),
+            scale=0.5:2, colour=0.2, elastic=3 (pixels), or none; without it hflip for images and none for mosaics.
         seed: of the weights, the data order and all randomness.
         log_every: steps between rows of metrics.csv.
         eval_every: steps between scores on the validation images.
@@ -71,11 +91,22 @@ class TrainConfig:
     crop: tuple[int, int] = (96, 96)
     steps: int = 360
     batch_size: int = 12
+    loss: str = "cross_entropy"
+    class_weighting: str | tuple[float, ...] = "none"
+    aux_weight: float = 0.4
+    optimiser: str = "adamw"
+    schedule: str = "cosine"
     learning_rate: float = 4e-3
     warmup_steps: int = 20
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
-    class_weighting: str = "none"
+    freeze: tuple[str, ...] = ()
+    accumulate: int = 1
+    ema: float = 0.0
+    compute: str = "float32"
+    remat: bool = False
+    early_stop: int = 0
+    augment: str | None = None
     seed: int = 0
     log_every: int = 10
     eval_every: int = 60
@@ -88,9 +119,9 @@ class TrainConfig:
             whole = {int(k) if isinstance(k, str) and k.lstrip("-").isdigit() else k: v for k, v in self.labels.items()}
             object.__setattr__(self, "labels", whole)
         check_fields(self)
-        object.__setattr__(self, "crop", tuple(self.crop))
-        if self.value_range is not None:
-            object.__setattr__(self, "value_range", tuple(self.value_range))
+        for field in dataclasses.fields(self):  # JSON has lists for tuples
+            if isinstance(getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
         at_least_1 = (
             "steps",
             "batch_size",
@@ -100,6 +131,7 @@ class TrainConfig:
             "test_images",
             "checkpoint_every",
             "size_multiple",
+            "accumulate",
         )
         for name in at_least_1:
             if getattr(self, name) < 1:
@@ -107,7 +139,7 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("warmup_steps", "weight_decay", "seed"):
+        for name in ("warmup_steps", "weight_decay", "seed", "early_stop", "aux_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 1 <= self.channels <= MOST_BANDS:
@@ -116,14 +148,25 @@ class TrainConfig:
             raise ValueError(f"crop={self.crop} and size_multiple={self.size_multiple} must be at most {LONGEST}")
         if min(self.crop) < 1:
             raise ValueError(f"crop={self.crop} must be (height, width), both at least 1")
-        if self.class_weighting not in ("none", "enet"):
-            raise ValueError(f'class_weighting={self.class_weighting!r} must be "none" or "enet"')
+        for name, legal in CHOICES.items():
+            if getattr(self, name) not in legal:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(legal)}")
+        weights = self.class_weighting
+        if weights not in ("none", "enet") and (isinstance(weights, str) or not weights or min(weights) < 0):
+            raise ValueError(f'class_weighting={weights!r} must be "none", "enet" or a weight >= 0 for each class')
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema} must be 0 (none), or a decay below 1 such as 0.999")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
+        if not all(self.freeze):
+            raise ValueError(f"freeze={self.freeze} must name parts of the network, as encoder or encoder.0")
+        mixture(self.loss)
+        if self.augment is not None and "rot90" in Augment.of(self.augment).flips and self.crop[-1] != self.crop[-2]:
+            raise ValueError(f"augment={self.augment!r}: rot90 needs square crops, not {self.crop}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values (tuples become lists)."""
-        value = dataclasses.asdict(self) | {"crop": list(self.crop)}
-        if self.value_range is not None:
-            value["value_range"] = list(self.value_range)
+        value = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
         if self.labels is not None:
             value["labels"] = {str(label): name for label, name in self.labels.items()}
         return value
@@ -195,6 +238,20 @@ def parse_labels(text: str) -> dict[int, str]:
     if list(labels.values()).count("-") > 1:
         raise ValueError(f"--labels {text}: one value can be ignored (-), not more")
     return labels
+
+
+def parse_weights(text: str) -> str | tuple[float, ...]:
+    """Class weights from the command line: "auto" is "enet", numbers have commas between them.
+
+    >>> parse_weights("auto"), parse_weights("1,2.5")
+    ('enet', (1.0, 2.5))
+    """
+    if text in ("auto", "enet", "none"):
+        return "enet" if text == "auto" else text
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"--class-weights {text} must be auto, or a number for each class, as 1,2.5,1") from None
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxconv.train.augment import Augment
 from jaxconv.train.record import Preprocessing
 
 
@@ -67,7 +68,8 @@ class Crops:
         read: image number to the image (h, w, channels) and its classes (h, w); called by several threads.
         record: what the labels may be and how many channels an image has.
         crop: (height, width) of training crops; smaller images are padded with ``ignore_index`` labels.
-        seed: seed of order, crops and mirroring.
+        seed: seed of order, crops and augmentation.
+        augment: what else is done to them.
 
     Raises:
         ValueError: ``crop`` is larger than an image and the record has no ignored index (found when it is read).
@@ -78,6 +80,7 @@ class Crops:
     record: Preprocessing
     crop: tuple[int, int]
     seed: int = 0
+    augment: Augment = Augment(("hflip",))
     _kept: Kept = dataclasses.field(default_factory=Kept, repr=False, compare=False)
 
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,10 +103,7 @@ class Crops:
         image, labels = self._kept.get(number, lambda: self.read(number))
         rng = np.random.default_rng([self.seed, 1, index])
         image, labels = self._pad(image, labels, self.images[number])
-        top, left = (int(rng.integers(0, n - c + 1)) for n, c in zip(labels.shape, self.crop, strict=True))
-        window = np.s_[top : top + self.crop[0], left : left + self.crop[1]]
-        flip = np.s_[:, :: -1 if rng.integers(2) else 1]
-        return image[window][flip], labels[window][flip].astype(np.int32)
+        return self.augment.example(image, labels, self.crop, rng, self.record.ignore_index)
 
     def _pad(self, image: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         lacking = [max(0, c - n) for c, n in zip(self.crop, labels.shape, strict=True)]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxconv.train import folder, mosaic
+from jaxconv.train.augment import Augment, Augmented
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.crops import Crops
 from jaxconv.train.record import Preprocessing
@@ -58,7 +59,14 @@ def load_data(config: TrainConfig, record: Preprocessing | None = None) -> Data:
 
 
 def source_data(
-    train: Any, val: Any, record: Preprocessing, crop: tuple[int, int], *, test: Any = None, seed: int = 0
+    train: Any,
+    val: Any,
+    record: Preprocessing,
+    crop: tuple[int, int],
+    *,
+    test: Any = None,
+    seed: int = 0,
+    augment: str = "hflip",
 ) -> Data:
     """The data of sources of one's own: a list, grain's and PyTorch's data sets, or whatever counts and indexes.
 
@@ -69,7 +77,8 @@ def source_data(
         record: names of the classes, channels and normalisation.
         crop: (height, width) of training examples.
         test: scored at the end; ``val`` without it.
-        seed: of order, crops and mirroring.
+        seed: of order, crops and augmentation.
+        augment: as `TrainConfig`'s.
 
     Raises:
         ValueError: a source is empty, or (when it is read) an example is no such pair.
@@ -100,7 +109,7 @@ def source_data(
     names = [f"train[{index}]" for index in range(len(train))]
     return Data(
         record=record,
-        train=Crops(names, reader("train"), record, crop, seed),
+        train=Crops(names, reader("train"), record, crop, seed, Augment.of(augment)),
         val=examples("val"),
         test=examples(last),
         train_labels=lambda: (labels for _, labels in examples("train")()),
@@ -134,7 +143,9 @@ def _mosaics(config: TrainConfig) -> Data:
     # The images that score are the same for every seed of training.
     return Data(
         record=mosaic.mosaic_preprocessing(),
-        train=train,
+        train=train
+        if config.augment is None
+        else Augmented(train, Augment.of(config.augment), config.crop, config.seed),
         val=mosaic_examples("val", size, config.eval_images),
         test=mosaic_examples("test", size, config.test_images),
         train_labels=lambda: (train.mosaic(index)[1] for index in range(100)),
@@ -160,7 +171,7 @@ def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Dat
     some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
     return Data(
         record=record,
-        train=folder.folder_crops(pairs, record, config.crop, config.seed),
+        train=folder.folder_crops(pairs, record, config.crop, config.seed, config.augment or "hflip"),
         val=folder_examples(some, record),
         test=folder_examples(tested, record),
         train_labels=lambda: (

@@ -8,7 +8,7 @@ import numpy as np
 from jaxconv._text import print_line
 from jaxconv.train import data, folder
 from jaxconv.train.config import TrainConfig
-from jaxconv.train.metrics import mean_iou, per_class_iou, pixel_accuracy
+from jaxconv.train.metrics import Boundaries, mean_iou, per_class_iou, pixel_accuracy
 from jaxconv.train.mosaic import PHOTOGRAPHS
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import Run, load_run
@@ -21,9 +21,10 @@ def evaluate(
     data_folder: str | Path | None = None,
     split: str | None = None,
     batch_size: int = 8,
+    picture: str | Path | None = None,
     say: Callable[[str], None] = print_line,
 ) -> np.ndarray:
-    """Scores a network and says the IoU of each class and one line ``mIoU 0.1234``.
+    """Scores a network and says the IoU of each class and its boundary, and one line ``mIoU 0.1234``.
 
     Pixels with the ignored label are not counted; classes absent from labels and predictions are left out of the mean.
 
@@ -34,6 +35,7 @@ def evaluate(
         split: which images; None for those that scored the network at the end of training ("test" for the mosaics and
             for converted weights).
         batch_size: images at a time.
+        picture: PNG of the confusion matrix.
         say: receives the lines.
 
     Returns:
@@ -54,23 +56,30 @@ def evaluate(
         split = split or config.test_split or config.val_split
     split = split or "test"
     examples = _mosaics(run, split) if data_folder is None else _folder(record, data_folder, split)
-    confusion = score(run_segmenter(model, record, batch_size), examples(), record, batch_size)
+    boundaries = Boundaries(record.classes, record.ignore_index)
+    confusion = score(run_segmenter(model, record, batch_size), examples(), record, batch_size, boundaries)
     if not confusion.sum():
         raise ValueError(f"no pixel of {split} counts: all labels are the ignored one")
-    for line in report(confusion, record):
+    for line in report(confusion, record, boundaries):
         say(line)
+    if picture is not None:
+        from jaxconv.train.picture import save_confusion
+
+        save_confusion(picture, confusion, record)
     return confusion
 
 
-def report(confusion: np.ndarray, record: Preprocessing) -> list[str]:
-    """One line a class, the pixel accuracy, and the line ``mIoU 0.1234``."""
+def report(confusion: np.ndarray, record: Preprocessing, boundaries: Boundaries) -> list[str]:
+    """One line a class, the pixel accuracy, the mean of the boundaries, and the line ``mIoU 0.1234``."""
     iou = per_class_iou(confusion, record.ignore_index)
     width = max(map(len, record.class_names))
     lines = [
-        f"{name:<{width}}  IoU {value:.4f}" if not np.isnan(value) else f"{name:<{width}}  not scored"
-        for name, value in zip(record.class_names, iou, strict=True)
+        f"{name:<{width}}  IoU {value:.4f}, boundary {edge:.4f}"
+        if not np.isnan(value)
+        else f"{name:<{width}}  not scored"
+        for name, value, edge in zip(record.class_names, iou, boundaries.per_class, strict=True)
     ]
-    lines.append(f"pixel accuracy {pixel_accuracy(confusion):.4f}")
+    lines.append(f"pixel accuracy {pixel_accuracy(confusion):.4f}, boundary IoU {boundaries.mean:.4f}")
     lines.append(f"mIoU {mean_iou(confusion, record.ignore_index):.4f}")
     return lines
 

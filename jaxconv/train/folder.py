@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.train.augment import Augment
 from jaxconv.train.crops import Crops
 from jaxconv.train.reading import is_colour, label_counts, read_image, read_labels
 from jaxconv.train.record import COLOUR, Colour, Preprocessing, default_palette, told_label
@@ -190,6 +191,9 @@ def _present(paths: list[Path], ignore_index: int | None, colours: bool) -> list
     return sorted(found - {ignore_index})
 
 
-def folder_crops(pairs: list[tuple[Path, Path]], record: Preprocessing, crop: tuple[int, int], seed: int = 0) -> Crops:
+def folder_crops(
+    pairs: list[tuple[Path, Path]], record: Preprocessing, crop: tuple[int, int], seed: int = 0, augment: str = "hflip"
+) -> Crops:
     """The `Crops` of a folder's pairs."""
-    return Crops([str(image) for image, _ in pairs], lambda i: read_pair(*pairs[i], record), record, crop, seed)
+    names = [str(image) for image, _ in pairs]
+    return Crops(names, lambda i: read_pair(*pairs[i], record), record, crop, seed, Augment.of(augment))

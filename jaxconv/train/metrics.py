@@ -75,3 +75,56 @@ def mean_iou(confusion: np.ndarray, ignore_index: int | None = None) -> float:
 def pixel_accuracy(confusion: np.ndarray) -> float:
     """Share of counted pixels whose class is predicted right; NaN without pixels."""
     return float(np.trace(confusion) / confusion.sum()) if confusion.sum() else float("nan")
+
+
+class Boundaries:
+    """Intersection over union of the classes' boundaries, summed over images.
+
+    A class's boundary are its pixels that lie within ``d`` pixels (of a square neighbourhood) of one outside of it or
+    of the image: ``B(M) = M - erode(M, d)``, and ``IoU_c = |B(L_c) & B(P_c)| / |B(L_c) | B(P_c)|``.
+
+    Args:
+        classes: how many there are.
+        ignore_index: pixels with this label belong to no class, in labels and predictions.
+        width: d as a share of an image's diagonal, rounded, at least one pixel.
+
+    >>> boundaries = Boundaries(2)
+    >>> labels = np.zeros((4, 4), int)
+    >>> labels[1:3, 1:3] = 1
+    >>> boundaries.add(labels, np.where(labels[::-1] == 1, 1, 0))
+    >>> boundaries.mean
+    1.0
+
+    Source: Cheng et al., "Boundary IoU", arXiv:2103.16562, equation 3.
+    """
+
+    def __init__(self, classes: int, ignore_index: int | None = None, width: float = 0.02):
+        self._classes, self._ignore, self._width = classes, ignore_index, width
+        self._both, self._either = np.zeros((2, classes), np.int64)
+
+    def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
+        """Counts an image's labels and predictions, integers of the same shape."""
+        from scipy import ndimage
+
+        kept = np.ones(labels.shape, bool) if self._ignore is None else labels != self._ignore
+        side = 2 * max(1, round(self._width * float(np.linalg.norm(labels.shape)))) + 1
+
+        def boundary(mask: np.ndarray) -> np.ndarray:
+            return mask & ~ndimage.minimum_filter(mask, side, mode="constant", cval=0)
+
+        for number in range(self._classes):
+            one, other = (boundary((values == number) & kept) for values in (labels, predictions))
+            self._both[number] += np.count_nonzero(one & other)
+            self._either[number] += np.count_nonzero(one | other)
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """(classes,) float64; NaN for the ignored class and for classes absent from labels and predictions both."""
+        there = self._either > 0
+        return np.divide(self._both, self._either, out=np.full(self._classes, np.nan), where=there)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the classes that have one; NaN if none has."""
+        found = self.per_class
+        return float(found[~np.isnan(found)].mean()) if not np.isnan(found).all() else float("nan")

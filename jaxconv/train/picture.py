@@ -92,6 +92,44 @@ def save_samples(
     return write_beside(path, lambda p: figure.savefig(p, format="png"))
 
 
+def save_confusion(path: str | Path, confusion: np.ndarray, record: Preprocessing) -> Path:
+    """Writes a PNG of a confusion matrix: of the pixels of each class (rows), the share predicted as each (columns)."""
+    from matplotlib.figure import Figure
+
+    names = [unparsed(name) for name in record.class_names]
+    side = 1.6 + 0.5 * min(len(names), 40)
+    figure = Figure(figsize=(side + 1.2, side + 0.6), layout="constrained", dpi=120)
+    axis = figure.subplots()
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    if len(names) <= 40:
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 0.005:
+                ink = "white" if value > 0.6 else "black"
+                axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink, fontsize=7)
+    axis.set(xlabel="predicted", ylabel="label", title="% of each class's pixels")
+    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+
+
+def save_curves(path: str | Path, rows: list[dict[str, str]]) -> Path:
+    """Writes a PNG of the columns of metrics.csv against the step: the first above, the others below."""
+    from matplotlib.figure import Figure
+
+    columns = [name for name in rows[0] if name not in ("step", "seconds")]
+    figure = Figure(figsize=(6.6, 5.0), layout="constrained", dpi=120)
+    axes = figure.subplots(2 if len(columns) > 1 else 1, sharex=True, squeeze=False).ravel()
+    for place, name in enumerate(columns):
+        known = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        axes[min(place, 1)].plot(*zip(*known), ".-", label=name, linewidth=1, markersize=3) if known else None
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)
+    axes[-1].set_xlabel("step")
+    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+
+
 def _legend(figure: Any, record: Preprocessing) -> None:
     from matplotlib.patches import Patch
 

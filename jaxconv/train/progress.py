@@ -1,8 +1,10 @@
 """What a person sees while training, and how they stop it."""
 
 import contextlib
+import datetime
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,12 +42,12 @@ class Interrupt:
         self._before = {}
 
 
-Show = Callable[[int, float, float, float | None, bool], None]
+Show = Callable[[int, dict[str, float], dict[str, float]], None]
 
 
 @contextlib.contextmanager
-def bar(console: Console, done: int, steps: int) -> Iterator[Show]:
-    """A progress bar with loss and mIoU, and a line for each score; without a terminal only the lines."""
+def bar(console: Console, done: int, steps: int, batch_size: int) -> Iterator[Show]:
+    """A progress bar with numbers and scores, and a line for each score; without a terminal only the lines."""
     columns = [
         TextColumn("training"),
         BarColumn(bar_width=None),
@@ -54,14 +56,28 @@ def bar(console: Console, done: int, steps: int) -> Iterator[Show]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
+    seen: dict[str, float] = {}
+    began: list[float] = []  # time and step of the first call: what is before it is compiling
+
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("training", total=steps, completed=done, scores="compiling")
 
-        def show(step: int, loss: float, train_miou: float, val_miou: float | None, scored: bool) -> None:
-            validated = "" if val_miou is None else f", val mIoU {val_miou:.3f}"
-            text = f"loss {loss:.3f}, mIoU {train_miou:.3f}{validated}"
+        def show(step: int, numbers: dict[str, float], scores: dict[str, float]) -> None:
+            seen.update(scores)
+            text = ", ".join(f"{_told(name)} {value:.3f}" for name, value in (numbers | seen).items())
+            now = time.perf_counter()
+            if began and step > began[1]:
+                pace = (now - began[0]) / (step - began[1])
+                left = datetime.timedelta(seconds=round(pace * (steps - step)))
+                text += f", {batch_size / pace:.3g} images/s, {left} left"
+            else:
+                began[:] = now, step
             progress.update(task, completed=step, scores=text)
-            if scored:
+            if scores:
                 progress.console.print(f"step {step}/{steps}: {text}", highlight=False, soft_wrap=True)
 
         yield show
+
+
+def _told(name: str) -> str:
+    return name.removeprefix("train_").replace("_", " ").replace("miou", "mIoU")

@@ -9,9 +9,11 @@ checkpoints/          training only: orbax, the newest two
 best.safetensors      training only: as weights.safetensors, at the step with the best val mIoU, which its header names
 results.json          training only: the scores at the end
 picture.png           training only: input, label, prediction
+confusion.png         training only: which classes are taken for which
+curves.png            training only: metrics.csv drawn
 ===================== =================================================================================
 
-A folder is finished when it has weights.safetensors; only the picture is written after it.
+A folder is finished when it has weights.safetensors, which is written last.
 """
 
 import dataclasses

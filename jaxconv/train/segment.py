@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconv.train.metrics import confusion_matrix
+from jaxconv.train.metrics import Boundaries, confusion_matrix
 from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
 
@@ -21,7 +21,7 @@ def network_function(
     """A function of (images (n, h, w, channels), *states) to the best class of each pixel, or to softmax's values."""
 
     def function(images: Any, *states: Any) -> jax.Array:
-        logits = nnx.merge(graph, *states)(record.normalise(images))
+        logits = main_output(nnx.merge(graph, *states)(record.normalise(images)))
         if probabilities:
             return jax.nn.softmax(logits.astype(jnp.float32))
         return best_class(logits, record)
@@ -33,6 +33,11 @@ def make_forward(graph: nnx.GraphDef, record: Preprocessing) -> Callable[[Any, n
     """A jitted function of (states, images (n, h, w, channels)) to the best class of each pixel, (n, h, w)."""
     network = network_function(graph, record)
     return jax.jit(lambda states, images: network(images, *states))
+
+
+def main_output(outputs: Any) -> Any:
+    """The logits of a network that may give those of auxiliary heads after them."""
+    return outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
 
 
 def best_class(logits: Any, record: Preprocessing) -> jax.Array:
@@ -79,9 +84,13 @@ def run_segmenter(model: nnx.Module, record: Preprocessing, batch_size: int) -> 
 
 
 def score(
-    predict: Predict, examples: Iterable[tuple[np.ndarray, np.ndarray]], record: Preprocessing, batch_size: int
+    predict: Predict,
+    examples: Iterable[tuple[np.ndarray, np.ndarray]],
+    record: Preprocessing,
+    batch_size: int,
+    boundaries: Boundaries | None = None,
 ) -> np.ndarray:
-    """The confusion matrix of predictions over (image, labels) pairs, read as they are needed.
+    """The confusion matrix of predictions over (image, labels) pairs, read as they are needed; ``boundaries`` too.
 
     Each padded size is compiled once. What is computed is what `predict` would give, padded by the record's
     ``size_multiple`` only: more padding than the network was made for would change its labels near the edge.
@@ -90,6 +99,8 @@ def score(
     for group in _gathered(examples, batch_size, lambda pair: _computed_shape(pair[0], record)):
         for (_, labels), predicted in zip(group, predict([image for image, _ in group]), strict=True):
             confusion += confusion_matrix(labels, predicted, record.classes, record.ignore_index)
+            if boundaries is not None:
+                boundaries.add(labels, predicted)
     return confusion
 
 

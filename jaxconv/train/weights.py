@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,38 +17,44 @@ from jaxconv.train.runfolder import read_tensors, save_weights
 
 
 class Best:
-    """The weights with the highest val mIoU so far, in one file whose header names step and score.
+    """The weights with the highest score so far, in one file whose header names step and score.
 
     Args:
         path: of the file.
         done: steps that are done; what a later step left, which will be computed again, is removed.
+        names: of the scores, of which the first counts.
     """
 
-    def __init__(self, path: Path, done: int):
-        self._path, self._score = path, -math.inf
-        notes = _notes(path) if path.is_file() else {}
-        if 0 < int(notes.get("step", 0)) <= done:
-            self._score = float(notes["val_miou"])
+    def __init__(self, path: Path, done: int, names: tuple[str, ...] = ("val_miou",)):
+        self._path, self._name, self.step, self._score = path, (*names, "score")[0], 0, -math.inf
+        step, score = _notes(path, self._name) if path.is_file() else (0, 0.0)
+        if 0 < step <= done:
+            self.step, self._score = step, score
         else:
             path.unlink(missing_ok=True)
 
-    def offer(self, step: int, score: float, state: dict[str, Any]) -> None:
-        """Stores the state's weights if their score is higher than all before."""
+    def age(self, step: int) -> int:
+        """How many steps before ``step`` the best score was; 0 without one."""
+        return step - self.step if self.step else 0
+
+    def offer(self, step: int, scores: dict[str, float], weights: nnx.State) -> None:
+        """Stores the weights if their score is higher than all before."""
+        score = scores.get(self._name, math.nan)
         if score > self._score:
-            self._score = score
-            weights = nnx.merge_state(state["params"], state["stats"])
-            save_weights(self._path, weights, {"step": str(step), "val_miou": repr(score)})
+            self.step, self._score = step, score
+            save_weights(self._path, weights, {"step": str(step), self._name: repr(float(score))})
 
 
-def _notes(path: Path) -> dict[str, str]:
-    """The notes in the header of a safetensors file; none where it cannot be read."""
+def _notes(path: Path, name: str) -> tuple[int, float]:
+    """Step and score in the header of a safetensors file; zeros where it cannot be read."""
     try:
         with path.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             notes = json.loads(handle.read(min(size, 100_000_000)))["__metadata__"]
-            return notes if float(notes["val_miou"]) >= 0 and notes["step"].isdigit() else {}
+            step, score = int(notes["step"]), float(notes[name])
+            return (step, score) if math.isfinite(score) else (0, 0.0)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
+        return 0, 0.0
 
 
 def source_tensors(source: str) -> tuple[Path, dict[str, np.ndarray]]:
@@ -88,7 +95,9 @@ def start_from(source: str, state: dict[str, Any], say: Callable[[str], None]) -
             filled.append((place, variable))
         return nnx.from_flat_state(filled)
 
-    state = state | {"params": fill(state["params"]), "stats": fill(state["stats"])}
+    state = state | {part: fill(state[part]) for part in ("params", "frozen", "stats")}
+    if "ema" in state:
+        state["ema"] = jax.tree.map(jnp.copy, state["params"])
     if not taken:
         raise ValueError(
             f"--init {path}: none of its {len(tensors)} tensors has the name and shape of one of the network"

@@ -1,0 +1,79 @@
+"""How a network learns: optimisers, schedules and mixtures of losses by name, and what of it is frozen."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optax
+
+    from jaxconv.train.config import TrainConfig
+
+LOSSES = ("cross_entropy", "dice", "focal", "lovasz", "sigmoid")
+OPTIMISERS = ("adamw", "sgd", "lion", "lamb")
+SCHEDULES = ("cosine", "poly", "onecycle", "constant")
+
+
+def mixture(text: str, legal: tuple[str, ...] = LOSSES) -> dict[str, float]:
+    """Name -> factor, from ``[FACTOR*]NAME`` with ``+`` between them.
+
+    Raises:
+        ValueError: no such name, a factor that is not positive, or a name that comes twice.
+
+    >>> mixture("cross_entropy+0.5*dice")
+    {'cross_entropy': 1.0, 'dice': 0.5}
+    """
+    parts: dict[str, float] = {}
+    for part in text.split("+"):
+        match = re.fullmatch(r"\s*(?:(\d+\.?\d*|\.\d+)\s*\*)?\s*(\w+)\s*", part)
+        name, factor = (match[2], float(match[1] or 1)) if match else ("", 0.0)
+        if name not in legal or name in parts or not factor > 0:
+            raise ValueError(
+                f"loss={text!r}: {part!r} is not NAME or FACTOR*NAME, or comes twice; losses are {', '.join(legal)}"
+            )
+        parts[name] = factor
+    return parts
+
+
+def make_schedule(config: "TrainConfig") -> "optax.Schedule":
+    """The learning rate of each step: a linear warm-up to the peak, then the schedule down to ``config.steps``."""
+    import optax
+
+    peak, steps = config.learning_rate, config.steps
+    warm = min(config.warmup_steps, steps - 1)
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warm, steps)
+    if config.schedule == "onecycle":  # the whole run is one cycle, with its peak where the warm-up ends
+        return optax.cosine_onecycle_schedule(steps, peak, pct_start=max(warm, 1) / max(steps, 2))
+    rest = {
+        "poly": optax.polynomial_schedule(peak, 0.0, power=0.9, transition_steps=steps - warm),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), rest], [warm]) if warm else rest
+
+
+def make_optimizer(config: "TrainConfig") -> "optax.GradientTransformation":
+    """The optimiser of a config: gradients clipped by their global norm, weight decay on kernels only."""
+    import jax
+    import optax
+
+    schedule, decay = make_schedule(config), config.weight_decay
+    kernels = functools.partial(jax.tree.map, lambda p: p.ndim > 1)
+    if config.optimiser == "sgd":
+        sgd = optax.sgd(schedule, momentum=0.9, nesterov=True)
+        steps = optax.chain(optax.add_decayed_weights(decay, mask=kernels), sgd)
+    else:
+        make: Callable[..., Any] = {"adamw": optax.adamw, "lion": optax.lion, "lamb": optax.lamb}[config.optimiser]
+        steps = make(schedule, weight_decay=decay, mask=kernels)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), steps)
+
+
+def is_frozen(path: tuple[Any, ...], frozen: tuple[str, ...]) -> bool:
+    """Whether a variable or layer lies in one of the ``frozen`` parts of a network, named as in its weights file.
+
+    >>> is_frozen(("encoder", 0, "kernel"), ("encoder",)), is_frozen(("encoder2",), ("encoder",))
+    (True, False)
+    """
+    words = [str(word) for word in path]
+    return any(words[: len(part)] == part for part in (name.split(".") for name in frozen))

@@ -1,0 +1,282 @@
+"""What `jaxconv.train.loop` trains by default: a network that gives each pixel a class."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jaxconv.train import runfolder
+from jaxconv.train.baseline import fit_intensity_classifier
+from jaxconv.train.config import TrainConfig
+from jaxconv.train.data import Data
+from jaxconv.train.devices import Devices
+from jaxconv.train.losses import enet_class_weights, make_loss
+from jaxconv.train.metrics import Boundaries, confusion_matrix, mean_iou
+from jaxconv.train.picture import save_confusion, save_picture
+from jaxconv.train.recipe import is_frozen, make_optimizer, mixture
+from jaxconv.train.record import Preprocessing
+from jaxconv.train.segment import Predict, main_output, make_forward, score, segmenter
+from jaxconv.train.weights import start_from
+
+State = dict[str, Any]
+# What remat keeps: the outputs of convolutions and matrix products, here and in jax.
+_KEPT = ("conv_apply", "conv_adjoint", "conv_general_dilated", "dot_general")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The static side of a training: the state's shapes, and the compiled functions of it.
+
+    The state is a dict: ``params`` (what is trained), ``frozen``, ``stats`` (batch statistics), ``opt`` (the
+    optimiser's), ``step`` (int32), and with means of the parameters ``ema``.
+    """
+
+    config: TrainConfig
+    kwargs: dict[str, Any]
+    data: Data
+    devices: Devices
+    abstract: Any
+    step: Callable[..., tuple[State, dict[str, Any], jax.Array]]
+    shape_of: Callable[[tuple[int, int]], tuple[int, ...]]
+    _init: Callable[[], State]
+    _forward: Any
+    _rngs: nnx.State
+
+    numbers = ("loss", "train_miou")
+    scores = ("val_miou",)
+
+    @classmethod
+    def build(cls, config: TrainConfig, data: Data, devices: Devices) -> "Segmentation":
+        """Finds all shapes without computing anything, and makes the jitted functions.
+
+        Raises:
+            ValueError: the network, the data and the recipe do not fit together.
+        """
+        record = data.record
+        kwargs = {"in_channels": record.channels, "classes": record.classes, **config.model_kwargs}
+        for name, fits in (("in_channels", record.channels), ("classes", record.classes)):
+            if kwargs[name] != fits:
+                raise ValueError(f"model_kwargs has {name}={kwargs[name]!r}, and the data has {fits}; leave it out")
+
+        def make() -> nnx.Module:
+            return runfolder.build_model(config.model, kwargs, nnx.Rngs(config.seed))
+
+        split = functools.partial(_split, frozen=config.freeze)
+        model = nnx.eval_shape(make)
+        _check_frozen(model, config.freeze)
+        model.train()
+        for path, module in nnx.iter_modules(model):
+            if is_frozen(path, config.freeze):
+                module.eval()
+        graph, _, rngs, _, _ = split(model)
+        model.eval()
+        graph_eval = split(model)[0]
+        optimizer = make_optimizer(config)
+
+        def init() -> State:
+            _, params, _, frozen, stats = split(make())
+            state = {"params": params, "frozen": frozen, "stats": stats, "opt": optimizer.init(params)}
+            means = {"ema": jax.tree.map(jnp.copy, params)} if config.ema else {}
+            return state | means | {"step": jnp.int32(0)}
+
+        loss = make_loss(mixture(config.loss), record.ignore_index, _class_weights(config, data), config.aux_weight)
+        step = make_step(graph, rngs, optimizer, loss, record, config, devices)
+        forward, abstract = make_forward(graph_eval, record), jax.eval_shape(init)
+
+        def shape_of(size: tuple[int, int]) -> tuple[int, ...]:
+            images = jax.ShapeDtypeStruct((1, *size, record.channels), np.uint8)
+            states = (abstract["params"], abstract["frozen"], rngs, abstract["stats"])
+            return jax.eval_shape(forward, states, images).shape
+
+        return cls(config, kwargs, data, devices, abstract, step, shape_of, jax.jit(init), forward, rngs)
+
+    def init(self, say: Callable[[str], None]) -> State:
+        """The state before the first step."""
+        state = self._init()
+        return state if self.config.init is None else start_from(self.config.init, state, say)
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of step number ``step``, from 0."""
+        return self.data.train.batch(step * self.config.batch_size, self.config.batch_size)
+
+    def names(self, step: int) -> list[str]:
+        """What that batch is made of."""
+        return self.data.train.names(step * self.config.batch_size, self.config.batch_size)
+
+    def logged(self, found: dict[str, Any], batch: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+        """The numbers of a step, as they are logged."""
+        record = self.data.record
+        confusion = confusion_matrix(batch[1], found["classes"], record.classes, record.ignore_index)
+        return {"loss": float(found["loss"]), "train_miou": mean_iou(confusion, record.ignore_index)}
+
+    def score(self, state: State) -> dict[str, float]:
+        """The scores that are taken during training."""
+        record, size = self.data.record, self.config.batch_size
+        confusion = score(self.segment(state), self.data.val(), record, size)
+        return {"val_miou": mean_iou(confusion, record.ignore_index)}
+
+    def variables(self, state: State) -> nnx.State:
+        """The network's parameters, or their means, and its batch statistics: what is saved."""
+        return nnx.merge_state(state.get("ema", state["params"]), state["frozen"], state["stats"])
+
+    def segment(self, state: State) -> Predict:
+        """Label maps of images with the present parameters, or their means."""
+        streams = fresh_rngs(self._rngs, jax.random.key(0))  # evaluation draws nothing from them
+        states = (state.get("ema", state["params"]), state["frozen"], streams, state["stats"])
+        return segmenter(self._forward, states, self.data.record, self.config.batch_size, self.devices.examples)
+
+    def finish(self, state: State, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        """The final scores and that of the baseline, and their pictures, as far as they can be drawn."""
+        data, record, size = self.data, self.data.record, self.config.batch_size
+        segment, boundaries = self.segment(state), Boundaries(record.classes, record.ignore_index)
+        confusion = score(segment, data.test(), record, size, boundaries)
+        images, labels = data.train.batch(0, min(600, 1 + 10_000_000 // math.prod(self.config.crop)))
+        baseline = fit_intensity_classifier(images, labels, record.classes, record.ignore_index)
+        by_intensity = score(baseline, data.test(), record, size)
+        ours, theirs = (mean_iou(found, record.ignore_index) for found in (confusion, by_intensity))
+        results = {
+            "split": data.scored, "miou": ours, "boundary_miou": boundaries.mean, "intensity_miou": theirs,
+        }  # fmt: skip
+        if data.scored == "test":
+            results["test_miou"] = ours
+        examples = [example for example, _ in zip(data.test(), range(4), strict=False)]
+        shown, truth = ([example[part] for example in examples] for part in (0, 1))
+        title = f"{self.config.model}: {data.scored} mIoU {ours:.3f} (pixel intensity alone: {theirs:.3f})"
+        say(f"{data.scored} mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")
+        try:
+            save_confusion(folder / "confusion.png", confusion, record)
+            save_picture(folder / "picture.png", shown, truth, segment(shown), record, title)
+        except Exception as error:  # a decoration: the run is finished without it
+            say(f"warning: {folder / 'picture.png'} could not be drawn: {error}")
+        return results
+
+
+def _split(model: nnx.Module, frozen: tuple[str, ...]) -> tuple[Any, ...]:
+    """The static part, what is trained, the random streams, the other parameters and the rest: batch statistics."""
+    return nnx.split(
+        model,
+        lambda path, value: isinstance(value, nnx.Param) and not is_frozen(path, frozen),
+        nnx.RngState,
+        nnx.Param,
+        ...,
+    )
+
+
+def _check_frozen(model: nnx.Module, frozen: tuple[str, ...]) -> None:
+    params = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    for name in frozen:
+        if not any(is_frozen(path, (name,)) for path in params):
+            parts = ", ".join(dict.fromkeys(str(path[0]) for path in params))
+            raise ValueError(f"freeze: the network has no part {name!r}; its parts are {parts}")
+    if all(is_frozen(path, frozen) for path in params):
+        raise ValueError(f"freeze={frozen} leaves no parameter to be trained")
+
+
+def make_step(
+    graph: nnx.GraphDef,
+    rngs: nnx.State,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Any, jax.Array], jax.Array],
+    record: Preprocessing,
+    config: TrainConfig,
+    devices: Devices,
+) -> Callable[[State, np.ndarray, np.ndarray], tuple[State, dict[str, Any], jax.Array]]:
+    """The jitted step ``(state, images, labels) -> (state, {loss, classes}, finite)``; it consumes its state.
+
+    ``finite`` says of the loss, the gradient and the new state, in this order, whether all of it is.
+    """
+    key, half = jax.random.key(config.seed), jnp.dtype(config.compute)
+    placed = (devices.everywhere, {"loss": devices.everywhere, "classes": devices.split}, devices.everywhere)
+
+    def outputs_of(params, frozen, stats, streams, images):
+        if half != jnp.float32:
+            params, frozen = (jax.tree.map(lambda leaf: leaf.astype(half), tree) for tree in (params, frozen))
+        model = nnx.merge(graph, params, streams, frozen, stats, copy=True)  # it will be changed
+        outputs = model(record.normalise(images).astype(half))
+        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), _split(model, config.freeze)[4], stats)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), new
+
+    if config.remat:
+        outputs_of = jax.checkpoint(outputs_of, policy=lambda primitive, *_, **__: primitive.name in _KEPT)
+
+    def objective(params, frozen, stats, streams, images, labels):
+        outputs, stats = outputs_of(params, frozen, stats, streams, images)
+        return loss(outputs, labels), (stats, main_output(outputs).argmax(-1).astype(jnp.int32))
+
+    gradient = jax.value_and_grad(objective, has_aux=True)
+
+    def of_parts(state, draw, images, labels):
+        """The mean gradient of the parts of a batch; part i has examples i, i + parts, ...: all devices have some."""
+        count = config.accumulate
+
+        def part(carry, numbered):
+            (total, stats, grads), (number, images, labels) = carry, numbered
+            streams = fresh_rngs(rngs, jax.random.fold_in(draw, number))
+            (value, (stats, classes)), new = gradient(state["params"], state["frozen"], stats, streams, images, labels)
+            return (total + value / count, stats, jax.tree.map(lambda a, b: a + b / count, grads, new)), classes
+
+        parts = [a.reshape(-1, count, *a.shape[1:]).swapaxes(0, 1) for a in (images, labels)]
+        zeros = jax.tree.map(jnp.zeros_like, state["params"])
+        carry, classes = jax.lax.scan(part, (jnp.float32(0), state["stats"], zeros), (jnp.arange(count), *parts))
+        return (carry[0], (carry[1], classes.swapaxes(0, 1).reshape(labels.shape))), carry[2]
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=placed)
+    def step(state, images, labels):
+        draw = jax.random.fold_in(key, state["step"])
+        if config.accumulate > 1:
+            (value, (stats, classes)), grads = of_parts(state, draw, images, labels)
+        else:
+            given = (state["frozen"], state["stats"], fresh_rngs(rngs, draw), images, labels)
+            (value, (stats, classes)), grads = gradient(state["params"], *given)
+        updates, opt = optimizer.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        new = state | {"params": params, "stats": stats, "opt": opt, "step": state["step"] + 1}
+        if config.ema:
+            number = state["step"].astype(jnp.float32)
+            decay = jnp.minimum(config.ema, (1 + number) / (10 + number))
+            new["ema"] = optax.incremental_update(params, state["ema"], 1 - decay)
+        finite = jnp.stack([_all_finite(tree) for tree in (value, grads, new)])
+        return new, {"loss": value, "classes": classes}, finite
+
+    return step
+
+
+def fresh_rngs(rngs: nnx.State, key: jax.Array) -> nnx.State:
+    """The model's random streams as they start from ``key``: no stream has to be stored to repeat a step."""
+
+    def fresh(number: int, variable: nnx.Variable) -> nnx.Variable:
+        value = variable.get_value()
+        if not isinstance(variable, nnx.RngKey):
+            return variable.replace(jnp.zeros(value.shape, value.dtype))
+        own = jax.random.fold_in(key, number)
+        return variable.replace(jax.random.split(own, value.shape) if value.shape else own)
+
+    flat = nnx.to_flat_state(rngs)
+    return nnx.from_flat_state([(path, fresh(number, variable)) for number, (path, variable) in enumerate(flat)])
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
+def _class_weights(config: TrainConfig, data: Data) -> np.ndarray | None:
+    given, classes = config.class_weighting, data.record.classes
+    if given == "none":
+        return None
+    if not isinstance(given, str):
+        if len(given) != classes:
+            raise ValueError(f"class_weighting={given} must have one weight for each of {classes} classes")
+        return np.array(given, np.float32)
+    counts = np.zeros(classes, np.int64)
+    for labels in data.train_labels():
+        counts += np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
+    return enet_class_weights(counts)
