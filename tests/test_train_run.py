@@ -116,7 +116,7 @@ def test_run_folder_holds_everything(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
     assert names == {
         "config.json", "preprocessing.json", "metrics.csv", "checkpoints", "weights.safetensors", "results.json",
-        "picture.png", "confusion.png", "curves.png", "best.safetensors",
+        "picture.png", "confusion.png", "curves.png", "samples", "best.safetensors",
     }  # fmt: skip
     rows = (uninterrupted / "metrics.csv").read_text().splitlines()
     assert rows[0] == "step,loss,train_miou,val_miou,seconds" and len(rows) == 7

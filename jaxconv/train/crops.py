@@ -80,8 +80,8 @@ class Crops:
     record: Preprocessing
     crop: tuple[int, int]
     seed: int = 0
-    augment: Augment = Augment(("hflip",))
     _kept: Kept = dataclasses.field(default_factory=Kept, repr=False, compare=False)
+    augment: Augment = Augment(("hflip",))
 
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Training examples ``start .. start + count - 1``: a function of (seed, index) alone."""

@@ -109,7 +109,7 @@ def source_data(
     names = [f"train[{index}]" for index in range(len(train))]
     return Data(
         record=record,
-        train=Crops(names, reader("train"), record, crop, seed, Augment.of(augment)),
+        train=Crops(names, reader("train"), record, crop, seed, augment=Augment.of(augment)),
         val=examples("val"),
         test=examples(last),
         train_labels=lambda: (labels for _, labels in examples("train")()),

@@ -79,7 +79,7 @@ def report(confusion: np.ndarray, record: Preprocessing, boundaries: Boundaries)
         else f"{name:<{width}}  not scored"
         for name, value, edge in zip(record.class_names, iou, boundaries.per_class, strict=True)
     ]
-    lines.append(f"pixel accuracy {pixel_accuracy(confusion):.4f}, boundary IoU {boundaries.mean:.4f}")
+    lines.append(f"pixel accuracy {pixel_accuracy(confusion):.4f}, mean of the boundaries {boundaries.mean:.4f}")
     lines.append(f"mIoU {mean_iou(confusion, record.ignore_index):.4f}")
     return lines
 

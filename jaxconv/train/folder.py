@@ -196,4 +196,4 @@ def folder_crops(
 ) -> Crops:
     """The `Crops` of a folder's pairs."""
     names = [str(image) for image, _ in pairs]
-    return Crops(names, lambda i: read_pair(*pairs[i], record), record, crop, seed, Augment.of(augment))
+    return Crops(names, lambda i: read_pair(*pairs[i], record), record, crop, seed, augment=Augment.of(augment))

@@ -21,7 +21,8 @@ from jaxconv.train.data import Data, load_data
 from jaxconv.train.devices import Devices
 from jaxconv.train.files import locked, remove_temporaries, write_json
 from jaxconv.train.log import MetricsLog
-from jaxconv.train.picture import save_curves
+from jaxconv.train.own import Own, OwnStep, own_step
+from jaxconv.train.picture import drawn, save_curves, save_image
 from jaxconv.train.prefetch import prefetch
 from jaxconv.train.progress import Interrupt, bar
 from jaxconv.train.segmentation import Segmentation
@@ -30,6 +31,7 @@ from jaxconv.train.survey import look
 from jaxconv.train.weights import Best, check_sizes, source_tensors
 
 Say = Callable[[str], None]
+Task = Segmentation | Own
 
 
 def train(
@@ -37,6 +39,7 @@ def train(
     out: str | Path,
     *,
     data: Data | None = None,
+    step: OwnStep | None = None,
     restart: bool = False,
     extend: bool = False,
     mesh: str | None = None,
@@ -48,6 +51,8 @@ def train(
         config: what to do.
         out: the run folder (see `jaxconv.train.runfolder`).
         data: what to learn from in place of the folder or the mosaics (see `jaxconv.train.data.source_data`).
+        step: a training of one's own in place of a segmentation (see `jaxconv.train.own.OwnStep`); of the config it
+            heeds steps, batch_size, seed, log_every, eval_every, checkpoint_every and early_stop.
         restart: start anew although ``out`` holds a run; that run is kept beside, as ``OUT.1`` or the next free number.
         extend: go on with the run in ``out``, finished or not, to more ``steps``: the learning rate follows the
             schedule of the longer run from here on.
@@ -80,10 +85,14 @@ def train(
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another --out")
     existed = folder.is_dir()
+    if step is not None:
+        config = config.override(model=f"{type(step).__module__}:{type(step).__qualname__}")
+    else:
+        step = own_step(config)
     devices = Devices.of(mesh, config.batch_size, config.crop[0])
     try:
         with locked(folder):
-            return _train(config, folder, data, devices, restart, extend, console, say)
+            return _train(config, folder, data, step, devices, restart, extend, console, say)
     finally:
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # refused before anything was written
@@ -93,6 +102,7 @@ def _train(
     config: TrainConfig,
     folder: Path,
     given: Data | None,
+    step: OwnStep | None,
     devices: Devices,
     restart: bool,
     extend: bool,
@@ -102,16 +112,23 @@ def _train(
     """`train` where no other process works in the folder."""
     remove_temporaries(folder)
     earlier = open_run(folder, config, restart, say, extend)
-    data = given or load_data(config, earlier.preprocessing if earlier else None)
-    if earlier is None and given is None and config.data is not None:
+    own = step is not None and hasattr(step, "batch")
+    data = given if own else given or load_data(config, earlier.preprocessing if earlier else None)
+    if earlier is None and given is None and config.data is not None and not own:
         look(config, say)
-    task = Segmentation.build(config, data, devices)
-    check_sizes(task.shape_of, config, data)
+    task: Task
+    if step is not None:
+        task = Own.build(config, step, data and data.train, devices)
+    else:
+        assert data is not None  # without a step of its own
+        segmentation = Segmentation.build(config, data, devices)
+        check_sizes(segmentation.shape_of, config, data)
+        task = segmentation
     if earlier is None:
         if config.init is not None:
             source_tensors(config.init)  # a wrong name is said before the folder is made
         runfolder.write_description(
-            folder, model_name=config.model, model_kwargs=task.kwargs, preprocessing=data.record, train=config.to_dict()
+            folder, model_name=config.model, model_kwargs=task.kwargs, preprocessing=task.record, train=config.to_dict()
         )
     checkpoints = Checkpoints(folder / "checkpoints", say)
     try:
@@ -119,18 +136,15 @@ def _train(
     finally:
         checkpoints.close()
     results = {"steps": log.steps} | task.finish(state, folder, say) | {"train_seconds": round(log.seconds, 1)}
-    try:
-        save_curves(folder / "curves.png", log.rows)
-    except Exception as error:  # a decoration
-        say(f"warning: {folder / 'curves.png'} could not be drawn: {error}")
+    drawn(lambda: save_curves(folder / "curves.png", log.rows), say)
     write_json(folder / "results.json", results)
-    runfolder.save_weights(folder / "weights.safetensors", task.variables(state))
+    runfolder.save_tensors(folder / "weights.safetensors", task.variables(state))
     say(f"run folder {folder}")
     return results
 
 
 def _run_steps(
-    task: Segmentation, config: TrainConfig, folder: Path, checkpoints: Checkpoints, console: Console, say: Say
+    task: Task, config: TrainConfig, folder: Path, checkpoints: Checkpoints, console: Console, say: Say
 ) -> tuple[dict[str, Any], MetricsLog]:
     """All steps that are still to do; returns the state and the log."""
     done, devices = checkpoints.latest or 0, task.devices
@@ -146,13 +160,14 @@ def _run_steps(
     end = done if patience and best.age(done) >= patience else config.steps
     with Interrupt() as interrupt, bar(console, done, config.steps, config.batch_size) as show:
         for number, batch in enumerate(prefetch(task.batch, done, end), done + 1):
-            state, found, finite = task.step(state, *jax.device_put(batch, devices.split))
+            state, found, finite = task.step(state, *task.lay(batch))
             _check_finite(np.asarray(finite), task, number, folder)
             logs, scored = (number % every == 0 for every in (config.log_every, config.eval_every))
             scores: dict[str, float] = {}
             if scored:
                 scores = task.score(state)
                 best.offer(number, scores, task.variables(state))
+                _sample(task, state, folder / "samples" / f"{number:06d}.png", say)
             if logs or scored or number == config.steps:
                 numbers = task.logged(found, batch)
                 log.add(number, numbers | scores, time.perf_counter() - began)
@@ -169,10 +184,17 @@ def _run_steps(
     return state, log
 
 
-def _check_finite(finite: np.ndarray, task: Segmentation, step: int, folder: Path) -> None:
+def _sample(task: Task, state: Any, path: Path, say: Say) -> None:
+    """Draws what a state does, where the task can."""
+    image = task.picture(state)
+    if image is not None:
+        drawn(lambda: save_image(path, image), say)
+
+
+def _check_finite(finite: np.ndarray, task: Task, step: int, folder: Path) -> None:
     if finite.all():
         return
-    first = ("loss", "gradient", "new state")[int(finite.argmin())]
+    first = ("loss", *["gradient"] * (len(finite) - 2), "new state")[int(finite.argmin())]
     names = task.names(step - 1)
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise FloatingPointError(

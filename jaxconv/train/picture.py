@@ -1,5 +1,6 @@
 """The picture that a run leaves: input, label and prediction side by side."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,19 @@ def save_picture(
     return write_beside(path, lambda p: figure.savefig(p, format="png"))
 
 
+def comparison(
+    images: list[np.ndarray], labels: list[np.ndarray], predictions: list[np.ndarray], record: Preprocessing
+) -> np.ndarray:
+    """One row an example - input, label, prediction - as an image (h, w, 3), at most 256 pixels a side each."""
+    rows = []
+    for image, label, predicted in zip(images, labels, predictions, strict=True):
+        every = -(-max(label.shape) // 256)
+        row = [visible(image), colour(label, record), colour(predicted, record)]
+        rows.append(np.concatenate([part[::every, ::every] for part in row], axis=1))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, [(0, 2), (0, width - row.shape[1]), (0, 0)]) for row in rows])
+
+
 def save_samples(
     path: str | Path, images: list[np.ndarray], labels: list[np.ndarray], names: list[str], record: Preprocessing
 ) -> Path:
@@ -128,6 +142,21 @@ def save_curves(path: str | Path, rows: list[dict[str, str]]) -> Path:
         axis.legend(fontsize=8, frameon=False)
     axes[-1].set_xlabel("step")
     return write_beside(path, lambda p: figure.savefig(p, format="png"))
+
+
+def save_image(path: str | Path, image: np.ndarray) -> Path:
+    """Writes an image (h, w) or (h, w, 3) uint8 as a PNG."""
+    from PIL import Image
+
+    return write_beside(path, lambda p: Image.fromarray(image).save(p, format="PNG"))
+
+
+def drawn(draw: Callable[[], Any], say: Callable[[str], None]) -> None:
+    """Draws; a picture is a decoration, and where it cannot be drawn that is said."""
+    try:
+        draw()
+    except Exception as error:
+        say(f"warning: a picture could not be drawn: {error}")
 
 
 def _legend(figure: Any, record: Preprocessing) -> None:

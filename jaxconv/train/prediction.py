@@ -12,7 +12,7 @@ from jaxconv.train.arrays import read_array
 from jaxconv.train.files import write_beside
 from jaxconv.train.folder import image_files
 from jaxconv.train.inference import Inference, best_of
-from jaxconv.train.picture import overlay
+from jaxconv.train.picture import overlay, save_image
 from jaxconv.train.reading import read_image
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import load_run
@@ -74,9 +74,9 @@ def predict(
             write_beside(Path(out) / f"{path.stem}_probabilities.npy", partial(np.save, arr=found))
         else:
             classes = inference.labels(image)
-        written.append(_save(Path(out) / f"{path.stem}_overlay.png", _in_bands(image, classes, record)))
+        written.append(save_image(Path(out) / f"{path.stem}_overlay.png", _in_bands(image, classes, record)))
         if labels:
-            _save(Path(out) / f"{path.stem}_labels.png", classes)
+            save_image(Path(out) / f"{path.stem}_labels.png", classes)
         # Row by row: bincount copies to integers of 8 bytes.
         rows = [np.bincount(row, minlength=record.classes) for row in classes]
         share = np.sum(rows, axis=0) / classes.size
@@ -107,9 +107,3 @@ def _in_bands(image: Any, classes: np.ndarray, record: Preprocessing, rows: int 
         band = slice(start, start + rows)
         shown[band] = overlay(np.asarray(image[band]), classes[band], record)
     return shown
-
-
-def _save(path: Path, pixels: np.ndarray) -> Path:
-    from PIL import Image
-
-    return write_beside(path, lambda p: Image.fromarray(pixels).save(p, format="PNG"))

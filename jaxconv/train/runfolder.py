@@ -11,6 +11,7 @@ results.json          training only: the scores at the end
 picture.png           training only: input, label, prediction
 confusion.png         training only: which classes are taken for which
 curves.png            training only: metrics.csv drawn
+samples/              training only: what the network made of four images, each time that it was scored
 ===================== =================================================================================
 
 A folder is finished when it has weights.safetensors, which is written last.
@@ -67,7 +68,9 @@ def build_model(name: str, kwargs: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module
     if name not in REGISTRY and ":" not in name:
         listed = ", ".join(sorted(REGISTRY))
         raise ValueError(f"no model is called {name!r}; models are: {listed}; your own is MODULE:NAME or FILE.py:NAME")
-    make = REGISTRY[name] if name in REGISTRY else _own_model(name)
+    make = REGISTRY[name] if name in REGISTRY else own_attribute(name)
+    if hasattr(make, "step"):
+        raise ValueError(f"{name!r} is a training of one's own, not a network: its weights are its own affair")
     try:
         model = make(**kwargs, rngs=rngs)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, ZeroDivisionError) as error:
@@ -78,10 +81,11 @@ def build_model(name: str, kwargs: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module
 
 
 @functools.cache
-def _own_model(name: str) -> Any:
+def own_attribute(name: str) -> Any:
+    """What MODULE:NAME or FILE.py:NAME is; a ValueError where it cannot be called and is no step."""
     place, _, attribute = name.rpartition(":")
     make = getattr(module_of(place), attribute, None)
-    if not callable(make):
+    if not callable(make) and not hasattr(make, "step"):
         raise ValueError(f"model {name!r}: {place} has no function or class {attribute!r}")
     return make
 
@@ -221,16 +225,23 @@ def _build(run: Run) -> nnx.Module:
     return model
 
 
-def save_weights(path: str | Path, state: nnx.State, notes: dict[str, str] | None = None) -> Path:
-    """Stores every variable of a model's state but its random streams, under dotted paths, with notes in the header."""
+def tensors_of(state: nnx.State) -> dict[str, Any]:
+    """Every variable of a model's state but its random streams, under dotted paths."""
+    flat = nnx.to_flat_state(state)
+    return {_dotted(p): v.get_value() for p, v in flat if not isinstance(v, nnx.RngState)}
+
+
+def save_weights(path: str | Path, state: nnx.State) -> Path:
+    """Stores `tensors_of` a model's state."""
+    return save_tensors(path, tensors_of(state))
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Any], notes: dict[str, str] | None = None) -> Path:
+    """Stores arrays by name in a safetensors file, with notes in its header."""
     from safetensors.numpy import save
 
-    tensors = {
-        _dotted(p): np.ascontiguousarray(v.get_value())
-        for p, v in nnx.to_flat_state(state)
-        if not isinstance(v, nnx.RngState)
-    }
-    return write_beside(path, lambda p: p.write_bytes(save(tensors, metadata={"format": "jaxconv"} | (notes or {}))))
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return write_beside(path, lambda p: p.write_bytes(save(arrays, metadata={"format": "jaxconv"} | (notes or {}))))
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:

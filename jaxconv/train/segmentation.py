@@ -20,7 +20,8 @@ from jaxconv.train.data import Data
 from jaxconv.train.devices import Devices
 from jaxconv.train.losses import enet_class_weights, make_loss
 from jaxconv.train.metrics import Boundaries, confusion_matrix, mean_iou
-from jaxconv.train.picture import save_confusion, save_picture
+from jaxconv.train.own import all_finite
+from jaxconv.train.picture import comparison, drawn, save_confusion, save_picture
 from jaxconv.train.recipe import is_frozen, make_optimizer, mixture
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.segment import Predict, main_output, make_forward, score, segmenter
@@ -50,8 +51,8 @@ class Segmentation:
     _forward: Any
     _rngs: nnx.State
 
-    numbers = ("loss", "train_miou")
-    scores = ("val_miou",)
+    numbers: tuple[str, ...] = ("loss", "train_miou")
+    scores: tuple[str, ...] = ("val_miou",)
 
     @classmethod
     def build(cls, config: TrainConfig, data: Data, devices: Devices) -> "Segmentation":
@@ -103,6 +104,15 @@ class Segmentation:
         state = self._init()
         return state if self.config.init is None else start_from(self.config.init, state, say)
 
+    @property
+    def record(self) -> Preprocessing:
+        """The preprocessing of the data."""
+        return self.data.record
+
+    def lay(self, batch: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
+        """Images and labels on the devices."""
+        return jax.device_put(batch, self.devices.split)
+
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels of step number ``step``, from 0."""
         return self.data.train.batch(step * self.config.batch_size, self.config.batch_size)
@@ -111,31 +121,37 @@ class Segmentation:
         """What that batch is made of."""
         return self.data.train.names(step * self.config.batch_size, self.config.batch_size)
 
-    def logged(self, found: dict[str, Any], batch: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    def logged(self, found: dict[str, Any], batch: tuple[np.ndarray, ...]) -> dict[str, float]:
         """The numbers of a step, as they are logged."""
-        record = self.data.record
+        record = self.record
         confusion = confusion_matrix(batch[1], found["classes"], record.classes, record.ignore_index)
         return {"loss": float(found["loss"]), "train_miou": mean_iou(confusion, record.ignore_index)}
 
     def score(self, state: State) -> dict[str, float]:
         """The scores that are taken during training."""
-        record, size = self.data.record, self.config.batch_size
+        record, size = self.record, self.config.batch_size
         confusion = score(self.segment(state), self.data.val(), record, size)
         return {"val_miou": mean_iou(confusion, record.ignore_index)}
 
-    def variables(self, state: State) -> nnx.State:
+    def variables(self, state: State) -> dict[str, Any]:
         """The network's parameters, or their means, and its batch statistics: what is saved."""
-        return nnx.merge_state(state.get("ema", state["params"]), state["frozen"], state["stats"])
+        return runfolder.tensors_of(nnx.merge_state(_trained(state), state["frozen"], state["stats"]))
+
+    def picture(self, state: State) -> np.ndarray:
+        """The first four images of the validation, their labels and what the network makes of them."""
+        examples = [example for example, _ in zip(self.data.val(), range(4), strict=False)]
+        images, labels = map(list, zip(*examples, strict=True))
+        return comparison(images, labels, self.segment(state)(images), self.record)
 
     def segment(self, state: State) -> Predict:
         """Label maps of images with the present parameters, or their means."""
         streams = fresh_rngs(self._rngs, jax.random.key(0))  # evaluation draws nothing from them
-        states = (state.get("ema", state["params"]), state["frozen"], streams, state["stats"])
-        return segmenter(self._forward, states, self.data.record, self.config.batch_size, self.devices.examples)
+        states = (_trained(state), state["frozen"], streams, state["stats"])
+        return segmenter(self._forward, states, self.record, self.config.batch_size, self.devices.examples)
 
     def finish(self, state: State, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         """The final scores and that of the baseline, and their pictures, as far as they can be drawn."""
-        data, record, size = self.data, self.data.record, self.config.batch_size
+        data, record, size = self.data, self.record, self.config.batch_size
         segment, boundaries = self.segment(state), Boundaries(record.classes, record.ignore_index)
         confusion = score(segment, data.test(), record, size, boundaries)
         images, labels = data.train.batch(0, min(600, 1 + 10_000_000 // math.prod(self.config.crop)))
@@ -151,12 +167,14 @@ class Segmentation:
         shown, truth = ([example[part] for example in examples] for part in (0, 1))
         title = f"{self.config.model}: {data.scored} mIoU {ours:.3f} (pixel intensity alone: {theirs:.3f})"
         say(f"{data.scored} mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")
-        try:
-            save_confusion(folder / "confusion.png", confusion, record)
-            save_picture(folder / "picture.png", shown, truth, segment(shown), record, title)
-        except Exception as error:  # a decoration: the run is finished without it
-            say(f"warning: {folder / 'picture.png'} could not be drawn: {error}")
+        drawn(lambda: save_confusion(folder / "confusion.png", confusion, record), say)
+        drawn(lambda: save_picture(folder / "picture.png", shown, truth, segment(shown), record, title), say)
         return results
+
+
+def _trained(state: State) -> nnx.State:
+    """The parameters, or their means."""
+    return state["ema" if "ema" in state else "params"]
 
 
 def _split(model: nnx.Module, frozen: tuple[str, ...]) -> tuple[Any, ...]:
@@ -243,7 +261,7 @@ def make_step(
             number = state["step"].astype(jnp.float32)
             decay = jnp.minimum(config.ema, (1 + number) / (10 + number))
             new["ema"] = optax.incremental_update(params, state["ema"], 1 - decay)
-        finite = jnp.stack([_all_finite(tree) for tree in (value, grads, new)])
+        finite = jnp.stack([all_finite(tree) for tree in (value, grads, new)])
         return new, {"loss": value, "classes": classes}, finite
 
     return step
@@ -261,11 +279,6 @@ def fresh_rngs(rngs: nnx.State, key: jax.Array) -> nnx.State:
 
     flat = nnx.to_flat_state(rngs)
     return nnx.from_flat_state([(path, fresh(number, variable)) for number, (path, variable) in enumerate(flat)])
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
 
 
 def _class_weights(config: TrainConfig, data: Data) -> np.ndarray | None:

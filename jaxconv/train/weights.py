@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data
-from jaxconv.train.runfolder import read_tensors, save_weights
+from jaxconv.train.runfolder import read_tensors, save_tensors
 
 
 class Best:
@@ -37,12 +37,12 @@ class Best:
         """How many steps before ``step`` the best score was; 0 without one."""
         return step - self.step if self.step else 0
 
-    def offer(self, step: int, scores: dict[str, float], weights: nnx.State) -> None:
+    def offer(self, step: int, scores: dict[str, float], weights: dict[str, Any]) -> None:
         """Stores the weights if their score is higher than all before."""
         score = scores.get(self._name, math.nan)
         if score > self._score:
             self.step, self._score = step, score
-            save_weights(self._path, weights, {"step": str(step), self._name: repr(float(score))})
+            save_tensors(self._path, weights, {"step": str(step), self._name: repr(float(score))})
 
 
 def _notes(path: Path, name: str) -> tuple[int, float]:

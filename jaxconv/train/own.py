@@ -1,0 +1,168 @@
+"""Trainings of one's own in the loop: two networks against each other, a regression."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxconv.train.config import TrainConfig
+from jaxconv.train.devices import Devices
+from jaxconv.train.record import Preprocessing
+from jaxconv.train.runfolder import own_attribute
+
+
+class OwnStep(Protocol):
+    """A training of one's own: an object with these functions, which `jaxconv.train.train` takes as ``step``.
+
+    ``metrics`` and ``picture`` may be missing, and ``batch`` where there is ``data``. A state is a dict of arrays (or
+    of dicts, lists and states of flax.nnx): the networks' parameters, those of their optimisers and whatever else
+    changes. Everything random comes from the keys, so that an interrupted run goes on as if nothing had happened.
+    """
+
+    def init(self, key: jax.Array) -> Any:
+        """The state before the first step."""
+        ...
+
+    def step(self, state: Any, key: jax.Array, *batch: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        """The next state and numbers to be logged, the loss first; it is compiled."""
+        ...
+
+    def batch(self, start: int, count: int) -> tuple[np.ndarray, ...]:
+        """Examples ``start .. start + count - 1``: arrays of ``count`` rows, a function of these numbers alone."""
+        ...
+
+    def metrics(self, state: Any) -> dict[str, float]:
+        """Scores, the one first whose highest value is the best network."""
+        ...
+
+    def picture(self, state: Any) -> np.ndarray:
+        """An image (h, w) or (h, w, 3) of 0..255."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """What the loop needs to know of an `OwnStep`: the same as of `jaxconv.train.segmentation.Segmentation`."""
+
+    config: TrainConfig
+    devices: Devices
+    abstract: Any
+    numbers: tuple[str, ...]
+    scores: tuple[str, ...]
+    step: Callable[..., tuple[Any, dict[str, Any], jax.Array]]
+    _given: Any
+    _source: Any
+
+    record = Preprocessing(class_names=("output",))
+
+    @classmethod
+    def build(cls, config: TrainConfig, given: Any, source: Any, devices: Devices) -> "Own":
+        """Holds the step against its own state, without computing one.
+
+        Args:
+            config: of the run; the model, the loss and the optimiser are the step's own affair.
+            given: an `OwnStep`.
+            source: has ``batch``, where ``given`` has none.
+            devices: share the rows of a batch.
+
+        Raises:
+            ValueError: the step does not give a state as it took, or no numbers; the message names the difference.
+        """
+        key = jax.random.key(config.seed)
+        source = given if hasattr(given, "batch") else source
+        abstract = jax.eval_shape(given.init, key)
+        shapes = jax.eval_shape(lambda: source.batch(0, config.batch_size))
+        state, found = jax.eval_shape(given.step, abstract, key, *shapes)
+        before, after = (
+            {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in found}
+            for found in (jax.tree_util.tree_flatten_with_path(tree)[0] for tree in (abstract, state))
+        )
+        changed = [name for name in before | after if before.get(name) != after.get(name)]
+        if changed:
+            name = changed[0]
+            raise ValueError(f"the step makes {after.get(name)} of the state's {name}, which is {before.get(name)}")
+        bad = [name for name, value in found.items() if value.shape != ()]
+        if not found or bad:
+            raise ValueError(f"the step gives the numbers {', '.join(found) or 'none'}, of which {bad} are no scalars")
+
+        @functools.partial(jax.jit, donate_argnums=0, out_shardings=devices.everywhere)
+        def step(state, number, *batch):
+            new, found = given.step(state, jax.random.fold_in(key, number), *batch)
+            return new, found, jnp.stack([all_finite(found), all_finite(new)])
+
+        scores = tuple(given.metrics(jax.jit(given.init)(key))) if hasattr(given, "metrics") else ()
+        return cls(config, devices, abstract, tuple(found), scores, step, given, source)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """What the step was made with."""
+        return self.config.model_kwargs
+
+    def init(self, say: Callable[[str], None]) -> Any:
+        """The state before the first step."""
+        return jax.jit(self._given.init)(jax.random.key(self.config.seed))
+
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+        """The number of the step, and its arrays."""
+        return (np.int32(step), *self._source.batch(step * self.config.batch_size, self.config.batch_size))
+
+    def names(self, step: int) -> list[str]:
+        """The numbers of a step's examples, or what the data call them."""
+        start, count = step * self.config.batch_size, self.config.batch_size
+        named = getattr(self._source, "names", None)
+        return named(start, count) if named else [f"examples {start} to {start + count - 1}"]
+
+    def lay(self, batch: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
+        """The rows of each array shared by all devices."""
+        rows = NamedSharding(self.devices.mesh, PartitionSpec("data"))
+        return (batch[0], *jax.device_put(batch[1:], rows))
+
+    def logged(self, found: dict[str, Any], batch: tuple[np.ndarray, ...]) -> dict[str, float]:
+        """The numbers of a step."""
+        return {name: float(found[name]) for name in self.numbers}
+
+    def score(self, state: Any) -> dict[str, float]:
+        """The step's own scores."""
+        return {name: float(value) for name, value in self._given.metrics(state).items()} if self.scores else {}
+
+    def variables(self, state: Any) -> dict[str, Any]:
+        """All of the state, by dotted names."""
+        leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+        return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+    def picture(self, state: Any) -> np.ndarray | None:
+        """The step's own picture."""
+        if not hasattr(self._given, "picture"):
+            return None
+        image = np.asarray(self._given.picture(state))
+        image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
+
+    def finish(self, state: Any, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        """The final scores, said."""
+        scores = self.score(state)
+        say(", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "finished")
+        return scores
+
+
+def own_step(config: TrainConfig) -> Any | None:
+    """The `OwnStep` that ``config.model`` names as MODULE:NAME or FILE.py:NAME; None where it names a network."""
+    found = own_attribute(config.model) if ":" in config.model else None
+    if not hasattr(found, "step"):
+        return None
+    try:
+        return found(**config.model_kwargs) if isinstance(found, type) else found
+    except TypeError as error:
+        raise ValueError(f"{config.model} does not take {config.model_kwargs}: {error}") from error
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether a pytree's floats are all finite."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.bool_(True), *(jnp.isfinite(leaf).all() for leaf in floats)]).all()
