@@ -56,7 +56,7 @@ class TrainConfig:
         ema: the network that is scored and saved has exponential means of the parameters with this decay (at the start
             min(ema, (1 + step) / (10 + step))); 0 for the parameters themselves.
         compute: "float32", or "bfloat16" for networks that compute in half precision from float32 parameters.
-        remat: keep convolutions' outputs only for the gradient and compute the rest again: less memory, more time.
+        remat: keep convolutions' outputs only for the gradient and compute the rest again: less memory on accelerators.
         early_stop: scores without a better one after which training stops; 0 for never.
         augment: what is done to training examples at random, with + between: hflip, vflip, rot90, rotate=15 (degrees),
             scale=0.5:2, colour=0.2, elastic=3 (pixels), or none; without it hflip for images and none for mosaics.

@@ -1,4 +1,4 @@
-"""How a network learns: optimisers, schedules and mixtures of losses by name, and what of it is frozen."""
+"""How a network learns: optimisers, schedules and mixtures of losses by name."""
 
 import functools
 import re
@@ -67,13 +67,3 @@ def make_optimizer(config: "TrainConfig") -> "optax.GradientTransformation":
         make: Callable[..., Any] = {"adamw": optax.adamw, "lion": optax.lion, "lamb": optax.lamb}[config.optimiser]
         steps = make(schedule, weight_decay=decay, mask=kernels)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), steps)
-
-
-def is_frozen(path: tuple[Any, ...], frozen: tuple[str, ...]) -> bool:
-    """Whether a variable or layer lies in one of the ``frozen`` parts of a network, named as in its weights file.
-
-    >>> is_frozen(("encoder", 0, "kernel"), ("encoder",)), is_frozen(("encoder2",), ("encoder",))
-    (True, False)
-    """
-    words = [str(word) for word in path]
-    return any(words[: len(part)] == part for part in (name.split(".") for name in frozen))

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxconv.models import freeze
 from jaxconv.train import runfolder
 from jaxconv.train.baseline import fit_intensity_classifier
 from jaxconv.train.config import TrainConfig
@@ -22,7 +23,7 @@ from jaxconv.train.losses import enet_class_weights, make_loss
 from jaxconv.train.metrics import Boundaries, confusion_matrix, mean_iou
 from jaxconv.train.own import all_finite
 from jaxconv.train.picture import comparison, drawn, save_confusion, save_picture
-from jaxconv.train.recipe import is_frozen, make_optimizer, mixture
+from jaxconv.train.recipe import make_optimizer, mixture
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.segment import Predict, main_output, make_forward, score, segmenter
 from jaxconv.train.weights import start_from
@@ -70,14 +71,12 @@ class Segmentation:
         def make() -> nnx.Module:
             return runfolder.build_model(config.model, kwargs, nnx.Rngs(config.seed))
 
-        split = functools.partial(_split, frozen=config.freeze)
         model = nnx.eval_shape(make)
-        _check_frozen(model, config.freeze)
-        model.train()
-        for path, module in nnx.iter_modules(model):
-            if is_frozen(path, config.freeze):
-                module.eval()
-        graph, _, rngs, _, _ = split(model)
+        trained = freeze(model, *config.freeze)
+        split = functools.partial(_split, trained=trained)
+        graph, params, rngs, _, _ = split(model)
+        if not params:
+            raise ValueError(f"freeze={config.freeze} leaves no parameter to be trained")
         model.eval()
         graph_eval = split(model)[0]
         optimizer = make_optimizer(config)
@@ -89,7 +88,7 @@ class Segmentation:
             return state | means | {"step": jnp.int32(0)}
 
         loss = make_loss(mixture(config.loss), record.ignore_index, _class_weights(config, data), config.aux_weight)
-        step = make_step(graph, rngs, optimizer, loss, record, config, devices)
+        step = make_step(graph, trained, rngs, optimizer, loss, record, config, devices)
         forward, abstract = make_forward(graph_eval, record), jax.eval_shape(init)
 
         def shape_of(size: tuple[int, int]) -> tuple[int, ...]:
@@ -177,29 +176,14 @@ def _trained(state: State) -> nnx.State:
     return state["ema" if "ema" in state else "params"]
 
 
-def _split(model: nnx.Module, frozen: tuple[str, ...]) -> tuple[Any, ...]:
+def _split(model: nnx.Module, trained: Any) -> tuple[Any, ...]:
     """The static part, what is trained, the random streams, the other parameters and the rest: batch statistics."""
-    return nnx.split(
-        model,
-        lambda path, value: isinstance(value, nnx.Param) and not is_frozen(path, frozen),
-        nnx.RngState,
-        nnx.Param,
-        ...,
-    )
-
-
-def _check_frozen(model: nnx.Module, frozen: tuple[str, ...]) -> None:
-    params = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
-    for name in frozen:
-        if not any(is_frozen(path, (name,)) for path in params):
-            parts = ", ".join(dict.fromkeys(str(path[0]) for path in params))
-            raise ValueError(f"freeze: the network has no part {name!r}; its parts are {parts}")
-    if all(is_frozen(path, frozen) for path in params):
-        raise ValueError(f"freeze={frozen} leaves no parameter to be trained")
+    return nnx.split(model, trained, nnx.RngState, nnx.Param, ...)
 
 
 def make_step(
     graph: nnx.GraphDef,
+    trained: Any,
     rngs: nnx.State,
     optimizer: optax.GradientTransformation,
     loss: Callable[[Any, jax.Array], jax.Array],
@@ -219,7 +203,7 @@ def make_step(
             params, frozen = (jax.tree.map(lambda leaf: leaf.astype(half), tree) for tree in (params, frozen))
         model = nnx.merge(graph, params, streams, frozen, stats, copy=True)  # it will be changed
         outputs = model(record.normalise(images).astype(half))
-        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), _split(model, config.freeze)[4], stats)
+        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), _split(model, trained)[4], stats)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), new
 
     if config.remat:
