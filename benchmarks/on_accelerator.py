@@ -18,6 +18,7 @@ Needs jax, numpy and pytest alone; runs from a checkout as `PYTHONPATH=. python 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -31,6 +32,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # PyTorch's networks live beside the tests that compare with them
 # PyTorch and the compilers' trials need memory beside what jax takes at its start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.4")
 
@@ -261,7 +263,7 @@ def peer_programs(run, who, section):
     if section == "networks":
         nets = {net.name: net for net in networks_of(run)}
         found = programs.network_programs(list(nets.values()), "bfloat16", (who,))
-        return {p.row: p for p in found}, lambda p: backends.inputs(nets[p.what], "bfloat16", True)
+        return {p.row: p for p in found}, lambda p: backends.inputs(nets[p.what], p.task, "bfloat16")
     if section == "neighbours":
         found = [p for p in programs.neighbour_programs(operations_of(run), "bfloat16") if p.contender == who]
     else:
@@ -300,9 +302,17 @@ def networks_of(run):
     from jaxconv.benchmark import networks
 
     if run.rehearse:
-        return (networks.Network("U-Net", "unet", 1, (16, 16), (4, 8)),
-                networks.Network("stack", "stack", 1, (12, 12), (4,), 4))  # fmt: skip
-    return sorted(networks.ON_GPU, key=lambda net: net.kind not in ("unet", "stack", "dcgan"))
+        return tiny_networks()
+    return sorted(networks.ON_GPU, key=lambda net: net.model not in ("unet", "deeplabv3", "dcgan_generator"))
+
+
+def tiny_networks():
+    """What is small enough for a rehearsal."""
+    from jaxconv.benchmark.networks import Network
+
+    unet = (("in_channels", 3), ("classes", 2), ("widths", (4, 8)))
+    stack = (("classes", 8), ("residual", 4), ("dilated", 4), ("skip", 4), ("end", 4), ("layers", 2), ("blocks", 1))
+    return Network("U-Net", "unet", (1, 16, 16, 3), unet), Network("WaveNet", "wavenet", (1, 12, 8), stack)
 
 
 def section_networks(run, until):
@@ -321,14 +331,16 @@ def section_networks(run, until):
 
     def prepare(program, ready):
         net = by_name[program.what]
-        held = backends.inputs(net, "bfloat16", False)
+        held = backends.inputs(net, program.task, "bfloat16")
         calls = {name: run.h.call_of(one.executable, held) for name, one in ready.items()}
         if torch is not None:
-            step = backends.torch_step(contenders.torch_formats(net.rank)[-1], net, "bfloat16", program.task)
-            calls["torch"] = run.h.Call(step, torch_wait(torch))
+            with contextlib.suppress(contenders.Absent):
+                step = backends.torch_step(contenders.torch_formats(net.rank)[-1], net, "bfloat16", program.task)
+                calls["torch"] = run.h.Call(step, torch_wait(torch))
         calls, notes = working(calls)
         if program.task == "training step":
-            losses = {name: loss_of(call) for name, call in calls.items()}
+            # PyTorch's network has its own random weights.
+            losses = {name: loss_of(call) for name, call in calls.items() if name != "torch"}
             if max(losses.values()) > 1.05 * min(losses.values()):
                 notes["the same loss"] = f"losses differ: {losses}"
         return calls, notes
@@ -477,8 +489,7 @@ def compile_alone(who, rehearse):
     """What `section_compile` runs."""
     from jaxconv.benchmark import networks, programs
 
-    tiny = (networks.Network("stack", "stack", 1, (12, 12), (4,), 4),)
-    for net in tiny if rehearse else networks.ON_GPU[1:3]:
+    for net in tiny_networks()[1:] if rehearse else networks.ON_GPU[1:3]:
         start = time.perf_counter()
         lowered = programs.of_network(net, "training step", who, "bfloat16").lower()
         traced = time.perf_counter() - start

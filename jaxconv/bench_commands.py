@@ -43,18 +43,30 @@ def layers(
     benchmark.bench(cases, contenders=contenders, batch_factor=batch_factor, out=out, picture=picture, **options)
 
 
-def networks(dtype: str = "float32", repeats: int = 9, gpu_sizes: bool = False, out: Path | None = None) -> None:
-    """Time one training step and one inference of whole networks.
+def networks(
+    cases: tuple[str, ...] = (),
+    contenders: tuple[str, ...] = ("jaxconv", "accelerate", "lax", "torch"),
+    tasks: tuple[str, ...] = ("training step", "inference"),
+    dtype: str = "float32",
+    repeats: int = 9,
+    gpu_sizes: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Time one training step and one inference of the networks of jaxconv.models.
 
     Args:
-        dtype: of kernels and images.
+        cases: parts of names; none means all networks.
+        contenders: who is measured; PyTorch's networks are those of a checkout's tests (PYTHONPATH=tests).
+        tasks: what is measured.
+        dtype: of parameters and images.
         repeats: interleaved repeats; the best counts.
         gpu_sizes: the sizes meant for a GPU.
         out: JSON file to write.
     """
     from jaxconv import benchmark
 
-    benchmark.bench_networks(dtype=dtype, repeats=repeats, gpu_sizes=gpu_sizes, out=out)
+    options: dict[str, Any] = {"contenders": contenders, "tasks": tasks, "dtype": dtype, "repeats": repeats}
+    benchmark.bench_networks(cases, gpu_sizes=gpu_sizes, out=out, **options)
 
 
 def scaling(repeats: int = 5, most: int | None = None, out: Path | None = None, picture: Path | None = None) -> None:

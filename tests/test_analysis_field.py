@@ -244,3 +244,8 @@ def test_outputs_that_are_not_finite_have_no_pattern():
         jax.ShapeDtypeStruct((1, 16, 1), jnp.float32), fixes=False, draws=1,
     )  # fmt: skip
     assert np.isnan(board.score) and any("not finite" in note for note in board.notes)
+
+
+def test_what_only_the_whole_image_leads_to_has_an_effective_field_without_a_box():
+    found = jc.analysis.effective_receptive_field(lambda x: jnp.sin(x).mean(1), jnp.zeros((1, 16, 2)), draws=2)
+    assert found.box is None and found.ratio is None and found.area() > 8

@@ -342,5 +342,5 @@ def test_checkerboards_of_outputs_that_are_no_plain_images():
     )
     assert loop.gradient_score is None
     assert any("gradient at the input is not measured" in note for note in loop.notes)
-    with pytest.raises(ValueError, match="has 1 spatial axes, the image 2"):
+    with pytest.raises(ValueError, match="has 1 of the image's 2 spatial axes"):
         checkerboard(lambda x: lax.top_k(x[..., 0].reshape(1, -1), 5)[0], image, draws=1)

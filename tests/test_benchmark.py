@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -18,7 +19,6 @@ from jaxconv import benchmark
 from jaxconv.benchmark import (
     backends,
     contenders,
-    enet,
     hardware,
     networks,
     programs,
@@ -32,6 +32,7 @@ from jaxconv.benchmark.cases import Layer
 from jaxconv.benchmark.memory import resident_bytes
 from jaxconv.benchmark.runner import Row, Summary, speed
 from jaxconv.cli import main
+from jaxconv.ops import conv_transpose
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAYERS = {
@@ -92,47 +93,76 @@ def test_contenders_compute_the_same(layer, quick):
     assert compared >= 4
 
 
+IMAGE, CLASSES = (1, 32, 64, 3), {"classes": 5}
 SMALL = {
-    "enet": networks.Network("e", "enet", 2, (16, 24), (8, 8, 16), 3),
-    "unet": networks.Network("u", "unet", 1, (8, 8), (4, 8)),
-    "unet 3-D": networks.Network("v", "unet", 1, (4, 4, 4), (2, 4), 1),
-    "stack": networks.Network("s", "stack", 1, (12, 12), (4,), 4),
-    "dcgan": networks.Network("d", "dcgan", 1, (2, 2), (8, 4), 6),
-    "hifigan": networks.Network("h", "hifigan", 1, (4,), (8, 6, 4, 2), 5),
-    "wavenet": networks.Network("w", "wavenet", 1, (40,), (4,), 4),
-}
+    "enet": ((1, 16, 24, 3), CLASSES), "espnet": ((1, 16, 24, 3), {"classes": 6, "p": 1, "q": 1}),
+    "unet": ((1, 8, 8, 3), {"in_channels": 3, "classes": 2, "widths": (2, 4)}),
+    "unet 3-D": ((1, 4, 8, 4, 1), {"in_channels": 1, "classes": 2, "widths": (2, 4), "rank": 3}),
+    "dcgan_generator": ((2, 6), {"latent": 6, "width": 4}), "dcgan_discriminator": ((2, 64, 64, 3), {"width": 4}),
+    "fsrcnn": ((1, 9, 8, 3), {}), "hifigan": ((1, 4, 80), {"width": 16}),
+    "wavenet": ((1, 12, 5), {**CLASSES, "residual": 4, "dilated": 4, "skip": 4, "end": 4, "layers": 2, "blocks": 2}),
+    **{name: (IMAGE, {**CLASSES, "widths": (2, 3, 4, 4, 4), "hidden": 8}) for name in ("vgg16", "vgg16_bn", "fcn")},
+    **{f"resnet{depth}": (IMAGE, {**CLASSES, "width": 4}) for depth in (18, 34, 50, 101)},
+    "mobilenetv2": (IMAGE, {**CLASSES, "width": 0.1}),
+    "segnet": (IMAGE, {**CLASSES, "encoder_width": 1 / 16}),
+    "deeplabv3": (IMAGE, {**CLASSES, "width": 8, "encoder_width": 1 / 16}),
+    "deeplabv3plus": (IMAGE, {**CLASSES, "width": 8, "encoder": "mobilenetv2", "encoder_width": 0.25}),
+    "duc": (IMAGE, {**CLASSES, "encoder_width": 1 / 16}),
+    "context": (IMAGE, {**CLASSES, "encoder": "vgg16", "encoder_width": 1 / 16}),
+    **{f"fcn{n}s": (IMAGE, {**CLASSES, "encoder": "resnet18", "encoder_width": 1 / 16}) for n in (32, 16, 8)},
+    "segmentation": (
+        IMAGE, {**CLASSES, "architecture": "unet", "encoder": "resnet18", "encoder_width": 1 / 16, "width": 16}
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "task"),
-    [
-        pytest.param(name, task, marks=[pytest.mark.slow] * (name != "unet"))
-        for name in SMALL
-        for task in (backends.TASKS if name == "enet" else backends.TASKS[:1])
-    ],
-)
-def test_networks_are_the_same_network_for_every_contender(name, task, quick, monkeypatch):
-    monkeypatch.setattr(backends, "fresh_caches", lambda: None)
-    monkeypatch.setattr(enet, "STAGE", enet.STAGE[1:3])  # quick to compile
-    figures = {}
-    for contender in backends.NETWORK_CONTENDERS:
-        with contextlib.suppress(contenders.Absent):
-            figures[contender] = backends.prepare(SMALL[name], contender, "float32", task)[1]
-    assert len(figures) >= 3
-    for contender, figure in figures.items():
-        assert figure == pytest.approx(figures["jaxconv"], rel=1e-4), (contender, figures)
-
-
-def test_enet_is_the_network_of_the_models(quick):
-    """As many parameters as jaxconv.models.ENet has, statistics left out."""
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "unet")) for n in SMALL])
+def test_networks_are_the_same_network_for_every_contender(name):
+    """The loss of a training step with PyTorch's weights, and the parameters after it."""
     nnx = pytest.importorskip("flax.nnx")
-    from jaxconv.models import ENet
+    shape, settings = SMALL[name]
+    net, task = networks.Network(name, name.split()[0], shape, tuple(settings.items())), backends.TASKS[0]
+    params, rest, x = backends.inputs(net, task, "float32")
+    figures = {}
+    if importlib.util.find_spec("torch") is not None:
+        from jaxconv.convert import load
 
-    model = nnx.eval_shape(lambda: ENet(networks.CLASSES, rngs=nnx.Rngs(0)))
-    ours = networks.kernels(networks.ON_CPU[0])
-    assert sum(np.prod(shape) for kind, shape in ours if kind not in ("mean", "variance")) == sum(
-        p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))
-    )
+        module = backends._statement(net)
+        model = load(nnx.merge(backends._made(net, task, "float32")[0], params, rest), module.state_dict())
+        params, rest = nnx.split(model, nnx.Param, ...)[1:]
+        step = backends.torch_step(contenders.torch_formats(net.rank)[0], net, "float32", task, module)
+        figures["torch"] = float(step()[0].detach())
+    moved = {}
+    for who in backends.NETWORK_CONTENDERS[:3]:
+        out = jax.jit(backends.function(net, who, task, "float32"))(params, rest, x)
+        pairs = zip(jax.tree.leaves(out[1]), jax.tree.leaves(params), strict=True)
+        figures[who], moved[who] = float(out[0]), np.concatenate([np.ravel(a - b) for a, b in pairs])
+    for figure in figures.values():
+        assert figure == pytest.approx(figures["lax"], rel=1e-4), figures
+    for who, update in moved.items():  # statistics of few pixels: rounding counts for more than in the loss
+        assert np.linalg.norm(update - moved["lax"]) <= 0.03 * np.linalg.norm(moved["lax"]), who
+
+
+def test_the_lax_contender_has_no_face_of_ours():
+    """Neither before nor after differentiation; ours has nothing but faces."""
+    f = backends.with_lax(lambda x, w: jax.nn.relu(conv_transpose(jax.nn.relu(x), w, stride=2)))
+    x, w = np.ones((1, 3, 3, 2), np.float32), np.ones((3, 3, 4, 2), np.float32)
+    text = str(jax.make_jaxpr(jax.grad(lambda x, w: f(x, w).sum(), 1))(x, w))
+    assert "conv_general_dilated" in text and "conv_adjoint" not in text and "conv_kernel" not in text
+    np.testing.assert_allclose(f(x, w), conv_transpose(x, w, stride=2), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_every_registered_network_is_measured(tmp_path, quick, capsys):
+    registered = set(pytest.importorskip("jaxconv.models").REGISTRY)
+    assert {net.model for net in networks.ON_CPU} == registered == {name.split()[0] for name in SMALL}
+    out = tmp_path / "networks.json"
+    record = benchmark.bench_networks(["fsrcnn"], contenders=("jaxconv", "torch"), repeats=1, out=out)
+    assert list(record["networks"]) == ["FSRCNN x2, training step", "FSRCNN x2, inference"]
+    assert json.loads(out.read_text()) == record
+    for bad in ({"cases": ["alexnet"]}, {"contenders": ["nobody"]}, {"tasks": ["rest"]}):
+        with pytest.raises(ValueError, match="unknown"):
+            benchmark.bench_networks(**bad)
 
 
 def test_random_layers_are_the_same_for_the_same_seed_and_others_for_another():

@@ -282,6 +282,39 @@ def run(*arguments, capsys):
     return code, said.out, said.err
 
 
+@pytest.mark.slow
+def test_uneven_gradients_are_told_kernel_by_kernel():
+    """Each kernel with its own number of terms, and one operation is not "1 operations"."""
+
+    def net(x):
+        for size in (3, 5, 3):
+            x = jc.conv(x, jnp.ones((size, 1, 1)) / size, stride=2, padding=size // 2)
+        return x / jnp.sum(x)
+
+    found = explain(Target("net", net, (jax.ShapeDtypeStruct((1, 64, 1), jnp.float32),)))
+    told = {f.title: f.text for f in findings(found)}
+    assert {layer.name for layer in found.board.layers} == {"convolution"}
+    text = told["The gradient at the input is uneven"]
+    assert text.count("kernel 3 is not divisible by stride 2") == text.count("kernel 5 is not divisible") == 1
+    (one,) = (title for title in told if title.startswith("Beyond these"))
+    assert one == "Beyond these, one operation reads the whole image"
+
+
+@pytest.mark.slow
+def test_a_classifier_that_reads_the_whole_image_has_a_page(tmp_path):
+    """Nothing but a mean over the image leads to its output: no box, no share of one, and no division by it."""
+    w = jax.random.normal(jax.random.key(0), (3, 3, 3, 4))
+
+    def net(x):
+        return jnp.mean(jax.nn.relu(jc.conv(x, w, stride=2, padding=1)), axis=(1, 2)) @ jnp.ones((4, 5))
+
+    found = explain(Target("classifier", net, (jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32),)))
+    assert found.effective.box is None and found.effective.ratio is None and found.effective.area() > 100
+    path = tmp_path / "page.html"
+    write_page(found, path)
+    assert "whole image" in path.read_text("utf-8")
+
+
 def test_command_prints_the_table_and_writes_the_page(nets, capsys):
     Image.fromarray(np.zeros((50, 70, 3), np.uint8)).save(nets / "photo.png")
     code, out, _ = run("nets_to_explain.py:stack", "--image", "photo.png", "--input", "1,24,32,3", capsys=capsys)

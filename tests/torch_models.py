@@ -53,9 +53,7 @@ class Bottleneck(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, stride, rate, rate, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, o, 1, bias=False), nn.BatchNorm2d(o)
-        self.downsample = (
-            seq(nn.Conv2d(i, o, 1, stride, bias=False), nn.BatchNorm2d(o)) if stride > 1 or i != o else None
-        )
+        self.downsample = shortcut(i, o, stride)
 
     def forward(self, x):
         y = F.relu(self.bn1(self.conv1(x)))
@@ -63,28 +61,53 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet50(nn.Module):
-    def __init__(self, width, classes, stride=32):
+class Basic(nn.Module):
+    def __init__(self, i, o, stride, rate):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, rate, rate, bias=False), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, rate, rate, bias=False), nn.BatchNorm2d(o)
+        self.downsample = shortcut(i, o, stride)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def shortcut(i, o, stride):
+    return seq(nn.Conv2d(i, o, 1, stride, bias=False), nn.BatchNorm2d(o)) if stride > 1 or i != o else None
+
+
+class ResNet(nn.Module):
+    def __init__(self, depth, width, classes, stride=32, rates=None):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
-        last, rate, reached = width, 1, 4
-        for stage, count in enumerate((3, 4, 6, 3)):
+        block, times = (Basic, 1) if depth < 50 else (Bottleneck, 4)
+        last, rate, reached, self.channels = width, 1, 4, [width]
+        counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+        for stage, count in enumerate(counts):
             s, first = (1 if stage == 0 else 2), rate
             if reached * s > stride:
                 rate, s = rate * 2, 1
             reached *= s
+            chosen = [rates[stage][i % len(rates[stage])] if rates else rate if i else first for i in range(count)]
             blocks = []
-            for i in range(count):
-                blocks.append(Bottleneck(last, width << stage, s if i == 0 else 1, first if i == 0 else rate))
-                last = 4 * (width << stage)
+            for i, dilation in enumerate(chosen):
+                blocks.append(block(last, width << stage, s if i == 0 else 1, dilation))
+                last = times * (width << stage)
             setattr(self, f"layer{stage + 1}", seq(*blocks))
-        self.fc = nn.Linear(last, classes)
+            self.channels.append(last)
+        self.fc = nn.Linear(last, classes) if classes else None
 
-    def forward(self, x):
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+    def levels(self, x):
+        found = [F.relu(self.bn1(self.conv1(x)))]
+        x = F.max_pool2d(found[0], 3, 2, 1)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
-        return self.fc(x.mean((2, 3)))
+            found.append(x)
+        return found
+
+    def forward(self, x):
+        return self.fc(self.levels(x)[-1].mean((2, 3)))
 
 
 class Inverted(nn.Module):
@@ -137,10 +160,13 @@ def separable(i, o, rate=1):
 
 
 class ASPP(nn.Module):
-    def __init__(self, i, o, rates):
+    def __init__(self, i, o, rates, apart=True):
         super().__init__()
-        branches = [row(i, o, 1, nn.ReLU)]
-        branches += [seq(separable(i, o, r), nn.BatchNorm2d(o), nn.ReLU()) for r in rates]
+
+        def branch(r):
+            return seq(separable(i, o, r), nn.BatchNorm2d(o), nn.ReLU()) if apart else row(i, o, 3, nn.ReLU, dilation=r)
+
+        branches = [row(i, o, 1, nn.ReLU), *map(branch, rates)]
         self.convs = nn.ModuleList([*branches, seq(nn.AdaptiveAvgPool2d(1), *row(i, o, 1, nn.ReLU))])
         self.project = seq(*row(o * (2 + len(rates)), o, 1, nn.ReLU), nn.Dropout())
 
@@ -338,18 +364,22 @@ class ESPNet(nn.Module):
 class UNet(nn.Module):
     """Named as Pytorch-UNet."""
 
-    def __init__(self, i, classes, widths):
+    def __init__(self, i, classes, widths, rank=2):
         super().__init__()
 
+        def of(kind, *numbers, **kw):
+            return getattr(nn, f"{kind}{rank}d")(*numbers, **kw)
+
         def double(i, o):
-            return Holder(double_conv=seq(*row2(i, o), *row2(o, o)))
+            rows = [(of("Conv", a, o, 3, padding=1, bias=False), of("BatchNorm", o), nn.ReLU()) for a in (i, o)]
+            return Holder(double_conv=seq(*rows[0], *rows[1]))
 
         self.inc, self.depth = double(i, widths[0]), len(widths) - 1
         for d, (a, b) in enumerate(zip(widths, widths[1:]), 1):
-            setattr(self, f"down{d}", Holder(maxpool_conv=seq(nn.MaxPool2d(2), double(a, b))))
+            setattr(self, f"down{d}", Holder(maxpool_conv=seq(of("MaxPool", 2), double(a, b))))
         for d, (a, b) in enumerate(zip(widths[:0:-1], widths[-2::-1]), 1):
-            setattr(self, f"up{d}", Holder(up=nn.ConvTranspose2d(a, b, 2, 2), conv=double(2 * b, b)))
-        self.outc = Holder(conv=nn.Conv2d(widths[0], classes, 1))
+            setattr(self, f"up{d}", Holder(up=of("ConvTranspose", a, b, 2, 2), conv=double(2 * b, b)))
+        self.outc = Holder(conv=of("Conv", widths[0], classes, 1))
 
     def forward(self, x):
         skips = [self.inc(x)]
@@ -428,3 +458,168 @@ class WaveNet(nn.Module):
             z = torch.tanh(self.filter_convs[i](y)) * torch.sigmoid(self.gate_convs[i](y))
             total, x = total + self.skip_convs[i](z), x + self.residual_convs[i](z)
         return self.end_conv_2(F.relu(self.end_conv_1(F.relu(total))))
+
+
+class FSRCNN(nn.Module):
+    def __init__(self, scale, d=56, s=12, maps=4):
+        super().__init__()
+        self.scale, self.maps = scale, maps
+        self.feature_extract, self.activation_1 = nn.Conv2d(3, d, 5, padding=2), nn.PReLU(d)
+        self.shrink, self.activation_2 = nn.Conv2d(d, s, 1), nn.PReLU(s)
+        for i in range(1, maps + 1):
+            setattr(self, f"map_{i}", nn.Conv2d(s, s, 3, padding=1))
+        self.activation_3, self.expand, self.activation_4 = nn.PReLU(s), nn.Conv2d(s, d, 1), nn.PReLU(d)
+        self.deconv = nn.ConvTranspose2d(d, 3, 9, scale, 4, output_padding=scale - 1)
+
+    def forward(self, x):
+        x = self.activation_2(self.shrink(self.activation_1(self.feature_extract(x))))
+        for i in range(1, self.maps + 1):
+            x = getattr(self, f"map_{i}")(x)
+        return self.deconv(self.activation_4(self.expand(self.activation_3(x))))
+
+
+# Decoders over encoders that give their levels, with the names that jaxconv.models has.
+
+
+class Over(nn.Module):
+    def __init__(self, encoder, decoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, x):
+        return self.decoder(self.encoder.levels(x), x)
+
+
+class VGGLevels(nn.Module):
+    """VGG-16 whose last two poolings are dilations instead; only the last level is of use."""
+
+    def __init__(self, widths):
+        super().__init__()
+        layers, last = [], 3
+        for stage, (width, count) in enumerate(zip(widths, (2, 2, 3, 3, 3))):
+            rate = 2 if stage == 4 else 1
+            for _ in range(count):
+                layers += [nn.Conv2d(last, width, 3, padding=rate, dilation=rate), nn.ReLU()]
+                last = width
+            layers.append(nn.MaxPool2d(2) if stage < 3 else nn.Identity())
+        self.features = seq(*layers)
+
+    def levels(self, x):
+        return [self.features(x)]
+
+
+def transposed(c, factor):
+    return Holder(conv=nn.ConvTranspose2d(c, c, 2 * factor, factor, factor // 2, bias=False))
+
+
+class FCNHead(nn.Module):
+    def __init__(self, channels, classes, finest):
+        super().__init__()
+        count = {32: 1, 16: 2, 8: 3}[finest]
+        self.scores = nn.ModuleList([nn.Conv2d(c, classes, 1) for c in channels[: -count - 1 : -1]])
+        self.ups = nn.ModuleList([transposed(classes, f) for f in [2] * (count - 1) + [finest]])
+
+    def forward(self, levels, image):
+        y = self.scores[0](levels[-1])
+        for i in range(1, len(self.scores)):
+            y = self.scores[i](levels[-1 - i]) + self.ups[i - 1](y)
+        return self.ups[-1](y)
+
+
+class UNetHead(nn.Module):
+    def __init__(self, channels, classes, width):
+        super().__init__()
+        ups, blocks, last = [], [], channels[-1]
+        for i, skip in enumerate([*channels[-2::-1], 0]):
+            out = width >> i
+            ups.append(transposed(last, 2))
+            blocks.append(Holder(conv1=row2(last + skip, out), conv2=row2(out, out)))
+            last = out
+        self.ups, self.blocks = nn.ModuleList(ups), nn.ModuleList(blocks)
+        self.head = nn.Conv2d(last, classes, 3, padding=1)
+
+    def forward(self, levels, image):
+        x, skips = levels[-1], levels[-2::-1]
+        for i, (up, block) in enumerate(zip(self.ups, self.blocks)):
+            x = up(x)
+            x = block(torch.cat([x, skips[i]], 1) if i < len(skips) else x)
+        return self.head(x)
+
+
+class DeepLabV3Head(nn.Module):
+    def __init__(self, channels, classes, width):
+        super().__init__()
+        self.aspp, self.conv = ASPP(channels[-1], width, (12, 24, 36), apart=False), row2(width, width)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, levels, image):
+        return up_to(self.head(self.conv(self.aspp(levels[-1]))), image)
+
+
+class DUCHead(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.head = Holder(conv=nn.Conv2d(channels[-1], classes * 64, 3, padding=1))
+
+    def forward(self, levels, image):
+        return F.pixel_shuffle(self.head(levels[-1]), 8)
+
+
+class ContextHead(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        convs = [nn.Conv2d(classes, classes, 3, padding=r, dilation=r) for r in (1, 1, 2, 4, 8, 16, 1)]
+        self.head = nn.Conv2d(channels, classes, 1)
+        self.context = Holder(convs=nn.ModuleList(convs), last=nn.Conv2d(classes, classes, 1))
+
+    def forward(self, levels, image):
+        y = self.head(levels[-1])
+        for conv in self.context.convs:
+            y = F.relu(conv(y))
+        return up_to(self.context.last(y), image)
+
+
+def statement(model, settings):
+    """The PyTorch network of a name in jaxconv.models.REGISTRY and the settings that the benchmark has; or None."""
+    s = dict(settings)
+    classes, share = s.get("classes", 1000), s.get("encoder_width", 1.0)
+    widths, hidden = s.get("widths", (64, 128, 256, 512, 512)), s.get("hidden", 4096)
+    deep, width = max(int(64 * share), 1), s.get("width", 256)
+    rates = ((1,), (1,), (1, 2, 5, 9), (5, 9, 17))
+
+    def over(head, *more, depth=18, stride=32, rates=None):
+        encoder = ResNet(depth, deep, 0, stride, rates)
+        return Over(encoder, head(encoder.channels, classes, *more))
+
+    def enet():
+        import enet_torch
+
+        return enet_torch.ENet(classes)
+
+    def hifigan():
+        keys = ("strides", "kernels", "block_kernels", "block_rates")
+        usual = ((8, 8, 2, 2), (16, 16, 4, 4), (3, 7, 11), ((1, 3, 5),) * 3)
+        return HiFiGAN(s.get("mels", 80), s.get("width", 512), *(s.get(k, u) for k, u in zip(keys, usual)))
+
+    def wavenet():
+        keys = {"residual": 32, "dilated": 32, "skip": 256, "end": 256, "layers": 10, "blocks": 4}
+        return WaveNet(s.get("classes", 256), *(s.get(k, u) for k, u in keys.items()))
+
+    made = {
+        "enet": enet, "espnet": lambda: ESPNet(classes, s.get("p", 2), s["q"]), "hifigan": hifigan, "wavenet": wavenet,
+        "unet": lambda: UNet(s["in_channels"], classes, s["widths"], s.get("rank", 2)),
+        "dcgan_generator": lambda: dcgan_generator(s.get("latent", 100), s["width"]),
+        "dcgan_discriminator": lambda: dcgan_discriminator(s["width"]), "fsrcnn": lambda: FSRCNN(2),
+        "vgg16": lambda: VGG16(widths, hidden, classes), "vgg16_bn": lambda: VGG16(widths, hidden, classes, True),
+        **{f"resnet{d}": lambda d=d: ResNet(d, s.get("width", 64), classes) for d in (18, 34, 50, 101)},
+        "mobilenetv2": lambda: MobileNetV2(s.get("width", 1.0), classes),
+        "fcn": lambda: FCN8s(widths, hidden, classes, 1),
+        "segnet": lambda: SegNet([int(w * share) for w in widths], classes),
+        "deeplabv3": lambda: over(DeepLabV3Head, width, depth=50, stride=8),
+        "deeplabv3plus": lambda: DeepLabV3Plus(share, width, classes, s.get("rates", (6, 12, 18))),
+        "duc": lambda: over(DUCHead, depth=101, stride=8, rates=rates),
+        "context": lambda: Over(VGGLevels([int(w * share) for w in widths]), ContextHead(int(512 * share), classes)),
+        **{f"fcn{n}s": lambda n=n: over(FCNHead, n) for n in (32, 16, 8)},
+        "segmentation": lambda: over(UNetHead, width),
+    }  # fmt: skip
+    return made[model]() if model in made else None

@@ -11,9 +11,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from jaxconv.benchmark import backends, networks, report, resizing, runner, scaling
 from jaxconv.benchmark.cases import REAL, Layer, random_layers, scaled
 from jaxconv.benchmark.contenders import CONTENDERS, TASKS, Absent
+from jaxconv.benchmark.memory import resident_bytes
 from jaxconv.benchmark.targets import read_records, targets_table
 
 __all__ = [
@@ -121,47 +124,72 @@ def bench(
 
 
 def bench_networks(
-    *, dtype: str = "float32", repeats: int = 9, gpu_sizes: bool = False, out: pathlib.Path | None = None
+    cases: Sequence[str] = (),
+    *,
+    contenders: Sequence[str] = backends.NETWORK_CONTENDERS,
+    tasks: Sequence[str] = backends.TASKS,
+    dtype: str = "float32",
+    repeats: int = 9,
+    gpu_sizes: bool = False,
+    out: pathlib.Path | None = None,
 ) -> dict:
-    """Measure one training step and one inference of whole networks and print times and ratios.
+    """Measure one training step and one inference of networks of `jaxconv.models`; print times, memory and ratios.
 
     Args:
-        dtype: of kernels and images.
+        cases: parts of names; none means all networks.
+        contenders: names from jaxconv, accelerate, lax, torch.
+        tasks: names from training step, inference.
+        dtype: of parameters and images.
         repeats: interleaved repeats; the best counts.
         gpu_sizes: the sizes meant for a GPU.
-        out: JSON file to write.
+        out: JSON file to write, as networks come.
 
     Returns:
         The record that is written to `out`.
+
+    Raises:
+        ValueError: an unknown network, contender or task.
     """
+    every = networks.ON_GPU if gpu_sizes else networks.ON_CPU
+    chosen = [net for net in every if not cases or any(c.lower() in net.name.lower() for c in cases)]
+    for given, known, what in (
+        (contenders, backends.NETWORK_CONTENDERS, "contenders"), (tasks, backends.TASKS, "tasks"),
+        (() if chosen else cases, [net.name for net in every], "networks"),
+    ):  # fmt: skip
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"unknown {what} {unknown}; there are {', '.join(known)}")
     record: dict = {**runner.machine(), "dtype": dtype, "networks": {}}
-    for net in networks.ON_GPU if gpu_sizes else networks.ON_CPU:
-        for task in backends.TASKS:
-            record["networks"][f"{net.name}, {task}"] = _one_network(net, task, dtype, repeats)
-    if out is not None:
-        report.write_json(pathlib.Path(out), record)
+    for net in chosen:
+        for task in tasks:
+            record["networks"][f"{net.name}, {task}"] = _one_network(net, task, contenders, dtype, repeats)
+            if out is not None:
+                report.write_json(pathlib.Path(out), record)
     return record
 
 
-def _one_network(net: networks.Network, task: str, dtype: str, repeats: int) -> dict:
-    ready, figures = {}, {}
-    for name in backends.NETWORK_CONTENDERS:
+def _one_network(net: networks.Network, task: str, contenders: Sequence[str], dtype: str, repeats: int) -> dict:
+    ready = {}
+    for name in contenders:
         try:
-            ready[name], figures[name] = backends.prepare(net, name, dtype, task)
+            ready[name] = backends.prepare(net, name, dtype, task)
         except Absent as reason:
             print(f"  absent: {name} ({reason})")
     seconds = runner.time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget=20)
-    print(f"{net.name}: {task}; time, and time over jaxconv's")
+    memory = {name: resident_bytes(p.call) for name, p in ready.items()} if jax.default_backend() == "cpu" else {}
+    print(f"{net.name}: {task}; time, and time over the first's")
     for name, took in seconds.items():
         first = ready[name].first_call
         said = f"first call {first:.1f} s" if first else ""
-        print(f"  {name:10} {1e3 * took:8.1f} ms   {took / seconds['jaxconv']:.2f}   {said}", flush=True)
+        rise = f"memory {memory[name] / 2**20:.0f} MiB" if memory.get(name) is not None else ""
+        print(
+            f"  {name:10} {1e3 * took:8.1f} ms   {took / next(iter(seconds.values())):.2f}   {said} {rise}", flush=True
+        )
     return {
         "seconds": seconds,
         "compile": {name: p.compile for name, p in ready.items()},
         "first_call": {name: p.first_call for name, p in ready.items()},
         "temporary_bytes": {name: p.temporary_bytes for name, p in ready.items()},
-        "figure": figures,
+        "resident_bytes": memory,
     }
 
 
@@ -220,7 +248,6 @@ def explain(case: str, dtype: str = "float32") -> str:
     Returns:
         A text table.
     """
-    import jax
     import jax.numpy as jnp
 
     from jaxconv import lowering

@@ -89,13 +89,8 @@ def of_layer(layer: Layer, task: str, contender: str, dtype: str) -> Program:
 
 def of_network(net: networks.Network, task: str, contender: str, dtype: str) -> Program:
     """A training step or an inference."""
-    function = backends.function(net, contender, task)
-    kernels = [
-        (*shape[:-2], shape[-1], shape[-2]) if kind == "up" and contender != "jaxconv" else shape
-        for kind, shape in networks.kernels(net)
-    ]
-    image = _struct((net.batch, *net.size, net.channels), dtype)
-    return Program(net.name, task, contender, function, ([_struct(s, dtype) for s in kernels], image))
+    function = backends.function(net, contender, task, dtype)
+    return Program(net.name, task, contender, function, backends.operands(net, task, dtype))
 
 
 # --------------------------------------------------------------------------------------------------------- neighbours

@@ -209,12 +209,15 @@ def _gradient(found: Explanation) -> list[Finding]:
     uneven = [layer for layer in found.board.layers if layer.gradient > 0]
     if not uneven:
         return []
-    names = _list([overlap_name(found, layer) for layer in uneven])
+    alike: dict[str, list[str]] = {}
+    for layer in uneven:
+        alike.setdefault(layer.reason, []).append(overlap_name(found, layer))
+    why = "; ".join(f"{_list(names)}: {reason}" for reason, names in alike.items())
     return [
         Finding(
             NOTE,
             "The gradient at the input is uneven",
-            f"{names}: {uneven[0].reason}. Some pixels receive more gradient than their neighbours, which shows in "
+            f"{why}. Some pixels receive more gradient than their neighbours, which shows in "
             "saliency maps and when inputs are optimised; the outputs are not affected.",
         )
     ]
@@ -239,12 +242,14 @@ def _effective(found: Explanation) -> list[Finding]:
 def _global(found: Explanation) -> list[Finding]:
     if not found.field.global_ops:
         return []
+    count = len(found.field.global_ops)
+    reads, it = ("one operation reads", "it") if count == 1 else (f"{count} operations read", "them")
     listed = "; ".join(str(op) for op in found.field.global_ops)
     return [
         Finding(
             NOTE,
-            f"Beyond these, {len(found.field.global_ops)} operations read the whole image",
-            f"{listed}. Every output depends on all pixels through them; all other numbers say what is seen besides.",
+            f"Beyond these, {reads} the whole image",
+            f"{listed}. Every output depends on all pixels through {it}; all other numbers say what is seen besides.",
         )
     ]
 

@@ -70,6 +70,7 @@ def pictures(found: Explanation) -> dict[str, list[Picture]]:
 def _figures(found: Explanation) -> Iterator[tuple[str, Callable[[], Picture]]]:
     field, gridding = found.field, found.gridding
     flat = len(field.input_size) < 3  # the others are drawn over a plane
+    alike = len(field.output_size) == len(field.input_size)
     yield "field", lambda: _field(found)
     if found.effective is not None:
         yield "effective", lambda: _effective(found)
@@ -82,7 +83,7 @@ def _figures(found: Explanation) -> Iterator[tuple[str, Callable[[], Picture]]]:
         board = found.board
         known = (None, None) if board is None else (board.counts, board.gradient_counts)
         for direction, uneven in zip(("forward", "backward"), known, strict=True):
-            if flat and (uneven is None or uneven > 1e-9):  # where all is even there is nothing to see
+            if flat and alike and (uneven is None or uneven > 1e-9):  # where all is even there is nothing to see
                 yield "overlap", lambda way=direction: _paths(found, way)  # type: ignore[misc]
     if found.board is not None:
         if flat and found.board.score > 1e-6:

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
+from jaxconv.models._network import Network, make_types
 from jaxconv.nn import Conv, ConvTranspose, MaxPool, MaxUnpool, PReLU, batch_norm
 
 # Second stage, repeated as the third: kind of the 3x3 step and its dilation.
@@ -110,7 +111,7 @@ class Upsampling(nnx.Module):
         return self.out_prelu(main + self.ext_conv3(self.ext_conv2(self.ext_conv1(x))))
 
 
-class ENet(nnx.Module):
+class ENet(Network):
     """ENet for semantic segmentation: early downsampling, dilated and asymmetric bottlenecks, max-unpooling decoder.
 
     Args:
@@ -140,7 +141,7 @@ class ENet(nnx.Module):
     Source: Paszke et al. 2016 (arXiv:1606.02147), table 1.
     """
 
-    size_multiple, input_range, mean, std = 8, (0.0, 1.0), (), ()
+    size_multiple = 8
     heads = ("transposed_conv",)
 
     def __init__(
@@ -156,8 +157,8 @@ class ENet(nnx.Module):
             raise ValueError(f"classes={classes} must be at least 1")
         if not 1 <= as_index(in_channels, "in_channels") <= 15:
             raise ValueError(f"in_channels={in_channels} must be 1..15: they stand beside convolved ones, 16 in all")
-        self.classes, self.in_channels, self.dtype, self.param_dtype = classes, in_channels, dtype, param_dtype
-        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = make_types(dtype, param_dtype, rngs)
+        self._keep(types, classes=classes, in_channels=in_channels)
 
         self.initial_block = InitialBlock(in_channels, 16, types)
         self.downsample1_0 = Downsampling(16, 64, types)
@@ -181,16 +182,6 @@ class ENet(nnx.Module):
         for name in names:
             x = getattr(self, name)(x)
         return x
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Keyword arguments that make this network again (without parameters), as JSON values."""
-        return {
-            "classes": self.classes,
-            "in_channels": self.in_channels,
-            "dtype": None if self.dtype is None else jnp.dtype(self.dtype).name,
-            "param_dtype": jnp.dtype(self.param_dtype).name,
-        }
 
     def __call__(self, x: Array) -> Array:
         """Logits (*batch, H, W, classes) of x (*batch, H, W, in_channels)."""

@@ -10,10 +10,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
+from jaxconv.models._network import Network
 from jaxconv.nn import Conv, ConvTranspose, PReLU
 
 
-class FSRCNN(nnx.Module):
+class FSRCNN(Network):
     """FSRCNN(d, s, m): features 5x5, shrinking 1x1, m maps 3x3, expanding 1x1, transposed convolution 9x9.
 
     Attribute names are those of published PyTorch weights; a PReLU stands after the extraction, the shrinking, the last
@@ -45,8 +46,6 @@ class FSRCNN(nnx.Module):
     Source: Dong et al. 2016 (arXiv:1608.00367), section 3.
     """
 
-    size_multiple, input_range, mean, std = 1, (0.0, 1.0), (), ()
-
     def __init__(
         self,
         scale: int = 2,
@@ -63,9 +62,9 @@ class FSRCNN(nnx.Module):
         for name, value in numbers.items():
             if as_index(value, name) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        self.scale, self.channels, self.features, self.shrunk, self.maps = numbers.values()
-        self.dtype, self.param_dtype = dtype, param_dtype
+        self.scale, self.channels, self.maps = scale, channels, maps
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
+        self._keep(types, **numbers)
 
         self.feature_extract = Conv(channels, features, (5, 5), padding=2, rngs=rngs, **types)
         self.activation_1 = PReLU(features, **types)
@@ -77,19 +76,6 @@ class FSRCNN(nnx.Module):
         self.expand = Conv(shrunk, features, (1, 1), rngs=rngs, **types)
         self.activation_4 = PReLU(features, **types)
         self.deconv = ConvTranspose(features, channels, (9, 9), stride=scale, padding=4, rngs=rngs, **types)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Keyword arguments that make this network again (without parameters), as JSON values."""
-        return {
-            "scale": self.scale,
-            "channels": self.channels,
-            "features": self.features,
-            "shrunk": self.shrunk,
-            "maps": self.maps,
-            "dtype": None if self.dtype is None else jnp.dtype(self.dtype).name,
-            "param_dtype": jnp.dtype(self.param_dtype).name,
-        }
 
     def __call__(self, x: Array) -> Array:
         """(*batch, scale*H, scale*W, channels) of x (*batch, H, W, channels)."""

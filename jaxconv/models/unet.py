@@ -11,10 +11,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
+from jaxconv.models._network import Network, make_types
 from jaxconv.nn import Conv, ConvBlock, ConvTranspose, MaxPool
 
 
-class UNet(nnx.Module):
+class UNet(Network):
     """U-Net: an encoder of halving resolution, a transposed-convolution decoder, and a skip connection at each level.
 
     Each level has two convolution blocks (k = 3, padding 1). Going down, max-pooling by 2; going up, a transposed
@@ -50,7 +51,6 @@ class UNet(nnx.Module):
     (arXiv:1606.06650).
     """
 
-    size_multiple, input_range, mean, std = 1, (0.0, 1.0), (), ()
     heads = ("head",)
 
     def __init__(
@@ -77,8 +77,8 @@ class UNet(nnx.Module):
         if not widths:
             raise ValueError("widths=() has no level; at least one is needed")
         self.in_channels, self.classes, self.widths, self.rank = in_channels, classes, widths, rank
-        self.batch_norm, self.dtype, self.param_dtype = batch_norm, dtype, param_dtype
-        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = make_types(dtype, param_dtype, rngs)
+        self._keep(types, in_channels=in_channels, classes=classes, widths=widths, rank=rank, batch_norm=batch_norm)
 
         def level(into: int, out: int) -> nnx.Sequential:
             options: dict[str, Any] = {"padding": 1, "normalise": batch_norm, **types}
@@ -91,19 +91,6 @@ class UNet(nnx.Module):
         self.ups = nnx.List([ConvTranspose(i, o, (2,) * rank, stride=2, **types) for i, o in coarse_to_fine])
         self.decoder = nnx.List([level(2 * o, o) for _, o in coarse_to_fine])
         self.head = Conv(widths[0], classes, (1,) * rank, **types)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Keyword arguments that make this network again (without parameters), as JSON values."""
-        return {
-            "in_channels": self.in_channels,
-            "classes": self.classes,
-            "widths": list(self.widths),
-            "rank": self.rank,
-            "batch_norm": self.batch_norm,
-            "dtype": None if self.dtype is None else jnp.dtype(self.dtype).name,
-            "param_dtype": jnp.dtype(self.param_dtype).name,
-        }
 
     def __call__(self, x: Array) -> Array:
         """Logits (*batch, *spatial, classes) of x (*batch, *spatial, in_channels)."""

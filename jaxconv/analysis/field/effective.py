@@ -19,7 +19,8 @@ class EffectiveField:
     """Gradient energy per input position, beside the theoretical field; made by `effective_receptive_field`.
 
     `energy` has the input's spatial shape and sums to one. `box` is the theoretical field at `index` (None where the
-    analysis does not understand the function). `radius` is per axis the standard deviation of the energy in pixels.
+    analysis does not understand the function, or only operations over the whole image read anything). `radius` is per
+    axis the standard deviation of the energy in pixels.
     """
 
     energy: np.ndarray
@@ -111,7 +112,9 @@ def measured(
         raise ValueError(f"there is no gradient of an output of {result.dtype} to an image of {image.dtype}")
     inputs = inputs or inputs_for(image, axes)
     at = theory.central_index if index is None else (index,) if isinstance(index, int) else tuple(index)
-    box = theory.box(at)
+    box: Any = theory.box(at)
+    if any(s.stop <= s.start for s in box):
+        box = None  # nothing but operations over the whole image reads anything
     at = tuple(i % n for i, n in zip(at, theory.output_size, strict=True))
     where: list[Any] = [slice(None)] * len(result.shape)
     for axis, i in zip(theory.result_axes, at, strict=True):

@@ -284,7 +284,8 @@ def _layer(record: Record, fixes: bool, seed: int) -> LayerOverlap | None:
         return None
     if found and not upsamples and all(r.stride == 1 for r in found):
         return None  # it may make a pattern stronger or weaker, but not one
-    name = "transposed convolution" if upsamples else "pixel shuffle" if shuffles else record.primitive
+    kind = "convolution" if record.primitive.startswith("conv_") else record.primitive
+    name = "transposed convolution" if upsamples else "pixel shuffle" if shuffles else kind
     return LayerOverlap(
         name=name,
         place=record.place,

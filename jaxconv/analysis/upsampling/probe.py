@@ -139,8 +139,8 @@ def probe(
         last = primitive == "output"
         if last and len(places) != len(axes):
             raise ValueError(
-                f"the output of shape {arrays[0].shape} has {len(places)} spatial axes, the image {len(axes)}: a "
-                "checkerboard is looked for on an output that is an image"
+                f"the output of shape {arrays[0].shape} has {len(places)} of the image's {len(axes)} spatial "
+                "axes: a checkerboard is looked for on an output that is an image"
             )
         if arrays[0].ndim != rank and not last:
             continue
