@@ -175,12 +175,13 @@ def _one_network(net: networks.Network, task: str, contenders: Sequence[str], dt
         except Absent as reason:
             print(f"  absent: {name} ({reason})")
     seconds = runner.time_in_turn({name: p.call for name, p in ready.items()}, repeats, budget=20)
-    memory = {name: resident_bytes(p.call) for name, p in ready.items()} if jax.default_backend() == "cpu" else {}
+    rises = {name: resident_bytes(p.call) for name, p in ready.items() if jax.default_backend() == "cpu"}
+    memory = {name: rise for name, rise in rises.items() if rise is not None}
     print(f"{net.name}: {task}; time, and time over the first's")
     for name, took in seconds.items():
         first = ready[name].first_call
         said = f"first call {first:.1f} s" if first else ""
-        rise = f"memory {memory[name] / 2**20:.0f} MiB" if memory.get(name) is not None else ""
+        rise = f"memory {memory[name] / 2**20:.0f} MiB" if name in memory else ""
         print(
             f"  {name:10} {1e3 * took:8.1f} ms   {took / next(iter(seconds.values())):.2f}   {said} {rise}", flush=True
         )

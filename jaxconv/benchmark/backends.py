@@ -67,7 +67,8 @@ def _made(net: Network, task: str, dtype: str) -> tuple[Any, Any, Any]:
     settings = dict(net.settings)
     model = nnx.eval_shape(lambda: REGISTRY[net.model](**settings, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     model.train() if task == "training step" else model.eval()
-    return nnx.split(model, nnx.Param, ...)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    return parts
 
 
 def operands(net: Network, task: str, dtype: str) -> tuple[Any, Any, Any]:
@@ -117,7 +118,9 @@ def function(net: Network, contender: str, task: str, dtype: str) -> Callable[..
 
     def run(params: Any, rest: Any, x: Any) -> Any:
         model = nnx.merge(graph, params, rest, copy=True)
-        return model(x), nnx.split(model, nnx.Param, ...)[2]
+        out = model(x)
+        parts: Any = nnx.split(model, nnx.Param, ...)
+        return out, parts[2]
 
     forward = run if contender == "jaxconv" else with_lax(run)
 
