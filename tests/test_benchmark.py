@@ -93,26 +93,12 @@ def test_contenders_compute_the_same(layer, quick):
     assert compared >= 4
 
 
-IMAGE, CLASSES = (1, 32, 64, 3), {"classes": 5}
+# PyTorch's statements are held against the networks in test_models_parity.py; here all contenders, in a training step.
 SMALL = {
-    "enet": ((1, 16, 24, 3), CLASSES), "espnet": ((1, 16, 24, 3), {"classes": 6, "p": 1, "q": 1}),
     "unet": ((1, 8, 8, 3), {"in_channels": 3, "classes": 2, "widths": (2, 4)}),
     "unet 3-D": ((1, 4, 8, 4, 1), {"in_channels": 1, "classes": 2, "widths": (2, 4), "rank": 3}),
-    "dcgan_generator": ((2, 6), {"latent": 6, "width": 4}), "dcgan_discriminator": ((2, 64, 64, 3), {"width": 4}),
-    "fsrcnn": ((1, 9, 8, 3), {}), "hifigan": ((1, 4, 80), {"width": 16}),
-    "wavenet": ((1, 12, 5), {**CLASSES, "residual": 4, "dilated": 4, "skip": 4, "end": 4, "layers": 2, "blocks": 2}),
-    **{name: (IMAGE, {**CLASSES, "widths": (2, 3, 4, 4, 4), "hidden": 8}) for name in ("vgg16", "vgg16_bn", "fcn")},
-    **{f"resnet{depth}": (IMAGE, {**CLASSES, "width": 4}) for depth in (18, 34, 50, 101)},
-    "mobilenetv2": (IMAGE, {**CLASSES, "width": 0.1}),
-    "segnet": (IMAGE, {**CLASSES, "encoder_width": 1 / 16}),
-    "deeplabv3": (IMAGE, {**CLASSES, "width": 8, "encoder_width": 1 / 16}),
-    "deeplabv3plus": (IMAGE, {**CLASSES, "width": 8, "encoder": "mobilenetv2", "encoder_width": 0.25}),
-    "duc": (IMAGE, {**CLASSES, "encoder_width": 1 / 16}),
-    "context": (IMAGE, {**CLASSES, "encoder": "vgg16", "encoder_width": 1 / 16}),
-    **{f"fcn{n}s": (IMAGE, {**CLASSES, "encoder": "resnet18", "encoder_width": 1 / 16}) for n in (32, 16, 8)},
-    "segmentation": (
-        IMAGE, {**CLASSES, "architecture": "unet", "encoder": "resnet18", "encoder_width": 1 / 16, "width": 16}
-    ),
+    "dcgan_generator": ((2, 6), {"latent": 6, "width": 4}), "fsrcnn": ((1, 9, 8, 3), {}),
+    "wavenet": ((1, 12, 5), {"classes": 5, "residual": 4, "dilated": 4, "skip": 4, "end": 4, "layers": 2, "blocks": 2}),
 }  # fmt: skip
 
 
@@ -155,7 +141,7 @@ def test_the_lax_contender_has_no_face_of_ours():
 @pytest.mark.slow
 def test_every_registered_network_is_measured(tmp_path, quick, capsys):
     registered = set(pytest.importorskip("jaxconv.models").REGISTRY)
-    assert {net.model for net in networks.ON_CPU} == registered == {name.split()[0] for name in SMALL}
+    assert {net.model for net in networks.ON_CPU} == registered
     out = tmp_path / "networks.json"
     record = benchmark.bench_networks(["fsrcnn"], contenders=("jaxconv", "torch"), repeats=1, out=out)
     assert list(record["networks"]) == ["FSRCNN x2, training step", "FSRCNN x2, inference"]

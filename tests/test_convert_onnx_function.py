@@ -12,6 +12,7 @@ onnx = pytest.importorskip("onnx", reason="the format of these tests; pip instal
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
+from jaxconv.benchmark.runner import time_in_turn  # noqa: E402
 from jaxconv.convert import onnx_function  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -300,7 +301,8 @@ def test_published_networks_are_onnxruntimes(package, name, inputs, tmp_path):
     rng = np.random.default_rng(0)
     values = [np.asarray(s) if isinstance(s, int) else 0.3 * rng.normal(size=s).astype(np.float32) for s in inputs]
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    theirs = session.run(None, dict(zip([i.name for i in session.get_inputs()], values, strict=False)))
+    fed = dict(zip([i.name for i in session.get_inputs()], values, strict=False))
+    theirs = session.run(None, fed)
     fn, params = onnx_function(path)
     live = [i for i, v in enumerate(values) if v.dtype.kind == "f"][: len(fn.inputs)]
     values = values[: len(fn.inputs)]
@@ -310,7 +312,35 @@ def test_published_networks_are_onnxruntimes(package, name, inputs, tmp_path):
         given = dict(zip(live, moving, strict=True))
         return fn(params, *(given.get(i, v) for i, v in enumerate(values)))
 
-    mine = call(params, *(values[i] for i in live))
+    moving = [jnp.asarray(values[i]) for i in live]
+    mine = call(params, *moving)
+    seconds = time_in_turn(
+        {"ours": lambda: jax.block_until_ready(call(params, *moving)), "onnxruntime": lambda: session.run(None, fed)}, 9
+    )
+    print(f"{name}: {1e3 * seconds['ours']:.2f} ms, onnxruntime {1e3 * seconds['onnxruntime']:.2f} ms")
     for a, b in zip(mine if isinstance(mine, tuple) else (mine,), theirs, strict=True):
         print(f"{name}: {np.abs(a - b).max() / np.abs(b).max():.1e}")
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_a_published_detector_finds_the_lines_of_a_page(tmp_path):
+    """PP-OCRv4's detector on scikit-image's photographed page: onnxruntime's map, high on lines of text, low between."""
+    runtime = pytest.importorskip("onnxruntime", reason="the peer of this test; pip install onnxruntime")
+    from skimage import data
+
+    path = published_file("rapidocr_onnxruntime", "ch_PP-OCRv4_det_infer.onnx", tmp_path)
+    page = np.pad(data.page(), ((0, 1), (0, 0)), mode="edge").astype(np.float32) / 255
+    mean, std = np.asarray([0.485, 0.456, 0.406]), np.asarray([0.229, 0.224, 0.225])
+    x = np.moveaxis((page[..., None] - mean) / std, -1, 0)[None].astype(np.float32)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: x})
+    fn, params = onnx_function(path)
+    mine = np.asarray(jax.jit(fn)(params, x))
+    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-4)
+    text = mine[0, 0] > 0.3
+    share = text.any(1)
+    lines = int(np.sum(share[1:] & ~share[:-1]) + share[0])
+    print(f"largest difference {np.abs(mine - theirs).max():.1e}; {text.mean():.0%} of the page, {lines} bands of rows")
+    assert 0.05 < text.mean() < 0.6 and 5 <= lines <= 12

@@ -26,6 +26,15 @@ AUDIO = {"strides": (4, 2), "kernels": (8, 4), "block_kernels": (3, 5), "block_r
 V1 = {"strides": (8, 8, 2, 2), "kernels": (16, 16, 4, 4), "block_kernels": (3, 7, 11), "block_rates": ((1, 3, 5),) * 3}
 STACK = {"residual": 4, "dilated": 5, "skip": 6, "end": 7, "layers": 3, "blocks": 2}
 
+PHOTO = (1, 64, 96, 3)
+
+
+def named(model, shape, **settings):
+    """A case of a name in the registry: PyTorch's statement and ours of the same settings, of 5 classes."""
+    settings = settings if model == "fsrcnn" else {"classes": 5, **settings}
+    return lambda: peers.statement(model, settings), lambda: models.REGISTRY[model](**settings, rngs=R()), shape
+
+
 # name -> (PyTorch's, ours, shape of the input with channels last)
 CASES = {
     "vgg16": (lambda: peers.VGG16(SMALL, 8, 5), lambda: models.VGG16(5, widths=SMALL, hidden=8, rngs=R()), (2, 45, 70, 3)),
@@ -41,6 +50,14 @@ CASES = {
     "dcgan_discriminator": (lambda: peers.dcgan_discriminator(3), lambda: models.DCGANDiscriminator(width=3, rngs=R()), (2, 64, 64, 3)),
     "hifigan": (lambda: peers.HiFiGAN(5, 8, **AUDIO), lambda: models.HiFiGAN(5, width=8, **AUDIO, rngs=R()), (2, 9, 5)),
     "hifigan with weight norm": (lambda: peers.HiFiGAN(5, 8, **AUDIO), lambda: models.HiFiGAN(5, width=8, weight_norm=True, **AUDIO, rngs=R()), (2, 9, 5)),
+    **{name: named(name.split(",")[0], shape, **settings) for name, shape, settings in (
+        ("resnet18", PHOTO, {"width": 4}), ("fsrcnn", (1, 9, 8, 3), {}),
+        ("unet, 3-D", (1, 4, 8, 4, 1), {"in_channels": 1, "widths": (2, 4), "rank": 3}),
+        ("deeplabv3", PHOTO, {"width": 8, "encoder_width": 1 / 16}), ("duc", PHOTO, {"encoder_width": 1 / 16}),
+        ("context", PHOTO, {"encoder": "vgg16", "encoder_width": 1 / 16}),
+        *((f"fcn{n}s", PHOTO, {"encoder": "resnet18", "encoder_width": 1 / 16}) for n in (32, 16, 8)),
+        ("segmentation, U-Net", PHOTO, {"architecture": "unet", "encoder": "resnet18", "encoder_width": 1 / 16, "width": 16}),
+    )},
     "wavenet": (lambda: peers.WaveNet(8, *STACK.values()), lambda: models.WaveNet(8, **STACK, rngs=R()), (2, 20, 8)),
 }  # fmt: skip
 LARGE = {
