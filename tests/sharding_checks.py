@@ -299,7 +299,9 @@ def nothing_moves(ops):
     x, columns = jnp.asarray(X, jnp.float32), jnp.ones((8, 8, 6, 36), jnp.float32)
     pooled, at = jc.max_pool(x, 2, return_indices=True)
     kernel = jnp.ones((3, 3, 2, 4), jnp.float32)
+    merged = functools.partial(jc.conv, w=kernel, padding=1, groups=2, method="blocks")
     calls = [
+        (merged, x),
         (lambda y, at=at: jc.max_unpool(y, at, (8, 6)), pooled),
         (lambda c: jc.fold(c, (8, 6), 3, padding=1), columns),
         (lambda x: jc.resize(x, (16, 12)), x),
@@ -318,8 +320,11 @@ def nothing_moves(ops):
         moved = [
             name for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce") if f" {name}(" in text
         ]
-        assert set(moved) <= {"all-reduce"}, (f, moved)  # whether the indices of all devices are near
-        assert "all-reduce" not in moved or a is pooled
+        # Whether the indices of all devices are near, and the merged groups of all are finite.
+        assert set(moved) <= {"all-reduce"}, (f, moved)
+        assert "all-reduce" not in moved or a is pooled or f is merged
+    y = jax.jit(merged)(jax.device_put(x.at[1, 4, 4, 0].set(jnp.nan), sharding))
+    assert sorted(set(np.argwhere(np.isnan(np.asarray(y)))[:, 3].tolist())) == [0, 1]
 
 
 CHECKS = {

@@ -140,38 +140,6 @@ def test_the_adjoint_in_the_words_of_lax(x64):
             assert error(got, np.asarray(want)) <= 1e-12, (k, s, d, pl, ph, i, n)
 
 
-def nans(y, *axes):
-    """Where y is NaN along these axes."""
-    y = np.isnan(np.asarray(y))
-    return np.argwhere(y.any(tuple(a for a in range(y.ndim) if a not in axes))).tolist()
-
-
-def test_what_is_not_finite_spreads_as_the_conventions_say():
-    """docs/conventions.md, "What is not finite": the exact reach of every form that multiplies by zeros."""
-    x, w = np.ones((2, 12, 8), np.float32), np.ones((3, 2, 8), np.float32)
-    x[0, 5, 1] = np.nan
-    for method in ("lax", "taps", "im2col", "blocks"):
-        y = jc.conv(x, w, padding=1, groups=4, method=method)
-        assert nans(y, 0, 1) == [[0, 4], [0, 5], [0, 6]]
-        assert nans(y, 2) == [[c] for c in range(8 if method == "blocks" else 2)]
-        assert nans(jax.grad(lambda w, m=method: jc.conv(x, w, padding=1, groups=4, method=m).sum())(w), 2) == [
-            [0],
-            [1],
-        ]
-    for method, reached in (("lax", 3), ("phases", 4)):  # 2 * ceil(3 / 2)
-        y = jc.conv_transpose(x[..., :3], np.ones((3, 4, 3), np.float32), stride=2, method=method)
-        assert nans(y, 0, 1) == [[0, 10 + k] for k in range(reached)]
-    for f in (lambda x: jc.avg_pool(x, 16), lambda x: jc.resize(x, (4, 3), antialias=True)):
-        y = np.ones((2, 64, 48, 2), np.float32)
-        y[0, 5, 20, 1] = np.nan
-        assert nans(f(y), 0, 3) == [[0, 1]] and len(nans(f(y), 1, 2)) == 12
-    x = np.ones((4, 2, 12, 4), np.float32)
-    x[1, 0, 5, 1] = np.nan
-    for method, members in (("lax", [1]), ("blocks", range(4))):
-        f = jax.vmap(lambda x, w, m=method: jc.conv(x, w, padding=1, groups=2, method=m))
-        assert nans(f(x, np.ones((4, 3, 2, 4), np.float32)), 0, 1) == [[m, 0] for m in members]
-
-
 def test_tools_that_look_at_primitives_as_the_conventions_say():
     x, w = jax.numpy.ones((1, 8, 3)), jax.numpy.ones((3, 3, 2))
 

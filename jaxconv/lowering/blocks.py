@@ -7,8 +7,8 @@ kernel is zero outside its diagonal blocks:
     y[blocks of merge groups] = dense face on (merge * I/groups) -> (merge * O/groups) channels
 
 The zeros cost `merge` times the arithmetic and buy full vector width. For the kernel face the dense result's diagonal
-blocks are kept. A NaN or an infinity reaches the merged groups as well (docs/conventions.md,
-"What is not finite").
+blocks are kept. Zero times infinity is not zero: where the result is not finite, the groups are computed again, each by
+itself (groups may be what `vmap` mapped over, and one member's fault is not the others').
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxconv.lowering import lax as window
 from jaxconv.lowering.call import Call
 
 # Below this many channels a dense convolution of XLA's CPU backend loses its vector width (measured: 16 channels reach
@@ -61,12 +62,12 @@ def dense_call(call: Call) -> Call:
 
 def apply(x: Array, w: Array, call: Call, run) -> Array:
     """Each block of input channels through its block-diagonal kernel."""
-    return _each(x, w, call, run)
+    return _products(x, w, call, run)
 
 
 def adjoint(y: Array, w: Array, call: Call, run) -> Array:
     """Each block of output channels back through its block-diagonal kernel."""
-    return _each(y, w, call, run)
+    return _products(y, w, call, run)
 
 
 def kernel(x: Array, y: Array, call: Call, run) -> Array:
@@ -88,10 +89,11 @@ def _plan(call: Call) -> tuple[Call, int, int]:
     return dense_call(call), count, call.geometry.groups // count
 
 
-def _each(data: Array, w: Array, call: Call, run) -> Array:
+def _products(data: Array, w: Array, call: Call, run) -> Array:
     inner, count, merge = _plan(call)
     kernels = block_diagonal(w, count, merge)
-    return jnp.concatenate([run(inner, a, k) for a, k in zip(jnp.split(data, count, -1), kernels, strict=True)], -1)
+    out = jnp.concatenate([run(inner, a, k) for a, k in zip(jnp.split(data, count, -1), kernels, strict=True)], -1)
+    return out if merge == 1 else window.apart_where_not_finite(out, data, w, call)
 
 
 def block_diagonal(w: Array, count: int, merge: int) -> list[Array]:

@@ -204,11 +204,13 @@ def _inside(inner: Call, choose, times: int = 1) -> Amounts:
 
 
 def _phases(call: Call, choose) -> Amounts:
-    inner = phases.inner_call(call)
-    out = _inside(inner, choose)
-    out["shuffled bytes"] += 2 * _input(inner)
-    out["bytes"] += 2 * _kernel(inner)
-    out["ops"] += 4
+    g, out = call.geometry, _amounts(ops=4)
+    for part in phases.parts(g) if call.face != "kernel" else [phases.whole(g)]:
+        inner = phases.inner_call(call, part)
+        for kind, amount in _inside(inner, choose).items():
+            out[kind] += amount
+        out["shuffled bytes"] += 2 * _input(inner)
+        out["bytes"] += 2 * _kernel(inner)
     return out
 
 

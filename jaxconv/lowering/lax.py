@@ -12,9 +12,14 @@ With ``b*u + lo = s*q + d*t`` per axis:
 
 Pads handed to XLA are never negative: jax 0.10.2 on CPU computes a plain 1-D convolution with pads (-1, 1) wrongly.
 What a negative pad would crop is sliced off first.
+
+On CPUs XLA computes 64-bit depthwise convolutions (float64, complex128) as a dense one whose kernel is zero between the
+groups; `apart_where_not_finite` keeps a NaN of one group out of the others.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -34,7 +39,7 @@ def apply(x: Array, w: Array, call: Call) -> Array:
     space = tuple(range(1, last))
     taps = tuple(range(g.rank))
     numbers = lax.ConvDimensionNumbers((0, last, *space), (g.rank + 1, g.rank, *taps), (0, last, *space))
-    return _convolution(
+    y = _convolution(
         x,
         w,
         numbers,
@@ -47,6 +52,7 @@ def apply(x: Array, w: Array, call: Call) -> Array:
         out_size=g.output_size,
         feature_groups=g.groups,
     )
+    return apart_where_not_finite(y, x, w, call) if _made_dense(call, call.channels_in) else y
 
 
 def adjoint(y: Array, w: Array, call: Call) -> Array:
@@ -57,16 +63,16 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
     taps = tuple(range(g.rank))
     if call.platform in ("cuda", "rocm") and max(g.stride) > 1:
         w = lax.optimization_barrier(w)
-    w = lax.rev(w, taps)
+    flipped = lax.rev(w, taps)
     rhs_spec = (g.rank, g.rank + 1, *taps)  # the forward kernel with its channel axes read the other way round
     if g.groups > 1:
-        w = swap_grouped_channels(w, g.groups)
+        flipped = swap_grouped_channels(flipped, g.groups)
         rhs_spec = (g.rank + 1, g.rank, *taps)
     numbers = lax.ConvDimensionNumbers((0, last, *space), rhs_spec, (0, last, *space))
     low = tuple(e - 1 - lo for e, lo in zip(g.kernel_extent, g.offsets, strict=True))
-    return _convolution(
+    x = _convolution(
         y,
-        w,
+        flipped,
         numbers,
         call,
         stride=g.base_dilation,
@@ -77,6 +83,7 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
         out_size=g.input_size,
         feature_groups=g.groups,
     )
+    return apart_where_not_finite(x, y, w, call) if _made_dense(call, call.channels_out) else x
 
 
 def kernel(x: Array, y: Array, call: Call) -> Array:
@@ -100,6 +107,38 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
         out_size=g.kernel_size,
         batch_groups=g.groups,
     )
+
+
+def apart_where_not_finite(out: Array, a: Array, b: Array, call: Call) -> Array:
+    """`out`, an `apply` or `adjoint` of groups that were computed together; where it is not finite, each by itself.
+
+    A loop that has no turns where all is finite: unlike the branches of a condition, it leaves a sharded batch where it
+    is. (The kernel face pairs each channel with each: what is not finite stays where it belongs.)
+    """
+    groups = call.geometry.groups
+    if not jnp.issubdtype(call.dtype, jnp.inexact):
+        return out
+    alone = dataclasses.replace(
+        call,
+        geometry=dataclasses.replace(call.geometry, groups=1),
+        channels_in=call.channels_in // groups,
+        channels_out=call.channels_out // groups,
+    )
+    face = apply if call.face == "apply" else adjoint
+
+    def turn(group: Array, out: Array) -> Array:
+        sizes = (v.shape[-1] // groups for v in (a, b))
+        own = (lax.dynamic_slice_in_dim(v, group * n, n, -1) for v, n in zip((a, b), sizes, strict=True))
+        part = face(*own, alone)
+        return lax.dynamic_update_slice_in_dim(out, part, group * part.shape[-1], -1)
+
+    return lax.fori_loop(0, jnp.where(jnp.isfinite(out).all(), 0, groups), turn, out)
+
+
+def _made_dense(call: Call, channels: int) -> bool:
+    """Whether XLA makes one dense convolution of the groups, where `channels` are contracted."""
+    wide = jnp.finfo(call.dtype).bits == 64 if jnp.issubdtype(call.dtype, jnp.inexact) else False
+    return wide and call.platform in ("cpu", None) and 1 < call.geometry.groups == channels
 
 
 def swap_grouped_channels(w: Array, groups: int) -> Array:

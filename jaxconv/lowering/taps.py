@@ -15,12 +15,14 @@ Source: the shift-and-add form of a convolution; boxes as in Dumoulin and Visin 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxconv.geometry import ConvGeometry
@@ -206,8 +208,9 @@ def _depthwise_phases(y: Array, w: Array, call: Call) -> Array:
     """
     g = call.geometry
     wide = call.accumulator
-    inner = phases.inner_call(call).geometry
-    split = phases.split_kernel(w, g)  # (*e, phases, C)
+    part = phases.whole(g)
+    inner = phases.inner_call(call, part).geometry
+    split = phases.split_kernel(w, g, part)  # (*e, phases, C)
     shifts = [
         tuple(lo - d * e for lo, d, e in zip(inner.offsets, inner.dilation, t, strict=True))
         for t in _taps_of(inner.kernel_size)
@@ -218,10 +221,14 @@ def _depthwise_phases(y: Array, w: Array, call: Call) -> Array:
         start = tuple(sh + lo for sh, lo in zip(shift, lows, strict=True))
         piece = cut(padded, start, inner.input_size, (1,) * g.rank).astype(wide)
         term = piece[..., None, :] * split[t].astype(wide)
+        along = [s * e + np.arange(s) < k for e, s, k in zip(t, g.stride, g.kernel_size, strict=True)]
+        has_tap = functools.reduce(np.logical_and.outer, along).reshape(-1, 1)
+        if not has_tap.all():  # zero, even where what is not finite would meet the zero of a tap that is none
+            term = jnp.where(has_tap, term, 0)
         total = term if total is None else total + term
     assert total is not None  # a kernel has at least one tap
-    # (N, *v, phases, C) is what a grouped call would hand over as (groups, phases): put the channels first.
-    moved = jnp.swapaxes(total, -1, -2).reshape(*total.shape[:-2], -1)
+    # (N, *v, phases, C): each channel is a group.
+    moved = jnp.swapaxes(total, -1, -2).reshape(*total.shape[:-2], g.groups, *g.stride, 1)
     return phases.join_input(moved.astype(call.out_dtype), g)
 
 

@@ -10,6 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._checks import as_index
+from jaxconv.resampling.axis_maps import AxisMap, area_map
+from jaxconv.resampling.axis_reads import apply_axis_maps
 from jaxconv.resampling.pooling import avg_pool, max_pool
 
 Sizes = int | None | Sequence[int | None]
@@ -39,13 +41,10 @@ def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
     if rest and not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(f"means over windows of several sizes need floating-point data, got {x.dtype}")
     y = avg_pool(x, even) if max(even) > 1 else x
+    maps: list[AxisMap | None] = [None] * len(targets)
     for axis, m in rest:
-        n = y.shape[axis]
-        weights = np.zeros((m, n))
-        for q, (start, stop) in enumerate(_windows(n, m)):
-            weights[q, start:stop] = 1 / (stop - start)
-        y = jnp.moveaxis(jnp.tensordot(jnp.asarray(weights, y.dtype), y, (1, axis)), 0, axis)
-    return y
+        maps[axis + 1 - y.ndim] = area_map(y.shape[axis], m)
+    return apply_axis_maps(y, maps) if rest else y
 
 
 def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:

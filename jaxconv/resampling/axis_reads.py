@@ -1,8 +1,11 @@
 """How the linear maps of `jaxconv.resampling.axis_maps` are applied to arrays.
 
 A map of T reads an output is T gathers in one fused loop, or less where the reads are evenly spaced. Reverse mode
-applies the transposed map in the same way, so that no scatter is left there. A product with the dense matrix is many
-times slower on CPU, and so is a gather whose transpose is a scatter.
+applies the transposed map in the same way, so that no scatter is left there. A product with the dense matrix is slower
+on CPU, but for very wide maps, and so is a gather whose transpose is a scatter.
+
+The zeros of a matrix would meet what is not finite: where a wide map's product is not, it is read after all. In a
+gradient it is not, and a NaN of it spreads along the axis.
 """
 
 import math
@@ -21,8 +24,6 @@ from jaxconv.resampling.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
 _LARGEST_DENSE = 1 << 22  # entries
-# On CPUs one tap costs as much as four columns of a matrix product, where there are more than 4 taps.
-_SMALL_DENSE = (4, 4)
 # Maps of two taps gain by shifts from this factor on, with this few elements behind the axis: a loop over them is then
 # mostly overhead.
 _SHORT_TAIL = (4, 16)
@@ -88,15 +89,33 @@ def _repeat(x: Array, axis: int, times: int) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
-    return _repeat(x, axis, m.repeats) if m.repeats else _reads(x, axis, m)
+    if m.repeats:
+        return _repeat(x, axis, m.repeats)
+    y = _reads(x, axis, m)
+    return _read_where_not_finite(y, x, axis, m) if _is_product(m) else y
+
+
+def _is_product(m: AxisMap) -> bool:
+    return m.taps.shape[1] > _MOST_UNROLLED and m.input_size * m.output_size <= _LARGEST_DENSE
+
+
+def _read_where_not_finite(y: Array, x: Array, axis: int, m: AxisMap) -> Array:
+    """y; where not all of it is finite, what the map reads, tap by tap: a loop that has no turns where all is."""
+    taps, weights = jnp.asarray(m.taps.T), jnp.asarray(m.weights.T, x.dtype)
+
+    def turn(t: Array, y: Array) -> Array:
+        positions = lax.dynamic_index_in_dim(taps, t, keepdims=False)
+        read = x.at[(*(slice(None),) * axis, positions)].get(mode="promise_in_bounds")
+        weight = lax.dynamic_index_in_dim(weights, t, keepdims=False).reshape(-1, *(1,) * (x.ndim - axis - 1))
+        return jnp.where(t > 0, y, 0) + jnp.where(weight == 0, 0, read * weight)
+
+    return lax.fori_loop(0, jnp.where(jnp.isfinite(y).all(), 0, len(taps)), turn, y)
 
 
 def _reads(x: Array, axis: int, m: AxisMap) -> Array:
     if m.is_selection:
         return _read(x, axis, m.taps[:, 0])
     count = m.taps.shape[1]
-    if _SMALL_DENSE[0] < count and m.input_size <= _SMALL_DENSE[1] * count and partition_of(jax.typeof(x)) is None:
-        return _product(x, axis, m)
     if _reads_by_shifts(x, axis, m):
         return _shifted_reads(x, axis, m)
     if count > 2:
@@ -104,8 +123,16 @@ def _reads(x: Array, axis: int, m: AxisMap) -> Array:
         x = lax.optimization_barrier(x)
     if count > _MOST_UNROLLED:
         return _wide_reads(x, axis, m)
-    reads = (_read(x, axis, taps) * _along(weights, x, axis, x.ndim) for taps, weights in zip(m.taps.T, m.weights.T))
+    reads = (_weighted(_read(x, axis, taps), weights, axis) for taps, weights in zip(m.taps.T, m.weights.T))
     return sum(reads, jnp.zeros((), x.dtype))
+
+
+def _weighted(read: Array, weights: np.ndarray, axis: int) -> Array:
+    """Nothing where the weight is zero, which only fills up a row: zero times infinity is not nothing."""
+    product = read * _along(weights, read, axis, read.ndim)
+    if weights.all():
+        return product
+    return jnp.where(_along(weights != 0, read, axis, read.ndim, bool), product, jnp.zeros((), read.dtype))
 
 
 def _read(x: Array, axis: int, positions: np.ndarray) -> Array:
@@ -145,22 +172,9 @@ def _shifted_reads(x: Array, axis: int, m: AxisMap) -> Array:
     return y.reshape(*lead, m.output_size, *tail)
 
 
-def _product(x: Array, axis: int, m: AxisMap) -> Array:
-    """The product with the dense matrix, in place: one for every position of the axes before."""
-    lead, tail = x.shape[:axis], x.shape[axis + 1 :]
-    rows = x.reshape(math.prod(lead), m.input_size, math.prod(tail))
-    matrix = jnp.asarray(m.dense(), x.dtype)
-    if isinstance(rows.shape[0], int) and rows.shape[0] == 1:
-        y = lax.dot_general(matrix, rows[0], (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
-    else:
-        matrix = jnp.broadcast_to(matrix, (rows.shape[0], *matrix.shape))
-        y = lax.dot_general(matrix, rows, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
-    return y.reshape(*lead, m.output_size, *tail)
-
-
 def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:
     """Maps with many taps: the dense product, or one gather and a sum where that matrix would be large."""
-    if m.input_size * m.output_size <= _LARGEST_DENSE:
+    if _is_product(m):
         matrix = jnp.asarray(m.dense(), x.dtype)
         y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
         return jnp.moveaxis(y, -1, axis)
@@ -177,7 +191,7 @@ def _read_taps_jvp(axis, m, primals, tangents):
     return y, transpose(tangents[0])[0]
 
 
-def _along(weights: np.ndarray, x: Array, axis: int, ndim: int) -> Array:
+def _along(weights: np.ndarray, x: Array, axis: int, ndim: int, dtype=None) -> Array:
     """Weights (out,) or (out, T) placed along the axis for broadcasting."""
     shape = (1,) * axis + weights.shape + (1,) * (ndim - axis - weights.ndim)
-    return jnp.asarray(weights, x.dtype).reshape(shape)
+    return jnp.asarray(weights, dtype or x.dtype).reshape(shape)
