@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import jaxconv as jc
 from jaxconv.analysis import receptive_field
 
 nnx = pytest.importorskip("flax.nnx")
@@ -214,3 +215,11 @@ def test_layers_of_nnx_modules_carry_their_path():
     for place in places:
         if place != "pool":
             assert tuple(int(p) if p.isdigit() else p for p in place.split("/")) in {path[:-1] for path in state}
+
+
+@pytest.mark.parametrize("pool", [jc.avg_pool, jc.max_pool], ids=["avg", "max"])
+@pytest.mark.parametrize("size", [8, 32])  # the large mean is one product with the whole axis
+def test_a_pooling_over_the_whole_image_is_a_window_of_its_size(pool, size):
+    image = jax.ShapeDtypeStruct((1, size, size, 2), jnp.float32)
+    field = receptive_field(lambda x: pool(x, (size, size)), image)
+    assert field.size == (size, size) and field.global_ops == () and field.mask((0, 0)).all()

@@ -234,6 +234,9 @@ def test_findings_name_the_layers_and_verify_their_fixes(nets):
     assert "nets_to_explain.py:6" in holes.text and "period 2×2" in holes.text
     rates = [int(r) for r in re.search(r"rates ([\d, ]+) in place of 2, 2, 2", holes.fixes[0]).group(1).split(",")]
     check = jc.analysis.check_rates(rates)
+    spaces = {"jax": jax, "jc": jc, "x": jnp.ones((1, 9, 9, 2)), "kernels": [jnp.ones((3, 3, 2, 2))] * 3}
+    exec(holes.code[0], spaces)
+    assert spaces["x"].shape == (1, 9, 9, 2) and f"({', '.join(map(str, rates))},)" in holes.code[0]
     assert check.ok and check.receptive_field == 13 and "100 % are used instead of 29 %" in holes.fixes[0]
 
     found = explain(resolve("nets_to_explain:generator"), draws=1, tile=32)
@@ -241,6 +244,14 @@ def test_findings_name_the_layers_and_verify_their_fixes(nets):
     assert board.kind == "problem" and "layer 1" in board.title and "layer 2" in board.title
     assert any(fix.startswith("kernel size 4: paths per phase 0.67 → 0") for fix in board.fixes)
     assert found.overlaps.keys() == {0, 1}
+    from flax import nnx
+
+    given = {"jax": jax, "jc": jc, "rngs": nnx.Rngs(0), "c_in": 4, "c_out": 4, "w": jnp.ones((3, 3, 4, 4))}
+    for finding in findings(found):  # the code of each fix runs, and enlarges as the layer did
+        for code in finding.code:
+            spaces = given | {"x": jnp.ones((1, 6, 6, 4))}
+            exec("import jaxconv.nn, jaxconv.initializers\n" + code, spaces)
+            assert spaces["x"].shape == (1, 12, 12, 4), code
     assert match(found.gridding.layers, ()) == {}
     text = page(found)
     size = f"{found.board.pattern:.2g}"
@@ -396,3 +407,84 @@ def test_a_tall_signal_is_drawn_small_and_its_axis_of_one_is_left_alone():
     found = explain(Target("tall", net, (jax.ShapeDtypeStruct((1, 3000, 1, 1), jnp.float32),)), draws=1, tile=64)
     assert found.failed == {} and found.tiling.crop[1] == 1
     assert all(float(image["height"]) < 1200 for image in Reader(page(found)).images)
+
+
+@pytest.mark.parametrize("width", [60, 80, 132])
+def test_names_and_numbers_are_not_broken_inside_words(width):
+    import io
+
+    from rich.console import Console
+
+    from jaxconv.explain.terminal import show
+
+    w = jnp.ones((3, 3, 1, 1))
+
+    def net(x):
+        for number in range(12):
+            with jax.named_scope(f"encoder/layers/{number}/convolution"):
+                x = jc.conv(x, w, padding="SAME", dilation=1 + number % 3)
+        return x
+
+    found = explain(Target("net", net, (jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32),)), draws=1, tile=32)
+    out = io.StringIO()
+    show(found, Console(file=out, width=width))
+    said = out.getvalue()
+    assert max(map(len, said.splitlines())) <= width and "…" not in said
+    assert said.count("encoder/") >= 12 and said.count("layers/") >= 12 and said.count("convolution") >= 12
+    for row in rows(found):
+        assert row.texts[HEADS.index("field")] in said.split()
+
+
+def test_random_weights_are_those_of_the_initialisers():
+    from flax import nnx
+
+    from jaxconv.explain.weights import planned
+
+    for build in (
+        lambda: nnx.BatchNorm(3, rngs=nnx.Rngs(0)),
+        lambda: nnx.Conv(8, 16, (3, 3), rngs=nnx.Rngs(0)),
+        lambda: nnx.Conv(8, 16, (3, 3), kernel_init=nnx.initializers.uniform(2.0), rngs=nnx.Rngs(0)),
+    ):
+        shapes, draw = planned(build)
+        drawn, own = (jax.tree.leaves(nnx.state(m, nnx.Param)) for m in (draw(), build()))
+        assert [x.shape for x in jax.tree.leaves(nnx.state(shapes, nnx.Param))] == [x.shape for x in own]
+        for a, b in zip(drawn, own, strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            few = 5 / np.sqrt(a.size)
+            assert abs(a.std() - b.std()) <= few * max(b.std(), 1e-9) and abs(a.mean() - b.mean()) <= few * b.std()
+            assert abs(a).max() <= 1.5 * abs(b).max()  # truncated and uniform ones keep their bounds
+
+
+def test_crops_add_up_and_a_latent_is_not_cut():
+    from jaxconv.explain import collect
+    from jaxconv.explain.terminal import tiling_sentence
+
+    def up(x):
+        return jc.conv_transpose(x, jnp.ones((5, 5, 1, 1)), stride=2, padding=1)
+
+    image = jax.ShapeDtypeStruct((1, 24, 24, 1), jnp.float32)
+    target = Target("up", up, (image,))
+    field = jc.analysis.receptive_field(up, image)
+    advice = collect.advise(target, field, 32, None)
+    ((before, keep, after, crop),) = set(zip(advice.before, advice.keep, advice.after, advice.crop, strict=True))
+    assert before + keep + after == crop and keep >= 32 and advice.work == (crop / keep) ** 2
+    whole = collect.Explanation(target, field, tiling=advice)
+    assert f"({before} + {keep} + {after} = {crop})" in tiling_sentence(whole)
+
+    def latent(x):
+        return jc.conv_transpose(x, jnp.ones((4, 4, 1, 1)), stride=2)
+
+    found = explain(Target("latent", latent, (jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32),)), draws=1)
+    assert found.tiling is None and "tiling" not in found.failed and 'id="tiles"' not in page(found)
+
+
+def test_costly_networks_are_measured_on_fewer_images(monkeypatch):
+    from jaxconv.explain import collect
+
+    image = jax.ShapeDtypeStruct((1, 24, 16, 1), jnp.float32)
+    made = []
+    monkeypatch.setattr(collect, "measured", lambda *args, draws, **_: made.append(draws))
+    for budget in (1e11, 10 * 24 * 16 * 9 * (2 + 4 + 4 + 4) // 2):
+        monkeypatch.setattr(collect, "BUDGET", budget)
+        explain(Target("dilated", dilated, (image,)), tile=32)
+    assert made == [8, 5]

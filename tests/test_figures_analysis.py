@@ -130,7 +130,7 @@ def test_overlap_of_a_layer_of_the_checkerboard_report():
     assert figure.axes[1].get_title().startswith("uneven: 3 is not divisible by 2")
     image = figures.overlap(board).axes[0].images[0].get_array()
     assert abs(image.mean()) < 1e-6 and np.abs(image).max() > 0.1
-    assert f"score {board.score:.2g}" in figures.overlap(board).axes[0].get_title()
+    assert f"{board.pattern:.2g} beside a spread of {board.spread:.2g}" in figures.overlap(board).axes[0].get_title()
     with pytest.raises(ValueError, match="output of size 0"):
         figures.overlap(2, stride=1, padding=1, inputs=1)
 

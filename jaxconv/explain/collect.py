@@ -13,6 +13,7 @@ import numpy as np
 from jaxconv import analysis
 from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Gridding, ReceptiveField
 from jaxconv.analysis.dilation.gridding import LayerGridding, layerwise
+from jaxconv.analysis.field.cost import Cost
 from jaxconv.analysis.field.effective import measured
 from jaxconv.analysis.field.gradient import Pullback
 from jaxconv.analysis.field.inputs import inputs_for
@@ -23,6 +24,8 @@ from jaxconv.explain.target import Target
 
 TILE = 512
 FLAT_IMAGES = 4
+DRAWS = 8
+BUDGET = 1e11  # multiply-adds: one gradient of 25e9 takes 1.5 seconds of two CPU cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,7 @@ def explain(
     *,
     spatial_axes: Sequence[int] | None = None,
     output: int | None = None,
-    draws: int = 8,
+    draws: int | None = None,
     tile: int = TILE,
     report: Callable[[str], None] = lambda step: None,
 ) -> Explanation:
@@ -97,7 +100,8 @@ def explain(
         target: what `resolve` found.
         spatial_axes: spatial axes of the image; all but the first and the last by default.
         output: which output is meant, where there are several.
-        draws: number of random inputs for the effective receptive field.
+        draws: number of random inputs for the effective receptive field; None for 8, fewer of a network that computes
+            more than 12 billion multiply-adds.
         tile: tile in pixels that the advice on tiling is for.
         report: is told the name of each step before it begins.
 
@@ -141,17 +145,21 @@ def explain(
     pullback = Pullback(target.fn, target.args, output)
     compiled = Thread(target=lambda: _quietly(pullback.compile), daemon=True)
     compiled.start()
+    affordable = int(BUDGET / max(pullback.cost.multiply_adds, 1))
+    flat = min(max(affordable // 2, 2), FLAT_IMAGES)
+    draws = draws or min(max(affordable, 2), DRAWS)
     traced: Traced | str
     if isinstance(field, ReceptiveField):
         traced = field.traced
         whole.gridding = step("gridding", lambda: layerwise(field))
     else:
         traced = failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
-    whole.tiling = step("tiling", lambda: advise(target, field, tile, spatial_axes))
+    if max(field.input_size) > 1:  # nobody has a larger latent vector
+        whole.tiling = step("tiling", lambda: advise(target, field, tile, spatial_axes, pullback.cost))
     step("compiling the gradient", compiled.join)
     whole.board = step(
         "checkerboard",
-        lambda: predicted(target.fn, target.args, axes, output, traced, pullback, FLAT_IMAGES, inputs=inputs),
+        lambda: predicted(target.fn, target.args, axes, output, traced, pullback, flat, inputs=inputs),
     )
     effective = step("effective receptive field", lambda: measured(field, pullback, axes, draws=draws, inputs=inputs))
     whole.effective = effective
@@ -169,8 +177,12 @@ def _first_line(error: Exception) -> str:
     return lines[0].strip() if lines else "no reason given"
 
 
-def advise(target: Target, field: Any, tile: int, spatial_axes: Sequence[int] | None) -> TilingAdvice:
+def advise(
+    target: Target, field: Any, tile: int, spatial_axes: Sequence[int] | None, cost: Cost | None = None
+) -> TilingAdvice:
     """Halo, alignment and cost of tiles of an image that is much larger than one crop.
+
+    `cost` is the function's on its own image.
 
     Raises:
         analysis.TilingRefused: where no tile can have the whole image's values.
@@ -184,19 +196,16 @@ def advise(target: Target, field: Any, tile: int, spatial_axes: Sequence[int] | 
             continue  # a signal laid out as an image: nobody has more of that axis
         shape[axis] += -(-(8 * tile + 4 * int(size)) // align) * align  # congruent to a size that the function takes
     concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(rest))
-    # Two crops of random pixels are compared where that is cheap; the report says where it was not.
-    run = analysis.tiled(target.fn, tile, spatial_axes=spatial_axes, verify=concrete and _small(field, tile))
+    # Two crops of random pixels are compared where that is cheap.
+    verify = concrete and _small(field, tile) and (cost is None or cost.equations < 300 and cost.multiply_adds < 2e9)
+    run = analysis.tiled(target.fn, tile, spatial_axes=spatial_axes, verify=verify)
     plans, *_ = run.plan(jax.ShapeDtypeStruct(tuple(shape), image.dtype), *rest)
-    share = [p.crop / min(p.keep, p.crop) for p in plans]
-    return TilingAdvice(
-        tile=tile,
-        align=tuple(p.align for p in plans),
-        before=tuple(-(-p.low * p.size // p.out_size) for p in plans),
-        after=tuple(-(-(p.out_crop - p.high) * p.size // p.out_size) for p in plans),
-        crop=tuple(p.crop for p in plans),
-        keep=tuple(p.keep for p in plans),
-        work=float(np.prod(share)),
-    )
+    before = tuple(-(-p.low * p.size // p.out_size) for p in plans)
+    after = tuple(-(-(p.out_crop - p.high) * p.size // p.out_size) for p in plans)
+    crop = tuple(p.crop for p in plans)
+    keep = tuple(n - b - a for n, b, a in zip(crop, before, after, strict=True))
+    work = float(np.prod([n / k for n, k in zip(crop, keep, strict=True)]))
+    return TilingAdvice(tile, tuple(p.align for p in plans), before, after, crop, keep, work)
 
 
 def _small(field: Any, tile: int) -> bool:

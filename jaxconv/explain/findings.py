@@ -13,12 +13,13 @@ PROBLEM, NOTE, FINE = "problem", "note", "fine"
 
 @dataclass(frozen=True)
 class Finding:
-    """One statement: `kind` is problem, note or fine; `fixes` are changes that were checked."""
+    """One statement: `kind` is problem, note or fine; `fixes` are changes that were checked, each with its code."""
 
     kind: str
     title: str
     text: str
     fixes: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
 
 
 def findings(found: Explanation) -> list[Finding]:
@@ -102,7 +103,8 @@ def _holes(found: Explanation) -> list[Finding]:
         + (f"; partly closed by {closed}." if closed else "; no later layer closes the holes.")
     )
     fixes = tuple(fix for run in dilated_runs(gridding.layers) if (fix := rates_fix(run)))
-    return [Finding(PROBLEM, f"Holes: {percent(gridding.coverage)} of the receptive field is used", text, fixes)]
+    title = f"Holes: {percent(gridding.coverage)} of the receptive field is used"
+    return [Finding(PROBLEM, title, text, *_columns(fixes))]
 
 
 def dilated_runs(rows: Sequence[LayerGridding]) -> list[list[LayerGridding]]:
@@ -122,8 +124,9 @@ def dilated_runs(rows: Sequence[LayerGridding]) -> list[list[LayerGridding]]:
     return [run for run in runs if any(row.dilation[0] > 1 for row in run)]
 
 
-def rates_fix(run: Sequence[LayerGridding]) -> str | None:
-    """A schedule without holes for the same layers, of the same field where there is one; None where all is well."""
+def rates_fix(run: Sequence[LayerGridding]) -> tuple[str, str] | None:
+    """A schedule without holes for the same layers, of the same field where there is one, and its code; None where all
+    is well."""
     rates, kernels = [row.dilation[0] for row in run], [row.kernel[0] for row in run]
     now = analysis.check_rates(rates, kernels, rank=len(run[0].kernel))
     if now.ok:
@@ -142,11 +145,21 @@ def rates_fix(run: Sequence[LayerGridding]) -> str | None:
     after = analysis.check_rates(best[0].rates, kernels, rank=len(run[0].kernel))
     same = after.receptive_field == now.receptive_field
     field = f"the same field of {now.receptive_field}" if same else f"a field of {after.receptive_field}"
-    return (
-        f"from {layer_name(run[0])} on, dilation rates {_list([str(r) for r in best[0].rates], '')} in place of "
-        f"{_list([str(r) for r in rates], '')}: {field} pixels a side, of which {percent(after.coverage)} are used "
+    better = ", ".join(str(r) for r in best[0].rates)
+    code = (
+        f'for w, rate in zip(kernels, ({better},)):\n    x = jax.nn.relu(jc.conv(x, w, padding="SAME", dilation=rate))'
+    )
+    said = (
+        f"from {layer_name(run[0])} on, dilation rates {better} in place of "
+        f"{_list([str(r) for r in now.rates], '')}: {field} pixels a side, of which {percent(after.coverage)} are used "
         f"instead of {percent(now.coverage)} (checked by counting)"
     )
+    return said, code
+
+
+def _columns(fixes: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The sentences, and their code."""
+    return tuple(said for said, _ in fixes), tuple(code for _, code in fixes)
 
 
 # -------------------------------------------------------------------------------------------------------- checkerboard
@@ -164,9 +177,27 @@ def pattern(board: Checkerboard) -> str:
     return f"{board.pattern:.2g} (the output's spread: {board.spread:.2g})"
 
 
-def _fix(found: Explanation, fix: Fix) -> str:
+def _fix(found: Explanation, layer: LayerOverlap, fix: Fix) -> tuple[str, str]:
     anew = fix.name == "ICNR initialisation" and found.target.weights == "trained"
-    return f"{'training anew from ' * anew}{fix.name}: {fix.measure} {fix.before:.2g} → {fix.after:.2g}"
+    said = f"{'training anew from ' * anew}{fix.name}: {fix.measure} {fix.before:.2g} → {fix.after:.2g}"
+    return said, _code(layer, fix, len(found.field.input_size))
+
+
+def _code(layer: LayerOverlap, fix: Fix, rank: int) -> str:
+    """How to write a fix."""
+    scale, three = fix.factor, (3,) * rank
+    if fix.name == "resize-convolution":
+        return f'x = jc.resize(x, scale={scale}, method="nearest")\nx = jc.conv(x, w, padding="SAME")'
+    if fix.name == "ICNR initialisation":
+        return (
+            f"init = jc.initializers.icnr(jax.nn.initializers.he_normal(), {scale})\n"
+            f"conv = jc.nn.Conv(c_in, c_out * {scale**rank}, {three}, padding=1, kernel_init=init, rngs=rngs)\n"
+            f"x = jc.pixel_shuffle(conv(x), {scale})"
+        )
+    kernel = (int(fix.name.rpartition(" ")[2]),) * rank
+    return (
+        f'up = jc.nn.ConvTranspose(c_in, c_out, {kernel}, stride={layer.stride}, padding="SAME", rngs=rngs)\nx = up(x)'
+    )
 
 
 def _checkerboard(found: Explanation) -> list[Finding]:
@@ -174,11 +205,11 @@ def _checkerboard(found: Explanation) -> list[Finding]:
     if board is None:
         return [Finding(NOTE, "Checkerboards could not be predicted", found.failed.get("checkerboard", ""))]
     made: list[Finding] = []
-    uneven: dict[object, list[tuple[LayerOverlap, str, tuple[str, ...]]]] = {}
-    drawn: dict[str, list[tuple[LayerOverlap, str, tuple[str, ...]]]] = {}
+    uneven: dict[object, list[tuple[LayerOverlap, str, tuple[tuple[str, str], ...]]]] = {}
+    drawn: dict[str, list[tuple[LayerOverlap, str, tuple[tuple[str, str], ...]]]] = {}
     for layer in board.layers:
         name = overlap_name(found, layer)
-        fixes = tuple(_fix(found, f) for f in layer.fixes if f.after < f.before)
+        fixes = tuple(_fix(found, layer, f) for f in layer.fixes if f.after < f.before)
         if layer.counts > 0 and layer.name == "transposed convolution":
             uneven.setdefault((layer.kernel, layer.stride), []).append((layer, name, fixes))
         elif layer.added > 1e-3 and (layer.name in ("transposed convolution", "pixel shuffle") or not layer.kernel):
@@ -189,7 +220,7 @@ def _checkerboard(found: Explanation) -> list[Finding]:
         its = "is not divisible by its stride" if len(alike) == 1 else "are not divisible by their stride"
         text = f"{_capital(alike[0][0].reason)}, so neighbouring outputs get more and less of it, in a fixed pattern."
         fixes = max((fixes for *_, fixes in alike), key=len)
-        made.append(Finding(PROBLEM, f"Checkerboard: {kernel} of {names} {its}", text, fixes))
+        made.append(Finding(PROBLEM, f"Checkerboard: {kernel} of {names} {its}", text, *_columns(fixes)))
     for reason, alike in drawn.items():
         trained = "" if found.target.weights == "trained" else "; training can remove it, but need not"
         text = (
@@ -197,7 +228,7 @@ def _checkerboard(found: Explanation) -> list[Finding]:
             f"pattern of {pattern(board)}{trained}."
         )
         title = f"A pattern on flat images from {_list([name for _, name, _ in alike])}"
-        made.append(Finding(NOTE, title, text, max((fixes for *_, fixes in alike), key=len)))
+        made.append(Finding(NOTE, title, text, *_columns(max((fixes for *_, fixes in alike), key=len))))
     if not made and board.score < 1e-6:
         made.append(Finding(FINE, "No checkerboard", "All phases of the output are treated alike."))
     return made

@@ -10,9 +10,10 @@ from jaxconv import figures
 from jaxconv.analysis import GradientField
 from jaxconv.analysis.upsampling.checkerboard import LayerOverlap
 from jaxconv.explain.collect import Explanation
-from jaxconv.explain.findings import by, overlap_name, percent
+from jaxconv.explain.findings import by, overlap_name, pattern, percent
 
 SVG_UP_TO = 150_000  # bytes; beyond that pixels are smaller
+TEXTS_UP_TO = 250  # in a figure: each is drawn as a path, and more of them than this are seldom smaller than pixels
 DPI = 144  # twice what they are shown at
 
 
@@ -34,19 +35,21 @@ def embed(figure: Any, alt: str, caption: str = "") -> Picture:
     >>> embed(figures.overlap((3,), stride=(2,)), "bars").data[:26]
     'data:image/svg+xml;base64,'
     """
-    import matplotlib
+    import matplotlib.text
 
     wide, high = figure.get_size_inches()
     engine = figure.get_layout_engine()
     if engine is not None:  # places everything once and not before each drawing: it takes as long as the drawing
         engine.execute(figure)
         figure.set_layout_engine("none")
-    svg = io.BytesIO()
-    # The same figure gives the same bytes: no date, and the same names for its parts.
-    with matplotlib.rc_context({"svg.hashsalt": "jaxconv"}):
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, dpi=DPI)
-    kind, raw = "svg+xml", svg.getvalue()
-    if len(raw) > SVG_UP_TO:
+    raw = b""
+    if len(figure.findobj(matplotlib.text.Text)) <= TEXTS_UP_TO:
+        svg = io.BytesIO()
+        # The same figure gives the same bytes: no date, and the same names for its parts.
+        with matplotlib.rc_context({"svg.hashsalt": "jaxconv"}):
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, dpi=DPI)
+        kind, raw = "svg+xml", svg.getvalue()
+    if not raw or len(raw) > SVG_UP_TO:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
         kind, raw = "png", png.getvalue()
@@ -139,7 +142,7 @@ def _paths(found: Explanation, direction: str) -> Picture:
 def _flat(found: Explanation) -> Picture:
     board = found.board
     assert board is not None
-    alt = f"The pattern that flat images come out with: score {board.score:.2g}, period {by(board.period)}."
+    alt = f"The pattern that flat images come out with: {pattern(board)}, period {by(board.period)}."
     return embed(
         figures.overlap(board), alt, "What the weights as they are make of an image that is the same everywhere."
     )

@@ -30,7 +30,7 @@ def record(found: Explanation) -> dict[str, Any]:
         probed;
         layers: one entry a row of the table, with the layer's part in the checkerboard;
         tiling: tile, align, before, after, crop and keep in pixels per axis, work relative to the whole image;
-        findings: kind, title, text, fixes; failed: step -> why; seconds: step -> time.
+        findings: kind, title, text, fixes, code; failed: step -> why; seconds: step -> time.
         A number that is not finite is None.
 
     Example:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxconv._import import module_of
+from jaxconv.explain.weights import planned
 
 SIDE = 256
 LONGEST = 512  # of a photograph's longer side, unless --input says otherwise
@@ -183,13 +184,10 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
 
     from flax import nnx
 
-    def build() -> Any:
-        # This generator is a tenth of JAX's own to compile, which happens for the shape of every kernel.
-        return kind(**chosen, rngs=nnx.Rngs(jax.random.key(0, impl="unsafe_rbg")))
-
     # Shapes first: a wrong one is known before any weight is drawn.
-    _of_module(name, nnx.eval_shape(build), shape, picture, [])
-    model = build()
+    shapes, draw = planned(lambda: kind(**chosen, rngs=nnx.Rngs(0)))
+    _of_module(name, shapes, shape, picture, [])
+    model = draw()
     model.eval()
     image_shape = jax.ShapeDtypeStruct(tuple(shape), np.float32)
     return Target(name, model, (image_shape,), picture, (*remarks, *more), weights="random")

@@ -60,15 +60,17 @@ def usage_counts(
     rows, columns = counts.shape
     width = 5.2
     flat = raw.ndim == 1
-    height = min(max(width * rows / columns, 0.5), TALLEST) + 0.8
-    figure = Figure(figsize=(width + (1.1 if max(rows, columns) > 24 else 0.3), height), layout="constrained")
+    height = 1.9 if flat else min(max(width * rows / columns, 0.5), TALLEST) + 0.8
+    wide = 7.5 if flat else width + (1.1 if max(rows, columns) > 24 else 0.3)
+    figure = Figure(figsize=(wide, height), layout="constrained")
     ax = figure.subplots()
     mesh = counts_panel(ax, counts, numbers=numbers, mark=mark, width=width)
     if width * rows / columns > TALLEST:
         ax.set_aspect("auto")  # a strip of pixels is drawn wider than it is
     ax.set_title(title or _sentence(raw, "pixels" if not flat else "positions"), fontsize=12)
     if max(rows, columns) > 24:
-        figure.colorbar(mesh, ax=ax, label="paths from this pixel to the output", shrink=0.9)
+        side: dict[str, Any] = {"location": "bottom", "aspect": 50} if flat else {"shrink": 0.9}
+        figure.colorbar(mesh, ax=ax, label=f"paths from this {'position' if flat else 'pixel'} to the output", **side)
     return figure
 
 
@@ -158,7 +160,8 @@ def gridding(
     if not along:
         return _only_last(Figure, [(label, steps[-1]) for label, steps in rows])
     high = [max(3 if counts.ndim == 3 else 1 for _, counts in steps) for _, steps in rows]
-    figure = Figure(figsize=(unit * wide + 0.8, (unit + 0.7) * sum(high)), layout=roomy())
+    tall = 1.6 if all(counts.ndim == 1 for _, steps in rows for _, counts in steps) else unit + 0.7
+    figure = Figure(figsize=(unit * wide + 0.8, tall * sum(high)), layout=roomy())
     grid = iter(figure.subplots(sum(high), wide, squeeze=False))
     for (label, steps), lines in zip(rows, high, strict=True):
         block = np.asarray([next(grid) for _ in range(lines)])
@@ -167,7 +170,8 @@ def gridding(
         for ax in block[:, len(steps) :].ravel():
             ax.axis("off")
         used = np.count_nonzero(steps[-1][1]) / steps[-1][1].size
-        block[0, 0].set_ylabel(f"{label}\n{used:.0%} of the field is used", fontsize=11, labelpad=8)
+        said = f"{label}\n{used:.0%} of the field is used" if tall > 2 else f"{label}\n{used:.0%} used"
+        block[0, 0].set_ylabel(said, fontsize=11 if tall > 2 else 9, labelpad=8)
     return figure
 
 

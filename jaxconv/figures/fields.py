@@ -241,6 +241,9 @@ def _on_line(field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effect
         )
     ax.axvline(_centre(field, at)[0] - 0.5, color=CURRENT, linewidth=1.6, label="under the output")
     ax.set(xlabel="input position")
+    left, right = _around(box[0], 1.0)
+    if right - left < 0.5 * mask.size:  # the rest of a long signal would leave a line of it
+        ax.set(xlim=(max(left, 0), min(right, mask.size)))
     ax.set_title(_sentence(at, mask, box), fontsize=11.5)
     style(ax)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)

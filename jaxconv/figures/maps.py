@@ -10,7 +10,8 @@ from jaxconv.figures.grid import CURRENT, INK, ink_on, number
 
 HOLE = "#ffffff"
 TALLEST = 9.0  # inches of a figure
-NUMBERS_UP_TO = 24  # cells on a side; smaller type cannot be read
+NUMBERS_UP_TO = 24  # cells on a side
+LEGIBLE = 5.5  # points
 
 
 def shades() -> Any:
@@ -48,14 +49,14 @@ def counts_panel(
     Args:
         ax: matplotlib axes.
         counts: (rows, columns).
-        numbers: write the counts into the cells; None for where they can be read.
+        numbers: write the counts into the cells; None for where they can be read (5.5 points).
         mark: (row, column) of a cell to outline.
         scale: smallest and largest value of the colours; those above zero by default.
         log: colours by the logarithm of the count.
         width: width of the panel in inches, for the size of the type.
 
     Returns:
-        The QuadMesh; its array holds the counts, masked where they are zero.
+        The cells as a mesh, or an image where they are many; its array holds the counts, masked where they are zero.
     """
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.patches import Rectangle
@@ -67,35 +68,32 @@ def counts_panel(
         low, high = (low / 4, high * 4) if log else (0.0, high * 2)  # one value: a middle shade
     norm = LogNorm(low, max(high, low * 1.001)) if log else Normalize(low, max(high, low + 1e-9))
     small = max(rows, columns) <= NUMBERS_UP_TO
-    mesh = ax.pcolormesh(
-        shown, cmap=shades(), norm=norm, edgecolors="#ffffff" if small else "none", linewidth=0.6, rasterized=True
-    )
+    if small:
+        look: dict[str, Any] = {"edgecolors": "#ffffff", "linewidth": 0.6}
+        mesh = ax.pcolormesh(shown, cmap=shades(), norm=norm, rasterized=True, **look)
+    else:  # an image is drawn many times faster than as many cells
+        extent = (0, columns, rows, 0)
+        mesh = ax.imshow(shown, cmap=shades(), norm=norm, interpolation="nearest", extent=extent)
     ax.set_facecolor(HOLE)
-    holes = np.ma.masked_where(counts != 0, np.zeros(counts.shape))
-    if small and holes.count():
+    if small:
         for row, column in zip(*np.nonzero(counts == 0), strict=True):
             ax.add_patch(
                 Rectangle((column, row), 1, 1, facecolor=HOLE, edgecolor="#c3c9cf", hatch="///", linewidth=0, zorder=1)
             )
-    if numbers or (numbers is None and small):
-        longest = max(len(number(v)) for v in counts.ravel())
-        size = min(0.62 * 72 * width / max(rows, columns) / max(longest * 0.62, 1.0), 13)
+    longest = max(len(number(v)) for v in counts.ravel()) if small or numbers else 1
+    size = min(0.62 * 72 * width / max(rows, columns) / max(longest * 0.62, 1.0), 13)
+    if numbers or (numbers is None and small and size >= LEGIBLE):
         for (row, column), value in np.ndenumerate(counts):
             if value:
-                colour = mesh.cmap(mesh.norm(value))[:3]
                 ax.text(
-                    column + 0.5,
-                    row + 0.5,
-                    number(value),
-                    ha="center",
-                    va="center",
-                    fontsize=size,
-                    color=ink_on(colour),
-                )
+                    column + 0.5, row + 0.5, number(value), ha="center", va="center", fontsize=size,
+                    color=ink_on(mesh.cmap(mesh.norm(value))[:3]), in_layout=False,
+                )  # fmt: skip
     if mark is not None:
         row, column = mark
         ax.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=CURRENT, linewidth=2.4, zorder=5))
-    ax.set(aspect="equal", xticks=[], yticks=[], xlim=(0, columns), ylim=(rows, 0))
+    # A line of cells is drawn as high as its panel.
+    ax.set(aspect="equal" if rows > 1 else "auto", xticks=[], yticks=[], xlim=(0, columns), ylim=(rows, 0))
     for side in ax.spines.values():
         side.set(color="#adb5bd", linewidth=0.8)
     return mesh

@@ -171,7 +171,7 @@ def _of_network(field: ReceptiveField, direction: str, crop: int) -> Any:
     middle = whole[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))]
     relative = middle / middle.mean() if middle.any() else middle
     maps = [] if len(whole) == 1 else maps_of(relative, "overlap")
-    figure = Figure(figsize=(5.6 + 4.8 * len(maps), 4.4) if maps else (7, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.6 + 4.8 * len(maps), 4.4) if maps else (8.4, 3.6), layout="constrained")
     line_ax, *others = figure.subplots(1, 1 + len(maps), width_ratios=(1.2, *(1,) * len(maps)), squeeze=False)[0]
     row = tuple(int(r) for r in np.unravel_index(np.argmax(middle), middle.shape)[:-1])
     place = np.arange(middle.shape[-1]) + corner[-1]
@@ -220,16 +220,21 @@ def _of_flat_images(board: Checkerboard) -> Any:
     repeats = [max(1, -(-16 // n)) if n > 1 or len(period) > 1 else 1 for n in cell.shape]
     shown = np.tile(cell, repeats)
     maps = maps_of(shown, "overlap")
-    figure = Figure(figsize=(1.6 + 4 * len(maps), 4.6), layout="constrained")
+    flat = len(period) == 1
+    figure = Figure(figsize=(7.5, 2.2) if flat else (1.6 + 4 * len(maps), 4.6), layout="constrained")
     high = max(float(np.abs(shown).max()), 1e-9)
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
     for ax, (where, drawn) in zip(axes, maps, strict=True):
         image = ax.imshow(drawn, cmap="PuOr", vmin=-high, vmax=high, interpolation="nearest")
+        ax.set(aspect="auto" if flat else "equal")
         ax.set(xticks=[], yticks=[])
         ax.set_title(where, fontsize=10.5)
-    figure.colorbar(image, ax=axes[-1], label="difference from the mean, in units of the output's size", shrink=0.9)
+    label = "difference from the mean, in units of the output's size"
+    side: dict[str, Any] = {"location": "bottom", "aspect": 50} if flat else {"shrink": 0.9}
+    figure.colorbar(image, ax=axes[-1], label=label, **side)
     said = (
-        f"a flat image comes out with this pattern of period {by(period)}\nscore {number(board.score)} "
+        f"flat images come out with a pattern of period {by(period)}: {number(board.pattern)} beside a spread of "
+        f"{number(board.spread)}\n"
         f"(of {draws} images and {channels} channel{'s' * (channels != 1)}, the strongest is drawn)"
     )
     if len(maps) > 1:

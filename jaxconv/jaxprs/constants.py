@@ -47,7 +47,7 @@ def delayed(eqn: Any, inputs: Sequence[Const]) -> list[Const]:
 
     def outputs() -> Sequence[Any]:
         if not memo:
-            memo.append(_evaluate(eqn, [c.value for c in inputs]))
+            memo.append(evaluate(eqn, [c.value for c in inputs]))
         return memo[0]
 
     def output(i: int) -> Any:
@@ -56,7 +56,8 @@ def delayed(eqn: Any, inputs: Sequence[Const]) -> list[Const]:
     return [Const(v.aval, partial(output, i)) for i, v in enumerate(eqn.outvars)]
 
 
-def _evaluate(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+def evaluate(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+    """The outputs of an equation for numbers, by NumPy where it knows the operation: nothing is compiled for it."""
     name, out = eqn.primitive.name, eqn.outvars[0].aval
     if (name in _ELEMENTWISE or name in _STRUCTURAL) and all(map(_plain, (*values, out))):
         arrays = [np.asarray(v) for v in values]
@@ -65,7 +66,7 @@ def _evaluate(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
             return [np.asarray(result).astype(out.dtype).reshape(out.shape)]
     # A jitted helper (`where`, `clip`, ...) equation by equation: compiling each would cost more than all the rest.
     inner = called(eqn)
-    return bound(eqn, values) if inner is None else walk(inner, values, _evaluate, lambda value: value)
+    return bound(eqn, values) if inner is None else walk(inner, values, evaluate, lambda value: value)
 
 
 def _plain(value: Any) -> bool:

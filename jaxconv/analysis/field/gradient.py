@@ -11,6 +11,7 @@ import numpy as np
 from jaxconv.jaxprs.modules import as_function, with_state
 
 from ..graph.trace import spatial_axes_of, spatial_index
+from .cost import compiler_options, cost_of
 
 
 def numbers_for(args: Sequence[Any], seed: int) -> list[Any]:
@@ -27,6 +28,9 @@ def numbers_for(args: Sequence[Any], seed: int) -> list[Any]:
     return [image, *rest]
 
 
+RUNS = 12  # of one gradient, as `explain` needs them
+
+
 class Pullback:
     """The gradient of one output with respect to the image, compiled once for all that is measured with it.
 
@@ -34,15 +38,19 @@ class Pullback:
         args: the function's arguments, an NNX module's state behind them (so that weights are no constants of the
             program, which XLA would fold for long).
         result: shape and dtype of the output.
+        differentiable: whether image and output are of floating point.
+        cost: of one run of the function.
     """
 
     def __init__(self, fn: Callable[..., Any], args: Sequence[Any], output: int | None):
         pure, self.args = with_state(fn, args)
         run = jax.jit(lambda *given: jax.tree.leaves(pure(*given))[output or 0])
-        self.result: jax.ShapeDtypeStruct = run.eval_shape(*self.args)
+        traced = run.trace(*self.args)
+        self.result: Any = traced.out_info
         self.differentiable = all(jnp.issubdtype(x.dtype, jnp.inexact) for x in (self.args[0], self.result))
+        self.cost = cost_of(traced.jaxpr)
 
-        @jax.jit
+        @partial(jax.jit, compiler_options=compiler_options(self.cost, RUNS))
         def pull(image: Any, rest: Any, cotangent: Any) -> Any:
             return jax.vjp(lambda x: run(x, *rest), image)[1](cotangent)[0]
 

@@ -33,12 +33,13 @@ _SHOWN = 6  # layers in the printed form
 
 @dataclass(frozen=True)
 class Fix:
-    """A change to one layer, and the unevenness before and after, both measured by the same analysis."""
+    """A change to one layer that enlarges by `factor`; the unevenness before and after, by the same analysis."""
 
     name: str
     measure: str
     before: float
     after: float
+    factor: int = 2
 
 
 @dataclass(frozen=True)
@@ -209,11 +210,11 @@ def predicted(
     inputs: Inputs | None = None,
 ) -> Checkerboard:
     """`checkerboard` with the graph (or why there is none) and the gradient that somebody has already."""
-    places = traced.result_axes if isinstance(traced, Traced) else axes
+    places, jaxpr = (traced.result_axes, traced.jaxpr) if isinstance(traced, Traced) else (axes, None)
     inputs = inputs or inputs_for(args[0], axes)
     images = inputs.flat(draws, seed)
     known = periods(traced) if isinstance(traced, Traced) else None
-    records = probe(fn, args, axes, output, images, seed, places, known)
+    records = probe(fn, args, axes, output, images, seed, places, known, jaxpr)
     coarsest = [min((r.size[i] for r in records if r.size[i] > 1), default=1) for i in range(len(axes))]
     steps = [phases_between(args[0].shape[a], n) for a, n in zip(axes, coarsest, strict=True)]
     if known is not None:
@@ -333,26 +334,29 @@ def _fixes(found, record: Record, counts: float, added: float, shuffles: bool, s
     if counts:
         size = -(-found[0].taps // factor) * factor
         tried.append(
-            Fix(f"kernel size {size}", "paths per phase", counts, _divisible_counts(size, factor, len(found), seed))
-        )
+            Fix(
+                f"kernel size {size}", "paths per phase", counts, _divisible_counts(size, factor, len(found), seed),
+                factor,
+            )
+        )  # fmt: skip
     if added > 1e-6:
         for name, score in _even_scores(factor, len(record.size), seed).items():
-            tried.append(Fix(name, "gain on flat images", added, score))
+            tried.append(Fix(name, "gain on flat images", added, score, factor))
     return tuple(tried)
 
 
 # The changed layers depend on nothing but these numbers, and a network has many layers alike.
 @cache
 def _divisible_counts(size: int, factor: int, rank: int, seed: int) -> float:
-    kernel = jnp.ones((size,) * rank + (1, 1))
+    kernel = jnp.asarray(np.ones((size,) * rank + (1, 1), np.float32))
     return _layer_board(_transposed(kernel, factor), 1, rank, seed).counts or 0.0
 
 
 @cache
 def _even_scores(factor: int, rank: int, seed: int) -> dict[str, float]:
     channels = 4
-    small = jax.random.normal(jax.random.key(seed), (3,) * rank + (channels, channels))
-    even = jnp.repeat(small, factor**rank, axis=-1)
+    drawn = np.random.default_rng(seed).standard_normal((3,) * rank + (channels, channels), np.float32)
+    small, even = jnp.asarray(drawn), jnp.asarray(np.repeat(drawn, factor**rank, axis=-1))
     return {
         "ICNR initialisation": _layer_board(_shuffled(even, factor), channels, rank, seed).score,
         "resize-convolution": _layer_board(_resized(small, factor), channels, rank, seed).score,

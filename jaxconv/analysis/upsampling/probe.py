@@ -1,8 +1,9 @@
 """Runs a function on flat images and keeps what its layers put out: periodic patterns in it are the network's own."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxconv.jaxprs.places import place_of
 from jaxconv.jaxprs.walk import bound, called, label_of, walk
 from jaxconv.lattice import Relation, of_lax
 
+from ..field.cost import compiler_options, cost_of
 from ..field.gradient import Pullback, numbers_for
 from ..graph.links import groups
 
@@ -87,16 +89,31 @@ def image_spread(phases: np.ndarray) -> float:
         return float(np.sqrt(values.mean(axis=tuple(range(1, values.ndim - 1))).var(axis=0).mean()))
 
 
-def phase_means(array: np.ndarray, axes: Sequence[int], period: Sequence[int], keep: float = 0.5) -> np.ndarray:
+def phase_means(array: np.ndarray, axes: Sequence[int], period: Sequence[int]) -> np.ndarray:
     """The mean of every phase over the middle of an array: batch axes first, the phases, then what is left."""
-    array = np.moveaxis(np.asarray(array), axes, range(len(axes)))
-    cells = [max(int(n * keep) // p, 1) for n, p in zip(array.shape, period, strict=False)]
-    starts = [(n - c * p) // 2 // p * p for n, c, p in zip(array.shape, cells, period, strict=False)]
-    middle = tuple(slice(s, s + c * p) for s, c, p in zip(starts, cells, period, strict=True))
-    array = array[middle].astype(np.float64)  # cut first: most of it is not needed in double precision
+    return _folded(np.asarray(array)[_middle(np.shape(array), axes, period)], axes, period)
+
+
+def _middle(shape: Sequence[int], axes: Sequence[int], period: Sequence[int]) -> tuple[slice, ...]:
+    """The whole periods in the middle half of an array, as an index.
+
+    >>> _middle((1, 16, 3), (1,), (2,))
+    (slice(None, None, None), slice(4, 12, None), slice(None, None, None))
+    """
+    index = [slice(None)] * len(shape)
+    for axis, p in zip(axes, period, strict=False):
+        whole = max(shape[axis] // 2 // p, 1) * p
+        start = (shape[axis] - whole) // 2 // p * p
+        index[axis] = slice(start, start + whole)
+    return tuple(index)
+
+
+def _folded(array: Any, axes: Sequence[int], period: Sequence[int]) -> np.ndarray:
+    """The mean over whole periods, in double precision."""
+    array = np.moveaxis(np.asarray(array, np.float64), axes, range(len(axes)))
     for i, p in enumerate(period):
         array = np.moveaxis(array, i, 0)
-        array = np.moveaxis(array.reshape(cells[i], p, *array.shape[1:]).mean(axis=0), 0, i)
+        array = np.moveaxis(array.reshape(-1, p, *array.shape[1:]).mean(axis=0), 0, i)
     return array
 
 
@@ -109,56 +126,83 @@ def probe(
     seed: int,
     places: Sequence[int],
     known: Sequence[tuple[int, int, int | None]] | None = None,
+    jaxpr: Any = None,
 ) -> list[Record]:
     """The records of every layer and of the output (last), on flat images; `places` are the output's spatial axes.
 
     The weights that are not given are drawn with `seed`. `known` are the periods that the graph states; where there is
-    none they follow from the sizes, which is right where borders are padded.
+    none they follow from the sizes, which is right where borders are padded. `jaxpr` is the function's, where somebody
+    has traced it.
 
     Raises:
         ValueError: where the output has other spatial axes than the image.
     """
     fn, args = with_state(fn, args)
-    closed = jax.make_jaxpr(fn)(*args)
+    closed = jax.make_jaxpr(fn)(*args) if jaxpr is None else jaxpr
     _, *rest = numbers_for(args, seed)
     sites: list[tuple[str, str, Any]] = []
 
-    @jax.jit
-    def run(image: Any, rest: Any) -> list[Any]:
+    def layers(image: Any, rest: Any) -> list[Any]:
         sites.clear()
         recorder = _Recorder(sites)
         outputs = recorder.run(closed, [(leaf, n == 0) for n, leaf in enumerate(jax.tree.leaves([image, *rest]))])
         return [*recorder.kept, outputs[output or 0][0]]
 
-    records: list[Record] = []
-    results = [[np.asarray(a) for a in run(image, rest)] for image in images]
-    coarsest = [args[0].shape[a] for a in axes]
-    rank = len(args[0].shape)
+    shapes = jax.eval_shape(layers, images[0], rest)
+    planned = list(_planned(sites, shapes, args[0].shape, axes, places, known))
+
+    @partial(jax.jit, compiler_options=compiler_options(cost_of(closed), len(images)))
+    def run(image: Any, rest: Any) -> list[Any]:
+        # Only the middle leaves the program: all layers' whole outputs are many times the weights.
+        kept = layers(image, rest)
+        return [kept[n][_middle(kept[n].shape, where, record.period)] for n, where, record in planned]
+
+    folded: list[list[np.ndarray]] = [[] for _ in planned]
+    for image in images:
+        for phases, array, (_, where, record) in zip(folded, run(image, rest), planned, strict=True):
+            phases.append(_folded(array, where, record.period))
+    for phases, (*_, record) in zip(folded, planned, strict=True):
+        stacked = np.stack(phases)
+        record.phases = stacked.reshape(stacked.shape[: 1 + len(axes)] + (-1,))
+    return [record for *_, record in planned]
+
+
+def _planned(
+    sites: Sequence[tuple[str, str, Any]],
+    shapes: Sequence[Any],
+    image: Sequence[int],
+    axes: Sequence[int],
+    places: Sequence[int],
+    known: Sequence[tuple[int, int, int | None]] | None,
+) -> Iterator[tuple[int, Sequence[int], Record]]:
+    """Which outputs are images: their numbers, spatial axes, and records whose phases are still to be measured."""
+    coarsest = [image[a] for a in axes]
+    before: tuple[int, ...] | None = None
     for number, (primitive, place, eqn) in enumerate([*sites, ("output", "output", None)]):
-        arrays = [r[number] for r in results]
-        last = primitive == "output"
+        shape, last = shapes[number].shape, primitive == "output"
         if last and len(places) != len(axes):
             raise ValueError(
-                f"the output of shape {arrays[0].shape} has {len(places)} of the image's {len(axes)} spatial "
-                "axes: a checkerboard is looked for on an output that is an image"
+                f"the output of shape {shape} has {len(places)} of the image's {len(axes)} spatial axes: a "
+                "checkerboard is looked for on an output that is an image"
             )
-        if arrays[0].ndim != rank and not last:
+        if len(shape) != len(image) and not last:
             continue
         where = places if last else axes
-        size = tuple(arrays[0].shape[a] for a in where)
+        size = tuple(shape[a] for a in where)
         coarsest = [_coarser(a, b) for a, b in zip(coarsest, size, strict=True)]
         period = tuple(phases_between(n, c) for n, c in zip(size, coarsest, strict=True))
         if known is not None:
             stated = ((own if last else common) for _, common, own in known)
             fits = zip(size, stated, period, strict=True)
             period = tuple(s if s is not None and (last or 2 * s <= n) and s <= n else p for n, s, p in fits)
-        phases = np.stack([phase_means(a, where, period) for a in arrays])
-        phases = phases.reshape(phases.shape[: 1 + len(axes)] + (-1,))
-        regrouped = (records and records[-1].size == size) or all(n == 1 for n in size)
-        if primitive in ("reshape", "broadcast_in_dim") and regrouped:
+        if primitive in ("reshape", "broadcast_in_dim") and (size == before or all(n == 1 for n in size)):
             continue  # channels regrouped, biases, statistics: not an upsampling
-        records.append(Record(primitive, place, eqn, size, period, phases, _factors(eqn, axes), arrays[0].dtype))
-    return records
+        before = size
+        record = Record(primitive, place, eqn, size, period, _NONE, _factors(eqn, axes), shapes[number].dtype)
+        yield number, where, record
+
+
+_NONE = np.zeros((0,))
 
 
 def _coarser(known: int, size: int) -> int:

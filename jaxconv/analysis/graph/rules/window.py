@@ -193,8 +193,9 @@ def _same_places(old: Axis, new: Axis) -> Link | None:
 
 
 # --------------------------------------------------------------------- the library's pooling, as jitted calls by name
-def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relation]:
-    """The window that a pooling call slides along each axis, found from what is inside of it.
+def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relation] | None:
+    """The window that a pooling call slides along each axis, found from what is inside of it; None where several
+    outputs read a whole axis.
 
     The inside is read on its own as a graph; along each axis the bounds of what an output reads, and the spacing of
     the taps at one output in the middle, are the window.
@@ -218,6 +219,11 @@ def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relati
         low, high = bounds(inner.graph, source, out, a, nominal=False)
         low, high = np.broadcast_to(low, out.shape), np.broadcast_to(high, out.shape)
         others = tuple(slice(None) if b == a else n // 2 for b, n in enumerate(out.shape))
+        if not np.isfinite(low[others]).any():  # one product with the whole axis
+            if out.shape[a] > 1:
+                return None
+            found[a] = Relation(axis.size, 1, axis.size)
+            continue
         n_out, middle = out.shape[a], out.shape[a] // 2
         index = tuple(middle if b == a else n // 2 for b, n in enumerate(out.shape))
         block, starts = counts_at(source, out, index)
@@ -254,6 +260,8 @@ def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
         return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
     value = reader.dependent(inputs[0])
     found = separable_window(reader, eqn, value)
+    if found is None:
+        return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
     layer = Layer("pool", tuple(found.values()), windows=found)
     seen = windowed(reader, value, {a: window(r) for a, r in found.items()}, eqn.params["name"], layer)
     return [seen] * len(eqn.outvars)
