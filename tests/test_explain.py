@@ -267,7 +267,7 @@ def test_what_fails_is_said_and_the_rest_goes_on(nets):
     )
     assert found.tiling is None and "reduce_sum" in found.failed["tiling"]
     said = [f.title for f in findings(found)]
-    assert any(title.startswith("Beyond these, 1 operation") for title in said)
+    assert any(title.startswith("Beyond these, one operation") for title in said)
     assert "cannot be cut exactly" in page(found)
 
 
