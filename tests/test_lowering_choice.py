@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+import ways
 from cases import Case
 from test_core_faces import error
 
@@ -19,7 +20,7 @@ import jaxconv as jc
 from jaxconv import lowering, trilinear
 from jaxconv.benchmark import REAL, explain, random_layers
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import Call, choose, costs, cpu, taps
+from jaxconv.lowering import Call, choose, costs, cpu, fft, taps
 
 F32 = np.dtype("float32")
 RECORD = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "lowerings-cpu.json"
@@ -150,6 +151,7 @@ def test_a_forced_method_carries_over_to_derivatives_where_it_serves(method, x64
         "fold": Case((6, 5), (3, 2), (2, 2), (1, 1), ((1, 1), (0, 1))),
         "space_to_batch": Case((6, 5), (3, 2), (1, 1), (2, 3), ((1, 1), (2, 1))),
         "blocks": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1)), groups=2, channels=(2, 2)),
+        "fft": Case((6, 5), (3, 2), (2, 1), (1, 1), ((1, 1), (0, 1))),
     }[method]
     x, w, y = case.arrays()
     out, pull = jax.vjp(lambda x, w: jc.conv(x, w, **case.params, method=method), x, w)
@@ -176,3 +178,58 @@ def test_the_chosen_lowering_agrees_with_the_reference_lowering(layer):
         call = call_of(layer, face, "cpu")
         auto, lax = (jax.jit(functools.partial(lowering.run, m, call))(arrays[a], arrays[b]) for m in ("auto", "lax"))
         assert error(auto, np.asarray(lax)) <= 1e-4, (face, choose(call))
+
+
+# ---------------------------------------------------------------------- transforms
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "groups", "channels", "chosen"),
+    [
+        ((200, 200), (200, 200), 1, (1, 1), True),
+        ((256, 256), (31, 31), 1, (3, 3), True),
+        ((256, 256), (15, 15), 1, (3, 3), False),
+        ((16384,), (1024,), 16, (16, 16), True),
+        ((56, 56), (13, 13), 64, (64, 64), False),
+        ((32, 32), (64, 64), 1, (21, 21), False),
+        ((128, 128), (64, 64), 1, (16, 16), True),
+    ],
+    ids=str,
+)
+def test_cpus_transform_kernels_of_hundreds_of_taps(size, window, groups, channels, chosen):
+    g = ConvGeometry.resolve(input_size=size, kernel_size=window, padding="SAME", groups=groups)
+    for face in ("apply", "adjoint", "kernel"):
+        call = Call(face, g, 1, *channels, F32, F32, None, "cpu", True)
+        assert (choose(call) == "fft") is chosen
+        assert choose(dataclasses.replace(call, runs_here=False)) != "fft"
+        assert choose(dataclasses.replace(call, platform="cuda")) != "fft"
+
+
+BLOCKS_OF_TRANSFORMS = [
+    Case((300,), (20,), (1,), (1,), ((4, 19),), channels=(2, 3)),
+    Case((300,), (20,), (3,), (1,), ((-7, 30),), groups=2, channels=(1, 2)),
+    Case((14, 60), (5, 3), (1, 1), (1, 2), ((3, 3), (3, 3)), channels=(2, 1)),
+    Case((21, 30), (2, 3), (2, 3), (1, 1), ((-3, -3), (0, 0)), groups=3),
+    Case((3, 40, 3), (1, 3, 2), (1, 1, 1), (1, 3, 1), ((1, 1),) * 3),
+]
+
+
+@pytest.mark.parametrize("case", BLOCKS_OF_TRANSFORMS, ids=range(len(BLOCKS_OF_TRANSFORMS)))
+def test_transforms_in_blocks_are_the_definition(case, x64):
+    assert max(c.blocks for c in fft.circles(ways.geometry(case))) > 1
+    x, w, y = case.arrays()
+    named = {**case.params, "method": "fft"}
+    assert error(jc.conv(x, w, **named), reference.conv(x, w, case.record, case.groups)) <= 1e-12
+    back = jc.conv_transpose(y, w, **named, output_size=case.n)
+    assert error(back, reference.conv_transpose(y, w, case.record, case.groups)) <= 1e-12
+    dw = jc.conv_kernel(x, y, case.k, **named)
+    assert error(dw, reference.conv_kernel(x, y, case.record, case.groups)) <= 1e-12
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_transform_keeps_what_is_not_finite_where_it_is_read(bad):
+    x, w = np.ones((2, 64, 3), np.float32), np.ones((9, 3, 2), np.float32)
+    x[1, 40, 2] = bad
+    got, want = (np.isfinite(jc.conv(x, w, padding=4, method=m)) for m in ("fft", "lax"))
+    np.testing.assert_array_equal(got, want)
+    assert not want.all() and want[0].all()

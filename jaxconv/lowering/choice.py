@@ -15,7 +15,7 @@ from types import ModuleType
 import jax.numpy as jnp
 from jax import Array
 
-from jaxconv.lowering import blocks, costs, cpu, fold, im2col, lax, phases, rules, space_to_batch, taps
+from jaxconv.lowering import blocks, costs, cpu, fft, fold, im2col, lax, phases, rules, space_to_batch, taps
 from jaxconv.lowering.call import Call
 from jaxconv.lowering.cpu import faces as cpu_faces
 
@@ -51,6 +51,7 @@ METHODS = {
     "fold": Lowering(fold, leaves_a_call=True),
     "space_to_batch": Lowering(space_to_batch, leaves_a_call=True),
     "blocks": Lowering(blocks, leaves_a_call=True),
+    "fft": Lowering(fft),
     "cpu_kernels": Lowering(cpu_faces),
 }
 
@@ -69,10 +70,11 @@ def _cheapest(call: Call, served: list[str]) -> str:
 
 
 # The first rule that names a lowering decides; "lax" where none does.
-# CPU: with AVX2 the compiled kernels were the model's choice in all 222 calls of the record, so where they can run they
-# do. Other instruction sets take the same rule until a measurement asks for one in front of it.
+# CPU: transforms for kernels of hundreds of taps. Beside them the compiled kernels, with AVX2, were the model's choice
+# in all 222 calls of the record, so where they can run they do. Other instruction sets take the same rules until a
+# measurement asks for one in front of them.
 RULES: dict[str | None, tuple[Rule, ...]] = {
-    "cpu": (_wherever_it_serves("cpu_kernels"), _cheapest),
+    "cpu": (rules.cpu, _wherever_it_serves("cpu_kernels"), _cheapest),
     "cuda": (rules.gpu,),
     "rocm": (rules.gpu,),
     "tpu": (rules.tpu,),
@@ -84,9 +86,9 @@ RULES: dict[str | None, tuple[Rule, ...]] = {
 def choose(call: Call) -> str:
     """Name of the lowering that serves `call` best, from the call alone: no timing, no state.
 
-    On CPUs the compiled kernels where they can run, else the cheapest by the fitted cost model
-    ([`costs`][jaxconv.lowering.costs]); on GPUs and TPUs by rules read off recorded measurements and compilers'
-    estimates ([`rules`][jaxconv.lowering.rules]).
+    On CPUs transforms for very large kernels, the compiled kernels where they can run, else the cheapest by the
+    fitted cost model ([`costs`][jaxconv.lowering.costs]); on GPUs and TPUs by rules read off recorded measurements
+    and compilers' estimates ([`rules`][jaxconv.lowering.rules]).
 
     Example:
         >>> import numpy as np

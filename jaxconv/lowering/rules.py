@@ -25,12 +25,22 @@ in thousand cycles as the compiler of libtpu estimates them for v5e in bfloat16,
 - the adjoint with large kernel and stride: k = 64, s = 32 with 21 channels at 8x16x16: 140,284 against 10,551 (phases).
 
 Sums over taps are never chosen for dense calls there: nine unrolled products take a minute and more to compile.
+
+CPUs. Fourier transforms where the kernel is so large that they are faster than the compiled kernels by twice and more.
+CPU-milliseconds of the forward face, compiled kernels against transforms (AVX2, float32, batch 1; jax 0.10.2):
+
+- few channels: 200x200 taps on 200x200, 300 against 3; 31x31 on 256x256, 3 to 3 channels, 45 against 6; 15x15 there,
+  12 against 7 (not taken); 1,025 taps on 16,384, 4 against 0.6; 11x11x11 on 32x32x32, 2 channels, 29 against 6;
+- depthwise: 1,024 taps on 16,384 of 16 channels, 17 against 3.4; 31x31 on 56x56 of 64 channels, 16 against 13 (not
+  taken);
+- more channels: 21x21 on 128x128, 16 to 16 channels, 54 against 80, FCN-32s's 64x64, 31 against 58 (neither taken).
 """
 
 from __future__ import annotations
 
 import math
 
+from jaxconv.lowering import costs, fft
 from jaxconv.lowering.call import Call
 
 # Phases beat the native adjoint where the stride is this large (on TPUs: this larger one), or the result this thin.
@@ -39,6 +49,22 @@ TPU_LARGE_STRIDE = 32
 FEW_CHANNELS = 4
 # More taps than this are not summed in one fused loop.
 FEW_TAPS = 32
+
+# Multiply-adds that the compiled kernels have to save for each unit of a transform's work, by how well they run: with
+# few channels a group, and with as many as fill their vectors.
+TRANSFORM = 12
+TRANSFORM_WIDE = 80
+
+
+def cpu(call: Call, served: list[str]) -> str | None:
+    """Transforms for very large kernels, where the program runs on one device (XLA gathers what it transforms)."""
+    g = call.geometry
+    if "fft" not in served or not call.runs_here or math.prod(g.kernel_size) <= FEW_TAPS:
+        return None
+    i, o = call.channels_in // g.groups, call.channels_out // g.groups
+    circle = math.prod(c.length * c.blocks for c in fft.circles(g))
+    units = (call.batch * (call.channels_in + call.channels_out) + i * call.channels_out) * circle * math.log2(circle)
+    return "fft" if costs.multiply_adds(call) > (TRANSFORM if min(i, o) <= 4 else TRANSFORM_WIDE) * units else None
 
 
 def gpu(call: Call, served: list[str]) -> str | None:
