@@ -266,8 +266,10 @@ def explain(case: str, dtype: str = "float32") -> str:
             if platform == "cpu":
                 expected = {m: costs.seconds(m, call, lowering.choose) for m in served if m in costs.AMOUNTS}
                 why = ", ".join(f"{m} {1e3 * t:.2f} ms" for m, t in sorted(expected.items(), key=lambda item: item[1]))
-                rule = "" if chosen in expected else "wherever they can run; "
-                out.append(f"  {face:8} {chosen:15} {rule}XLA's operations, expected on one core: {why}")
+                rules = {"cpu_kernels": "wherever they can run; ", "fft": "by rule, for kernels of so many taps; "}
+                out.append(
+                    f"  {face:8} {chosen:15} {rules.get(chosen, '')}XLA's operations, expected on one core: {why}"
+                )
             else:
                 out.append(f"  {face:8} {chosen:15} by rule, out of {', '.join(served)}")
     return "\n".join(out)
