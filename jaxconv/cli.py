@@ -39,6 +39,7 @@ def train(
     restart: bool = False,
     extend: bool = False,
     mesh: str | None = None,
+    hosts: str | None = None,
 ) -> None:
     """Train a network, or continue an interrupted run. Without arguments: a small U-Net on mosaics of photographs.
 
@@ -69,6 +70,8 @@ def train(
         extend: go on with the run in --out, finished or not, to more --steps.
         mesh: devices that share the examples of a batch and the rows of its images, as data=4,height=2; without it all
             of this machine that share the examples evenly.
+        hosts: one training by several processes, each started with the same words but its NUMBER from 0 on:
+            ADDRESS:PORT,PROCESSES,NUMBER with the address of the first one; auto on SLURM, Kubernetes and TPU pods.
     """
     from jaxconv.train.command import train_command
 
@@ -80,7 +83,7 @@ def train(
         "labels": labels, "init": init, "loss": loss, "class_weighting": class_weights, "optimiser": optimiser,
         "schedule": schedule, "augment": augment, "freeze": freeze,
     }  # fmt: skip
-    train_command(config, out, given, set, restart, extend, mesh)
+    train_command(config, out, given, set, restart, extend, mesh, hosts)
 
 
 def look_at_data(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ pytest.importorskip("orbax.checkpoint")
 pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
-from jaxconv.train.devices import Devices
+from jaxconv.train.devices import Devices, join_hosts
 
 # One process, so that jax and the network are loaded once: each run is (folder, steps, mesh, extend).
 RUNS = """
@@ -37,6 +39,9 @@ class Small(nnx.Module):
         return self.up(self.dropout(nnx.relu(self.norm(self.down(x)))))
 
 jaxconv.models.REGISTRY["small"] = Small
+if len(sys.argv) > 2:  # one of two processes
+    from jaxconv.train.devices import join_hosts
+    join_hosts(sys.argv[2])
 assert jax.device_count() == 8
 lines = []
 class Lines(Console):
@@ -95,6 +100,58 @@ def test_meshes_read_each_others_checkpoints(tmp_path):
     _assert_same(tables["all"], tables["one"][:4])
     _assert_same(tables["rows"], tables["one"])
     assert len(tables["one"]) == 6 and scores["rows"] == pytest.approx(scores["one"], abs=5e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_and_continue_its_run(tmp_path):
+    """Two real processes of four devices each, over the loopback; the first one writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    _trained(tmp_path, [("one", 4, "data=1", False)])
+    shutil.copytree(tmp_path / "one", tmp_path / "longer")
+    runs = json.dumps([("two", 4, None, False), ("longer", 6, None, True)])
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUNS, runs, f"{address},2,{number}"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        for number in range(2)
+    ]
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said[0][1][-3000:] + said[1][1][-3000:]
+    assert "8 devices, data=8, height=1" in said[0][0] and "resuming longer after step 4 of 6" in said[0][0]
+    rest = [line for line in said[1][0].splitlines() if line.strip() and not line.startswith("[Gloo]")]
+    assert not rest, "the first process alone speaks"
+    tables, scores, _ = _trained(tmp_path, [("one", 6, "data=1", True), ("two", 6, "data=1", True)])
+    longer = np.genfromtxt(tmp_path / "longer" / "metrics.csv", delimiter=",", names=True)
+    _assert_same(tables["two"], tables["one"])
+    _assert_same(longer, tables["one"])
+    assert len(longer) == 6
+    assert json.loads((tmp_path / "longer" / "results.json").read_text())["miou"] == pytest.approx(
+        scores["one"], abs=5e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("hosts", "message"),
+    [("1,2", "must be auto, or ADDRESS:PORT"), ("a:1,2", "must be auto"), ("a:1,2,2", "have the numbers 0..1")],
+)
+def test_hosts_that_cannot_be_are_refused(hosts, message):
+    with pytest.raises(ValueError, match=message):
+        join_hosts(hosts)
+
+
+def test_parts_of_one_process_are_the_whole():
+    devices = Devices.of("data=1", batch_size=12, rows=96)
+    assert devices.part(12) == (0, 12) and devices.first and devices.agreed(7) == 7
+    assert list(devices.own_share([1, 2, 3])) == [1, 2, 3] and devices.total(np.int64(5)) == 5
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class Checkpoints:
                     f"{self.folder} has one of [ * ? in its path, and so has the folder of temporary files"
                 )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True, **_alone()
         )
         self._manager = ocp.CheckpointManager(place, options=options)
 
@@ -107,6 +107,15 @@ class Checkpoints:
                 aside, number = path.with_name(f"{path.name}.unreadable{number}"), number + 1
             path.rename(aside)
             self._say(f"checkpoint {path} is damaged ({reason}); put aside as {aside.name}, using the one before it")
+
+
+def _alone() -> dict[str, Any]:
+    """Orbax's options for a process that saves without the others."""
+    if jax.process_count() == 1:
+        return {}
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix="one")
+    return {"multiprocessing_options": alone, "create": False}
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

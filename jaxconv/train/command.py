@@ -16,14 +16,18 @@ def train_command(
     restart: bool,
     extend: bool = False,
     mesh: str | None = None,
+    hosts: str | None = None,
 ) -> dict[str, Any]:
     """Trains with the config called ``config``, changed by ``given`` (None: not given) and KEY=VALUE ``settings``.
 
     ``extend`` starts from the config of the run in ``out`` instead, if no other is named.
     """
+    from jaxconv.train.devices import join_hosts
     from jaxconv.train.loop import train
     from jaxconv.train.runfolder import read_description
 
+    if hosts is not None:
+        join_hosts(hosts)
     base = None
     if extend and config is None and out is not None:
         base = TrainConfig().override(**(read_description(out).train or {}))

@@ -1,12 +1,17 @@
 """The devices that a run computes on: examples are split among them, parameters lie on each."""
 
 import dataclasses
-from typing import Any
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+T = TypeVar("T")
 AXES = ("data", "height")
 
 
@@ -18,15 +23,18 @@ class Devices:
     convolutions see of their neighbours, and sums gradients and batch statistics over all. So a step computes what one
     device computes, but for the order of sums.
 
+    With several processes (`jax.distributed`) each reads its own part of a batch and scores its own part of the images
+    on its own devices; the first one alone reads and writes the run folder.
+
     Args:
-        mesh: with the axes of `AXES`.
+        mesh: with the axes of `AXES`, over the devices of all processes.
     """
 
     mesh: Mesh
 
     @classmethod
     def of(cls, mesh: str | None, batch_size: int, rows: int) -> "Devices":
-        """From "data=4,height=2"; None takes as many of this machine's devices as share the batch evenly.
+        """From "data=4,height=2"; None takes as many devices, of all processes alike, as share the batch evenly.
 
         Raises:
             ValueError: no such mesh, more devices than there are, or they do not share examples and rows evenly.
@@ -34,9 +42,17 @@ class Devices:
         >>> Devices.of("data=1", batch_size=12, rows=96).count
         1
         """
-        devices = jax.local_devices()
-        sizes = _parsed(mesh) if mesh is not None else {"data": _largest_share(batch_size, len(devices)), "height": 1}
+        hosts = jax.process_count()
+        devices = jax.devices() if hosts > 1 else jax.local_devices()
+        if batch_size % hosts:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of the {hosts} processes")
+        each = _largest_share(batch_size // hosts, len(devices) // hosts)
+        sizes = _parsed(mesh) if mesh is not None else {"data": each * hosts, "height": 1}
         data, height = (sizes[name] for name in AXES)
+        if data % hosts:
+            raise ValueError(f"--mesh {mesh}: data={data} must be a multiple of the {hosts} processes")
+        own = [[device for device in devices if device.process_index == host] for host in range(hosts)]
+        devices = [device for mine in own for device in mine[: data * height // hosts]] if hosts > 1 else devices
         if data * height > len(devices):
             raise ValueError(f"--mesh {mesh} needs {data * height} devices, and jax has {len(devices)}")
         if batch_size % data or rows % height:
@@ -61,13 +77,83 @@ class Devices:
         """Images (n, h, w, channels) or labels (n, h, w), by example and by rows."""
         return NamedSharding(self.mesh, PartitionSpec(*AXES))
 
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that reads and writes files."""
+        return jax.process_index() == 0
+
+    def agreed(self, number: int) -> int:
+        """The first process's number."""
+        return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+    def part(self, count: int) -> tuple[int, int]:
+        """Where this process's part of ``count`` examples begins, and how many they are."""
+        own = count // jax.process_count()
+        return jax.process_index() * own, own
+
     def replicate(self, tree: Any) -> Any:
-        """A pytree with all of it on each device."""
-        return jax.device_put(tree, self.everywhere)
+        """A pytree with all of it on each device; the first process's where there are several."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.everywhere)
+        tree = multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
+        lay = functools.partial(jax.make_array_from_process_local_data, self.everywhere)
+        return jax.tree.map(lambda leaf: lay(np.asarray(leaf)), tree)
+
+    def lay(self, arrays: Any, sharding: NamedSharding) -> Any:
+        """This process's part of a batch, with those of the others."""
+        if jax.process_count() == 1:
+            return jax.device_put(arrays, sharding)
+        return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
+
+    def local(self, tree: Any) -> Any:
+        """This process's copy of what is on each device."""
+        return tree if jax.process_count() == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+    def on_host(self, tree: Any) -> Any:
+        """What a process saves: NumPy's arrays where there are several processes, since jax's would be everybody's."""
+        return tree if jax.process_count() == 1 else jax.tree.map(np.asarray, self.local(tree))
+
+    def own_rows(self, array: jax.Array) -> np.ndarray:
+        """This process's part of an array that lies as batches do."""
+        if jax.process_count() == 1:
+            return np.asarray(array)
+        return np.asarray(multihost_utils.global_array_to_host_local_array(array, self.mesh, PartitionSpec(*AXES)))
+
+    def total(self, counts: np.ndarray) -> np.ndarray:
+        """The sum of whole numbers over all processes."""
+        if jax.process_count() == 1:
+            return counts
+        # In two parts: without x64 jax has 32 bits.
+        parts = np.stack([counts >> 30, counts & (2**30 - 1)]).astype(np.int32)
+        high, low = np.asarray(multihost_utils.process_allgather(parts)).astype(np.int64).sum(0)
+        return (high << 30) + low
+
+    def own_share(self, items: Iterable[T]) -> Iterator[T]:
+        """Every n-th item of n processes."""
+        return itertools.islice(items, jax.process_index(), None, jax.process_count())
 
     def examples(self, images: np.ndarray) -> jax.Array:
-        """Whole images of any size, split by example alone."""
-        return jax.device_put(images, NamedSharding(self.mesh, PartitionSpec("data")))
+        """Whole images of any size, split by example alone over this process's devices."""
+        if jax.process_count() == 1:
+            return jax.device_put(images, NamedSharding(self.mesh, PartitionSpec("data")))
+        return jax.device_put(images, jax.local_devices()[0])
+
+
+def join_hosts(text: str) -> None:
+    """Makes this process one of several: "ADDRESS:PORT,PROCESSES,NUMBER", or "auto" where a cluster tells.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text == "auto":
+        return jax.distributed.initialize()
+    address, *numbers = text.split(",")
+    if ":" not in address or len(numbers) != 2 or not all(word.isdecimal() for word in numbers):
+        raise ValueError(f"--hosts {text} must be auto, or ADDRESS:PORT of the first process,PROCESSES,NUMBER of this")
+    count, number = map(int, numbers)
+    if number >= count:
+        raise ValueError(f"--hosts {text}: the {count} processes have the numbers 0..{count - 1}")
+    jax.distributed.initialize(address, count, number)
 
 
 def _parsed(text: str) -> dict[str, int]:

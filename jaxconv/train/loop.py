@@ -4,6 +4,7 @@ A run is decided by its config alone. Example i of the data, and every random nu
 seed and of i or k; so a run that was interrupted and started again continues as if nothing had happened.
 """
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,8 @@ def train(
         extend: go on with the run in ``out``, finished or not, to more ``steps``: the learning rate follows the
             schedule of the longer run from here on.
         mesh: how many devices share the examples of a batch and the rows of its images, as "data=4,height=2"; by
-            default all of the machine that share the examples evenly. A run may go on with another mesh.
+            default all that share the examples evenly, those of all processes where `jax.distributed` has several: each
+            then calls this with the same arguments, and the first one writes. A run may go on with another mesh.
         console: where sentences and the progress bar go.
 
     Returns:
@@ -66,8 +68,8 @@ def train(
     Raises:
         FileExistsError: ``out`` holds a finished run, or something that is no run.
         BlockingIOError: another process trains in ``out``.
-        ValueError: ``out`` holds a run of another config (the message names the keys that differ), there is more than
-            one process, devices cannot share a batch, or data and network do not fit together.
+        ValueError: ``out`` holds a run of another config (the message names the keys that differ), devices
+            and processes cannot share a batch, or data and network do not fit together.
         FloatingPointError: the loss, the gradient or the new state is not finite; the message names the step and the
             data.
         KeyboardInterrupt: after SIGINT, when a checkpoint has been written.
@@ -75,13 +77,27 @@ def train(
     >>> train(TrainConfig(steps=100), "runs/short")["test_miou"]  # doctest: +SKIP
     """
     console = console or Console()
-    folder = Path(out)
+    if jax.process_index():  # the first process alone has the run's folder
+        with tempfile.TemporaryDirectory(prefix="jaxconv-") as own:
+            return _started(config, Path(own) / "run", data, step, False, False, mesh, Console(quiet=True))
+    return _started(config, Path(out), data, step, restart, extend, mesh, console)
+
+
+def _started(
+    config: TrainConfig,
+    folder: Path,
+    data: Data | None,
+    step: OwnStep | None,
+    restart: bool,
+    extend: bool,
+    mesh: str | None,
+    console: Console,
+) -> dict:
+    """`train` in the folder of this process."""
 
     def say(text: str) -> None:
         console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
-    if jax.process_count() > 1:
-        raise ValueError(f"train runs in one process, and jax.distributed has {jax.process_count()}: start it without")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another --out")
     existed = folder.is_dir()
@@ -147,8 +163,9 @@ def _run_steps(
     task: Task, config: TrainConfig, folder: Path, checkpoints: Checkpoints, console: Console, say: Say
 ) -> tuple[dict[str, Any], MetricsLog]:
     """All steps that are still to do; returns the state and the log."""
-    done, devices = checkpoints.latest or 0, task.devices
-    state = devices.replicate(checkpoints.restore(done, task.abstract) if done else task.init(say))
+    devices = task.devices
+    done = devices.agreed(checkpoints.latest or 0)
+    state = devices.replicate(checkpoints.restore(done, task.abstract) if done and devices.first else task.init(say))
     if devices.count > 1:
         say(f"{devices.count} devices, {', '.join(f'{name}={size}' for name, size in devices.mesh.shape.items())}")
     best = Best(folder / "best.safetensors", done, task.scores)
@@ -157,7 +174,7 @@ def _run_steps(
     if done:
         say(f"resuming {folder} after step {done} of {config.steps}")
     patience = config.early_stop * config.eval_every
-    end = done if patience and best.age(done) >= patience else config.steps
+    end = devices.agreed(done if patience and best.age(done) >= patience else config.steps)
     with Interrupt() as interrupt, bar(console, done, config.steps, config.batch_size) as show:
         for number, batch in enumerate(prefetch(task.batch, done, end), done + 1):
             state, found, finite = task.step(state, *task.lay(batch))
@@ -172,10 +189,10 @@ def _run_steps(
                 numbers = task.logged(found, batch)
                 log.add(number, numbers | scores, time.perf_counter() - began)
                 show(number, numbers, scores)
-            over = scored and 0 < patience <= best.age(number)
-            stop = (interrupt.requested or over) and number < config.steps
-            if number % config.checkpoint_every == 0 or number == config.steps or stop:
-                checkpoints.save(number, state)
+            over = patience > 0 and devices.agreed(scored and patience <= best.age(number))
+            stop = (devices.agreed(interrupt.requested) or over) and number < config.steps
+            if devices.first and (number % config.checkpoint_every == 0 or number == config.steps or stop):
+                checkpoints.save(number, devices.on_host(state))
             if over and stop:
                 say(f"stopped after step {number}: no better score since step {best.step}")
                 break

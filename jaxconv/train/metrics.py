@@ -100,7 +100,7 @@ class Boundaries:
 
     def __init__(self, classes: int, ignore_index: int | None = None, width: float = 0.02):
         self._classes, self._ignore, self._width = classes, ignore_index, width
-        self._both, self._either = np.zeros((2, classes), np.int64)
+        self.counts = np.zeros((2, classes), np.int64)  # pixels in both boundaries, and in either
 
     def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
         """Counts an image's labels and predictions, integers of the same shape."""
@@ -114,14 +114,15 @@ class Boundaries:
 
         for number in range(self._classes):
             one, other = (boundary((values == number) & kept) for values in (labels, predictions))
-            self._both[number] += np.count_nonzero(one & other)
-            self._either[number] += np.count_nonzero(one | other)
+            self.counts[0, number] += np.count_nonzero(one & other)
+            self.counts[1, number] += np.count_nonzero(one | other)
 
     @property
     def per_class(self) -> np.ndarray:
         """(classes,) float64; NaN for the ignored class and for classes absent from labels and predictions both."""
-        there = self._either > 0
-        return np.divide(self._both, self._either, out=np.full(self._classes, np.nan), where=there)
+        both, either = self.counts
+        there = either > 0
+        return np.divide(both, either, out=np.full(self._classes, np.nan), where=there)
 
     @property
     def mean(self) -> float:

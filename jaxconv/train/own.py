@@ -110,7 +110,8 @@ class Own:
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """The number of the step, and its arrays."""
-        return (np.int32(step), *self._source.batch(step * self.config.batch_size, self.config.batch_size))
+        start, count = self.devices.part(self.config.batch_size)
+        return (np.int32(step), *self._source.batch(step * self.config.batch_size + start, count))
 
     def names(self, step: int) -> list[str]:
         """The numbers of a step's examples, or what the data call them."""
@@ -121,7 +122,7 @@ class Own:
     def lay(self, batch: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
         """The rows of each array shared by all devices."""
         rows = NamedSharding(self.devices.mesh, PartitionSpec("data"))
-        return (batch[0], *jax.device_put(batch[1:], rows))
+        return (batch[0], *self.devices.lay(batch[1:], rows))
 
     def logged(self, found: dict[str, Any], batch: tuple[np.ndarray, ...]) -> dict[str, float]:
         """The numbers of a step."""
@@ -129,18 +130,22 @@ class Own:
 
     def score(self, state: Any) -> dict[str, float]:
         """The step's own scores."""
-        return {name: float(value) for name, value in self._given.metrics(state).items()} if self.scores else {}
+        return (
+            {name: float(value) for name, value in self._given.metrics(self.devices.local(state)).items()}
+            if self.scores
+            else {}
+        )
 
     def variables(self, state: Any) -> dict[str, Any]:
         """All of the state, by dotted names."""
-        leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+        leaves = jax.tree_util.tree_flatten_with_path(self.devices.local(state))[0]
         return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
     def picture(self, state: Any) -> np.ndarray | None:
         """The step's own picture."""
         if not hasattr(self._given, "picture"):
             return None
-        image = np.asarray(self._given.picture(state))
+        image = np.asarray(self._given.picture(self.devices.local(state)))
         image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
 

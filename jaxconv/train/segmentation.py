@@ -110,11 +110,12 @@ class Segmentation:
 
     def lay(self, batch: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
         """Images and labels on the devices."""
-        return jax.device_put(batch, self.devices.split)
+        return self.devices.lay(batch, self.devices.split)
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of step number ``step``, from 0."""
-        return self.data.train.batch(step * self.config.batch_size, self.config.batch_size)
+        """Images and labels of step number ``step``, from 0: this process's part."""
+        start, count = self.devices.part(self.config.batch_size)
+        return self.data.train.batch(step * self.config.batch_size + start, count)
 
     def names(self, step: int) -> list[str]:
         """What that batch is made of."""
@@ -123,18 +124,25 @@ class Segmentation:
     def logged(self, found: dict[str, Any], batch: tuple[np.ndarray, ...]) -> dict[str, float]:
         """The numbers of a step, as they are logged."""
         record = self.record
-        confusion = confusion_matrix(batch[1], found["classes"], record.classes, record.ignore_index)
+        classes = self.devices.own_rows(found["classes"])
+        confusion = self.devices.total(confusion_matrix(batch[1], classes, record.classes, record.ignore_index))
         return {"loss": float(found["loss"]), "train_miou": mean_iou(confusion, record.ignore_index)}
 
     def score(self, state: State) -> dict[str, float]:
         """The scores that are taken during training."""
         record, size = self.record, self.config.batch_size
-        confusion = score(self.segment(state), self.data.val(), record, size)
+        confusion = score(self.segment(state), self.devices.own_share(self.data.val()), record, size)
+        confusion = self.devices.total(confusion)
         return {"val_miou": mean_iou(confusion, record.ignore_index)}
 
     def variables(self, state: State) -> dict[str, Any]:
         """The network's parameters, or their means, and its batch statistics: what is saved."""
-        return runfolder.tensors_of(nnx.merge_state(_trained(state), state["frozen"], state["stats"]))
+        return runfolder.tensors_of(nnx.merge_state(*self._network(state)))
+
+    def _network(self, state: State) -> tuple[nnx.State, nnx.State, nnx.State]:
+        """This process's copy of the parameters, or their means, of the frozen ones and the batch statistics."""
+        trained = state["ema" if "ema" in state else "params"]
+        return self.devices.local((trained, state["frozen"], state["stats"]))
 
     def picture(self, state: State) -> np.ndarray:
         """The first four images of the validation, their labels and what the network makes of them."""
@@ -145,17 +153,19 @@ class Segmentation:
     def segment(self, state: State) -> Predict:
         """Label maps of images with the present parameters, or their means."""
         streams = fresh_rngs(self._rngs, jax.random.key(0))  # evaluation draws nothing from them
-        states = (_trained(state), state["frozen"], streams, state["stats"])
+        params, frozen, stats = self._network(state)
+        states = (params, frozen, streams, stats)
         return segmenter(self._forward, states, self.record, self.config.batch_size, self.devices.examples)
 
     def finish(self, state: State, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         """The final scores and that of the baseline, and their pictures, as far as they can be drawn."""
         data, record, size = self.data, self.record, self.config.batch_size
         segment, boundaries = self.segment(state), Boundaries(record.classes, record.ignore_index)
-        confusion = score(segment, data.test(), record, size, boundaries)
+        confusion = self.devices.total(score(segment, self.devices.own_share(data.test()), record, size, boundaries))
+        boundaries.counts = self.devices.total(boundaries.counts)
         images, labels = data.train.batch(0, min(600, 1 + 10_000_000 // math.prod(self.config.crop)))
         baseline = fit_intensity_classifier(images, labels, record.classes, record.ignore_index)
-        by_intensity = score(baseline, data.test(), record, size)
+        by_intensity = self.devices.total(score(baseline, self.devices.own_share(data.test()), record, size))
         ours, theirs = (mean_iou(found, record.ignore_index) for found in (confusion, by_intensity))
         results = {
             "split": data.scored, "miou": ours, "boundary_miou": boundaries.mean, "intensity_miou": theirs,
@@ -169,11 +179,6 @@ class Segmentation:
         drawn(lambda: save_confusion(folder / "confusion.png", confusion, record), say)
         drawn(lambda: save_picture(folder / "picture.png", shown, truth, segment(shown), record, title), say)
         return results
-
-
-def _trained(state: State) -> nnx.State:
-    """The parameters, or their means."""
-    return state["ema" if "ema" in state else "params"]
 
 
 def _split(model: nnx.Module, trained: Any) -> tuple[Any, ...]:
