@@ -81,8 +81,8 @@ def _holes(found: Explanation) -> list[Finding]:
     if found.gridding is None:
         return [Finding(NOTE, "Gridding could not be read", found.failed.get("gridding", ""))]
     gridding = found.gridding
-    opened = _list([layer_name(layer) for layer in gridding.opens])
-    closed = _list([layer_name(layer) for layer in gridding.closes])
+    opened = _list(_few([layer_name(layer) for layer in gridding.opens]))
+    closed = _list(_few([layer_name(layer) for layer in gridding.closes]))
     if gridding.coverage >= 1:
         if not gridding.opens:
             return [Finding(FINE, "No holes", "Every pixel of the receptive field reaches the output.")]
@@ -295,6 +295,12 @@ def _notes(found: Explanation) -> list[Finding]:
     return made + [
         Finding(NOTE, f"Not measured: {name}", why) for name, why in found.failed.items() if name not in named
     ]
+
+
+def _few(names: Sequence[str], most: int = 6) -> list[str]:
+    """The first names, and how many more there are: the table has them all."""
+    names = list(dict.fromkeys(names))
+    return names if len(names) <= most + 1 else [*names[:most], f"{len(names) - most} more"]
 
 
 def _list(words: Sequence[str], last: str = " and ") -> str:
