@@ -214,6 +214,8 @@ def conv_kernel(
         ConvGeometry.resolve(input_size=(1,), kernel_size=kernel_size)
     rank = len(kernel_size)
     sizes = _spatial(x, "x", rank)
+    if open_sizes.found(sizes):
+        raise ValueError(f"conv_kernel needs spatial sizes that are numbers, not symbols: got {tuple(map(str, sizes))}")
     geometry = ConvGeometry.resolve(
         input_size=sizes, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode,

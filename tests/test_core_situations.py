@@ -129,6 +129,36 @@ EXPORTED = {
     ),
     "wide mean": lambda x: jc.avg_pool(x, 8, stride=1),
 }
+POOLED = {
+    "pooled": lambda x: jc.max_pool(x, 3, stride=2, padding=1),
+    "pooled, SAME": lambda x: jc.max_pool(x, 2, padding="SAME"),
+    "means without pads": lambda x: jc.avg_pool(x, 3, stride=1, padding=1, count_include_pad=False),
+    "means": lambda x: jc.avg_pool(x, 2),
+    "pooled gradient": jax.grad(lambda x: jnp.sum(jc.max_pool(x, 2) ** 2)),
+    "doubled": lambda x: jc.resize(x, scale=2),
+    "halved": lambda x: jc.resize(x, scale=0.5, method="nearest"),
+    "to a size": lambda x: jc.resize(x, (32, 20), method="cubic"),
+    "corners": lambda x: jc.resize(x, (2 * x.shape[1] - 1, 8), align_corners=True),
+    "antialiased": lambda x: jc.resize(x, (4, x.shape[2] // 3), method="cubic", antialias=True),
+    "reflected": lambda x: jc.conv(x, W, groups=2, padding=2, padding_mode="reflect"),
+    "repeated": lambda x: jc.conv(x, W, groups=2, padding=((1, 2), (0, -1)), stride=2, padding_mode="replicate"),
+}
+DEFAULT = ("pooled", "doubled", "antialiased", "reflected")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in DEFAULT else pytest.mark.slow) for n in POOLED])
+def test_pooling_and_resizing_with_open_sizes(name):
+    pytest.importorskip("flatbuffers")
+    f = POOLED[name]
+    for shape, sizes in (("b, h, k, 4", [(1, 9, 14, 4), (2, 16, 12, 4)]), ("2, 8*h, k, 4", [(2, 16, 12, 4)])):
+        least = ["h >= 8" if shape[0] == "b" else "h >= 1", "k >= 8"]
+        struct = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape, constraints=least), jnp.float32)
+        exported = jax.export.export(jax.jit(f), platforms=("cpu", "tpu"))(struct)
+        for size in sizes:
+            x = jnp.asarray(RNG.standard_normal(size), jnp.float32)
+            close(exported.call(x), f(x), 2e-4)
+
+
 # These know their maps only for sizes that are numbers; and so does lax the pads of a strided convolution's gradient.
 FIXED_SIZES = ("antialiased resize", "wide mean", "strided gradient", "unpooled", "unpooled gradient")
 
@@ -154,6 +184,14 @@ def test_open_sizes_refuse_what_needs_numbers():
         (lambda x: jc.conv_transpose(x, W_UP, stride=2, output_size=9), "give output_padding instead"),
         (lambda x: jc.conv(x, W, groups=2, padding=1, padding_mode="circular"), "padding_mode='circular' needs sizes"),
         (lambda x: jc.conv(x, W, groups=2, method="taps"), "method='taps' needs sizes that are numbers"),
+        (lambda x: jc.max_pool(x, 2, return_indices=True), "max_pool with return_indices needs spatial sizes"),
+        (lambda x: jc.avg_pool(x, 2, ceil_mode=True), "avg_pool with ceil_mode needs spatial sizes"),
+        (lambda x: jc.unfold(x, 2), "unfold needs spatial sizes"),
+        (lambda x: jc.fold(x, (8, 8), 2, stride=2), "fold needs spatial sizes"),
+        (lambda x: jc.max_unpool(x, x.astype(int), (8, 8)), "max_unpool needs spatial sizes"),
+        (lambda x: jc.resize(x, 8, method="area"), "resize with method='area' needs spatial sizes"),
+        (lambda x: jc.resize(x, scale=1.3), "resize by scale=1.3 needs spatial sizes"),
+        (lambda x: jc.conv_kernel(x, x, (1, 1)), "conv_kernel needs spatial sizes"),
     ):
         with pytest.raises(ValueError, match=message):
             jax.export.export(jax.jit(f))(x)

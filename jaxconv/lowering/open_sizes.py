@@ -6,6 +6,7 @@ resolved for a stand-in, which gives everything that does not depend on the size
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from jaxconv.lowering.lax import swap_grouped_channels
 
 # Taken for an open size where settings are resolved and checked: larger than any kernel.
 STAND_IN = 2**20
+# jax.numpy pads an open size in these ways.
+_NUMPY_MODES = {"reflect": "reflect", "replicate": "edge"}
 
 
 def found(sizes: Sequence[Any]) -> bool:
@@ -34,6 +37,11 @@ def conv(x: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, precision: Any,
 
     "SAME" pads depend on the size, and lax makes them.
     """
+    if g.padding_mode in _NUMPY_MODES and not (g.padding_rule in ("SAME", "SAME_LOWER") and max(g.stride) > 1):
+        around = [(0, 0)] * (x.ndim - g.rank - 1) + [(max(lo, 0), max(hi, 0)) for lo, hi in g.pads] + [(0, 0)]
+        x = jnp.pad(x, around, mode=_NUMPY_MODES[g.padding_mode])
+        cropped = tuple((min(lo, 0), min(hi, 0)) for lo, hi in g.pads)
+        g = dataclasses.replace(g, padding_mode="zeros", pads=cropped, padding_rule=None)
     _refuse(g, method)
     pads: Any = g.padding_rule if g.padding_rule in ("SAME", "SAME_LOWER") else g.pads
     if not isinstance(pads, str):

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxconv._checks import is_sequence, per_axis
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
 from jaxconv._hints import hinting
-from jaxconv.resampling import columns
+from jaxconv.resampling import columns, open_sizes
 from jaxconv.resampling.axis_maps import resize_map
 from jaxconv.resampling.axis_reads import apply_axis_maps
 from jaxconv.resampling.windows import (
@@ -97,6 +97,9 @@ def resize(
         raise ValueError(f"give either size or scale, got size={size!r} and scale={scale!r}")
     rank = spatial_rank(x.ndim, f"shape {x.shape}", size=size, scale=scale)
     inputs = x.shape[x.ndim - rank - 1 : -1]
+    wanted = size if is_sequence(size) else (size or 1,)
+    if open_sizes.found((*inputs, *wanted)):
+        return open_sizes.resize(x, size, _scales(scale, rank), method, align_corners, antialias, cubic_coeff)
     if min(inputs) < 1:
         raise ValueError(f"cannot resize an empty axis: shape {x.shape}")
     scales = _scales(scale, rank)
@@ -265,6 +268,7 @@ def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0
     [[0, 1], [1, 2], [2, 3]]
     """
     x = jnp.asarray(x)
+    open_sizes.refuse("unfold", x.shape[1:-1])
     return _unfold(x, resolve_windows(x.shape, window, stride, padding, dilation, crop=True))
 
 
@@ -293,6 +297,7 @@ def fold(
     """
     cols = jnp.asarray(cols)
     rank = spatial_rank(cols.ndim, f"shape {cols.shape}", output_size=output_size, window=window, stride=stride)
+    open_sizes.refuse("fold", cols.shape[cols.ndim - rank - 1 : -1])
     sizes = per_axis(output_size, "output_size", rank, 1)
     windows = resolve_windows((*sizes, 1), window, stride, padding, dilation, crop=True, rank=rank)
     expected, given = tuple(w.n_out for w in windows), cols.shape[cols.ndim - rank - 1 : -1]
