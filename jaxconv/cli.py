@@ -40,6 +40,7 @@ def train(
     extend: bool = False,
     mesh: str | None = None,
     hosts: str | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Train a network, or continue an interrupted run. Without arguments: a small U-Net on mosaics of photographs.
 
@@ -72,6 +73,7 @@ def train(
             of this machine that share the examples evenly.
         hosts: one training by several processes, each started with the same words but its NUMBER from 0 on:
             ADDRESS:PORT,PROCESSES,NUMBER with the address of the first one; auto on SLURM, Kubernetes and TPU pods.
+        tensorboard: write the run's numbers for TensorBoard too, into OUT/tensorboard.
     """
     from jaxconv.train.command import train_command
 
@@ -83,7 +85,7 @@ def train(
         "labels": labels, "init": init, "loss": loss, "class_weighting": class_weights, "optimiser": optimiser,
         "schedule": schedule, "augment": augment, "freeze": freeze,
     }  # fmt: skip
-    train_command(config, out, given, set, restart, extend, mesh, hosts)
+    train_command(config, out, given, set, restart, extend, mesh, hosts, tensorboard)
 
 
 def look_at_data(

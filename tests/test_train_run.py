@@ -261,6 +261,26 @@ def test_broken_run_folders_are_named(tmp_path):
         load_run(folder)
 
 
+def test_log_for_tensorboard_has_the_numbers_of_the_table(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    from jaxconv.train.log import MetricsLog
+
+    log = MetricsLog(tmp_path / "metrics.csv", tensorboard=tmp_path / "board")
+    for step in (1, 2):
+        log.add(step, {"loss": 0.5 * step}, 1.0)
+    log.close()
+    (path,) = (tmp_path / "board").iterdir()
+    content, found = path.read_bytes(), []
+    while content:  # a record: its length, 4 bytes, itself, 4 bytes
+        size = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + size])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        content = content[size + 16 :]
+    assert found == [(1, "loss", 0.5), (2, "loss", 1.0)]
+
+
 def test_checkpoints_keep_two_and_refuse_other_trees(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
     for step in (1, 2, 3):

@@ -17,6 +17,7 @@ def train_command(
     extend: bool = False,
     mesh: str | None = None,
     hosts: str | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Trains with the config called ``config``, changed by ``given`` (None: not given) and KEY=VALUE ``settings``.
 
@@ -32,7 +33,8 @@ def train_command(
     if extend and config is None and out is not None:
         base = TrainConfig().override(**(read_description(out).train or {}))
     final = config_of(config, given, settings, base)
-    return train(final, out or default_out(config, final), restart=restart, extend=extend, mesh=mesh)
+    options: dict[str, Any] = {"restart": restart, "extend": extend, "mesh": mesh, "tensorboard": tensorboard}
+    return train(final, out or default_out(config, final), **options)
 
 
 def config_of(

@@ -3,7 +3,9 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
+from jaxconv._extras import need
 from jaxconv.train.files import write_beside
 
 
@@ -14,11 +16,22 @@ class MetricsLog:
         path: of the file.
         steps_done: rows of later steps, and a half-written last row, are dropped.
         columns: names of numbers, the loss first.
+        tensorboard: folder for the same numbers as TensorBoard reads them, or None.
     """
 
     def __init__(
-        self, path: str | Path, steps_done: int = 0, columns: tuple[str, ...] = ("loss", "train_miou", "val_miou")
+        self,
+        path: str | Path,
+        steps_done: int = 0,
+        columns: tuple[str, ...] = ("loss", "train_miou", "val_miou"),
+        tensorboard: Path | None = None,
     ):
+        self._board: Any = None
+        if tensorboard is not None:
+            need("--tensorboard", "tensorboardX")
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(tensorboard), purge_step=steps_done + 1, flush_secs=5)
         self.path, self._fields = Path(path), ("step", *columns, "seconds")
         self.rows = [row for row in _read(self.path, self._fields) if int(row["step"]) <= steps_done]
         text = io.StringIO()
@@ -46,6 +59,14 @@ class MetricsLog:
         with self.path.open("a", encoding="utf-8", newline="") as handle:
             csv.DictWriter(handle, self._fields, lineterminator="\n").writerow(row)
         self.rows.append(row)
+        if self._board is not None:
+            for name, number in numbers.items():
+                self._board.add_scalar(name, number, step)
+
+    def close(self) -> None:
+        """Writes what TensorBoard has not yet been given."""
+        if self._board is not None:
+            self._board.close()
 
 
 def _read(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:

@@ -44,6 +44,7 @@ def train(
     restart: bool = False,
     extend: bool = False,
     mesh: str | None = None,
+    tensorboard: bool = False,
     console: Console | None = None,
 ) -> dict:
     """Trains a network, or continues the run in ``out`` from its newest good checkpoint.
@@ -60,6 +61,7 @@ def train(
         mesh: how many devices share the examples of a batch and the rows of its images, as "data=4,height=2"; by
             default all that share the examples evenly, those of all processes where `jax.distributed` has several: each
             then calls this with the same arguments, and the first one writes. A run may go on with another mesh.
+        tensorboard: write the numbers of metrics.csv for TensorBoard too, into ``out/tensorboard``.
         console: where sentences and the progress bar go.
 
     Returns:
@@ -79,8 +81,8 @@ def train(
     console = console or Console()
     if jax.process_index():  # the first process alone has the run's folder
         with tempfile.TemporaryDirectory(prefix="jaxconv-") as own:
-            return _started(config, Path(own) / "run", data, step, False, False, mesh, Console(quiet=True))
-    return _started(config, Path(out), data, step, restart, extend, mesh, console)
+            return _started(config, Path(own) / "run", data, step, False, False, mesh, False, Console(quiet=True))
+    return _started(config, Path(out), data, step, restart, extend, mesh, tensorboard, console)
 
 
 def _started(
@@ -91,6 +93,7 @@ def _started(
     restart: bool,
     extend: bool,
     mesh: str | None,
+    tensorboard: bool,
     console: Console,
 ) -> dict:
     """`train` in the folder of this process."""
@@ -108,7 +111,7 @@ def _started(
     devices = Devices.of(mesh, config.batch_size, config.crop[0])
     try:
         with locked(folder):
-            return _train(config, folder, data, step, devices, restart, extend, console, say)
+            return _train(config, folder, data, step, devices, restart, extend, tensorboard, console, say)
     finally:
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # refused before anything was written
@@ -122,6 +125,7 @@ def _train(
     devices: Devices,
     restart: bool,
     extend: bool,
+    tensorboard: bool,
     console: Console,
     say: Say,
 ) -> dict:
@@ -147,10 +151,13 @@ def _train(
             folder, model_name=config.model, model_kwargs=task.kwargs, preprocessing=task.record, train=config.to_dict()
         )
     checkpoints = Checkpoints(folder / "checkpoints", say)
+    done, columns = task.devices.agreed(checkpoints.latest or 0), (*task.numbers, *task.scores)
+    log = MetricsLog(folder / "metrics.csv", done, columns, folder / "tensorboard" if tensorboard else None)
     try:
-        state, log = _run_steps(task, config, folder, checkpoints, console, say)
+        state = _run_steps(task, config, folder, checkpoints, done, log, console, say)
     finally:
         checkpoints.close()
+        log.close()
     results = {"steps": log.steps} | task.finish(state, folder, say) | {"train_seconds": round(log.seconds, 1)}
     drawn(lambda: save_curves(folder / "curves.png", log.rows), say)
     write_json(folder / "results.json", results)
@@ -160,16 +167,21 @@ def _train(
 
 
 def _run_steps(
-    task: Task, config: TrainConfig, folder: Path, checkpoints: Checkpoints, console: Console, say: Say
-) -> tuple[dict[str, Any], MetricsLog]:
-    """All steps that are still to do; returns the state and the log."""
+    task: Task,
+    config: TrainConfig,
+    folder: Path,
+    checkpoints: Checkpoints,
+    done: int,
+    log: MetricsLog,
+    console: Console,
+    say: Say,
+) -> dict[str, Any]:
+    """All steps after ``done``; returns the state."""
     devices = task.devices
-    done = devices.agreed(checkpoints.latest or 0)
     state = devices.replicate(checkpoints.restore(done, task.abstract) if done and devices.first else task.init(say))
     if devices.count > 1:
         say(f"{devices.count} devices, {', '.join(f'{name}={size}' for name, size in devices.mesh.shape.items())}")
     best = Best(folder / "best.safetensors", done, task.scores)
-    log = MetricsLog(folder / "metrics.csv", done, (*task.numbers, *task.scores))
     began = time.perf_counter() - log.seconds
     if done:
         say(f"resuming {folder} after step {done} of {config.steps}")
@@ -198,7 +210,7 @@ def _run_steps(
                 break
             if stop:
                 raise KeyboardInterrupt(f"stopped after step {number}; the same command continues from there")
-    return state, log
+    return state
 
 
 def _sample(task: Task, state: Any, path: Path, say: Say) -> None:
