@@ -113,8 +113,8 @@ def test_networks_are_the_same_network_for_every_contender(name):
     if importlib.util.find_spec("torch") is not None:
         from jaxconv.convert import load
 
-        module = backends._statement(net)
-        model = load(nnx.merge(backends._made(net, task, "float32")[0], params, rest), module.state_dict())
+        module = backends.statement(net)
+        model = load(nnx.merge(backends.made(net, task, "float32")[0], params, rest), module.state_dict())
         params, rest = nnx.split(model, nnx.Param, ...)[1:]
         step = backends.torch_step(contenders.torch_formats(net.rank)[0], net, "float32", task, module)
         figures["torch"] = float(step()[0].detach())

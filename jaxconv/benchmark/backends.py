@@ -4,6 +4,7 @@ version through `jaxconv.accelerate`, and PyTorch; one training step (forward, b
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import importlib.util
@@ -58,8 +59,8 @@ def _as_lax(face: str, params: dict[str, Any], a: Any, b: Any) -> Any:
 
 
 @functools.cache
-def _made(net: Network, task: str, dtype: str) -> tuple[Any, Any, Any]:
-    """The static part, and parameters and the rest without values."""
+def made(net: Network, task: str, dtype: str) -> tuple[Any, Any, Any]:
+    """The network's static part, and its parameters and the rest without values."""
     from flax import nnx
 
     from jaxconv.models import REGISTRY
@@ -73,7 +74,7 @@ def _made(net: Network, task: str, dtype: str) -> tuple[Any, Any, Any]:
 
 def operands(net: Network, task: str, dtype: str) -> tuple[Any, Any, Any]:
     """Parameters, statistics and input of a step, as shapes."""
-    _, params, rest = _made(net, task, dtype)
+    _, params, rest = made(net, task, dtype)
     return params, rest, jax.ShapeDtypeStruct(net.shape, jnp.dtype(dtype))
 
 
@@ -114,7 +115,7 @@ def function(net: Network, contender: str, task: str, dtype: str) -> Callable[..
     """
     from flax import nnx
 
-    graph = _made(net, task, dtype)[0]
+    graph = made(net, task, dtype)[0]
 
     def run(params: Any, rest: Any, x: Any) -> Any:
         model = nnx.merge(graph, params, rest, copy=True)
@@ -169,15 +170,13 @@ def prepare(net: Network, contender: str, dtype: str, task: str = "training step
 
 def _torch(net: Network, dtype: str, task: str) -> Prepared:
     """PyTorch in the better of contiguous and channels-last."""
-    module = _statement(net)
+    module = statement(net)
     found = [_torch_in(layout, module, net, dtype, task) for layout in torch_formats(net.rank)]
     seconds = [time_in_turn({"torch": ready.call}, 3, 2.0)["torch"] for ready in found]
     return found[seconds.index(min(seconds))]
 
 
 def _torch_in(layout: Any, module: Any, net: Network, dtype: str, task: str) -> Prepared:
-    import copy
-
     import torch
 
     step = torch_step(layout, net, dtype, task, copy.deepcopy(module))
@@ -192,7 +191,8 @@ def _torch_in(layout: Any, module: Any, net: Network, dtype: str, task: str) -> 
     return Prepared(call)
 
 
-def _statement(net: Network) -> Any:
+def statement(net: Network) -> Any:
+    """PyTorch's module of a network, with random weights; `Absent` says why there is none."""
     if importlib.util.find_spec("torch") is None:
         raise Absent("torch is not installed")
     if importlib.util.find_spec("torch_models") is None:
@@ -222,7 +222,7 @@ def torch_step(layout: Any, net: Network, dtype: str, task: str, module: Any = N
     Raises:
         Absent: PyTorch is not installed, or has no statement of the network.
     """
-    module = _statement(net) if module is None else module
+    module = statement(net) if module is None else module
     import torch
 
     device, training = "cuda" if torch.cuda.is_available() else "cpu", task == "training step"
