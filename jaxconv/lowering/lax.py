@@ -129,7 +129,8 @@ def apart_where_not_finite(out: Array, a: Array, b: Array, call: Call) -> Array:
     def turn(group: Array, out: Array) -> Array:
         sizes = (v.shape[-1] // groups for v in (a, b))
         own = (lax.dynamic_slice_in_dim(v, group * n, n, -1) for v, n in zip((a, b), sizes, strict=True))
-        part = face(*own, alone)
+        first, second = own
+        part = face(first, second, alone)
         return lax.dynamic_update_slice_in_dim(out, part, group * part.shape[-1], -1)
 
     return lax.fori_loop(0, jnp.where(jnp.isfinite(out).all(), 0, groups), turn, out)
