@@ -61,8 +61,8 @@ def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool
     if divisor is None and not include_pads:
         number = over(jnp.ones((*lead, *x.shape[-rank - 1 : -1], 1), acc.dtype), zero, lax.add)
         return (over(acc, zero, lax.add) / jnp.maximum(number, 1)).astype(x.dtype)
-    number = math.prod(w.taps for w in windows) if divisor is None else divisor
-    return (over(acc, zero, lax.add) / number).astype(x.dtype)
+    count = math.prod([w.taps for w in windows]) if divisor is None else divisor
+    return (over(acc, zero, lax.add) / count).astype(x.dtype)
 
 
 def resize(x: Array, size, scales, method: str, align_corners: bool, antialias: bool, cubic_coeff) -> Array:

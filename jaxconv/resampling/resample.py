@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._checks import is_sequence, per_axis
+from jaxconv._checks import is_sequence, per_axis, plain
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
 from jaxconv._hints import hinting
 from jaxconv.resampling import columns, open_sizes
@@ -97,8 +97,8 @@ def resize(
         raise ValueError(f"give either size or scale, got size={size!r} and scale={scale!r}")
     rank = spatial_rank(x.ndim, f"shape {x.shape}", size=size, scale=scale)
     inputs = x.shape[x.ndim - rank - 1 : -1]
-    wanted = size if is_sequence(size) else (size or 1,)
-    if open_sizes.found((*inputs, *wanted)):
+    wanted = plain(size)
+    if open_sizes.found((*inputs, *(wanted if isinstance(wanted, Sequence) else (wanted or 1,)))):
         return open_sizes.resize(x, size, _scales(scale, rank), method, align_corners, antialias, cubic_coeff)
     if min(inputs) < 1:
         raise ValueError(f"cannot resize an empty axis: shape {x.shape}")
