@@ -249,3 +249,27 @@ def test_outputs_that_are_not_finite_have_no_pattern():
 def test_what_only_the_whole_image_leads_to_has_an_effective_field_without_a_box():
     found = jc.analysis.effective_receptive_field(lambda x: jnp.sin(x).mean(1), jnp.zeros((1, 16, 2)), draws=2)
     assert found.box is None and found.ratio is None and found.area() > 8
+
+
+@pytest.mark.parametrize(
+    "net, size",
+    [
+        (lambda x: jc.resize(x, (40,)), 5),  # shifted copies, half of whose weights are zero
+        (lambda x: jc.resize(x, (24,), method="cubic"), 6),
+        (lambda x: jc.resize(x, (10,), method="cubic", antialias=True), 7),
+        (lambda x: jc.resize(x, (4,), method="area"), 9),  # rows of unequal length, filled up with zeros
+        (lambda x: jc.resize(x, (3,), method="area"), 300),  # wider than what is read tap by tap
+        (lambda x: jc.avg_pool(x, 90, stride=1), 120),
+    ],
+    ids=["linear x8", "cubic x4", "antialias", "area", "wide area", "wide mean"],
+)
+def test_maps_read_where_their_weights_are_not_zero(net, size):
+    derivative = np.asarray(jax.jacobian(net)(jnp.ones((1, size, 3))))[0, :, 0, 0, :, 0]
+    field = receptive_field(net, jax.ShapeDtypeStruct((1, size, 3), jnp.float32))
+    counts = np.stack([np.ravel(field.counts(q)) for q in range(len(derivative))])
+    np.testing.assert_array_equal(counts, (np.abs(derivative) > 1e-7).astype(int))
+
+
+def test_an_upsampled_square_is_seen_as_a_square():
+    field = receptive_field(lambda x: jc.resize(x, (128, 128)), jax.ShapeDtypeStruct((1, 16, 16, 12), jnp.float32))
+    assert field.size == (2, 2)

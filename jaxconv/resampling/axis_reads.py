@@ -92,15 +92,19 @@ def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
     if m.repeats:
         return _repeat(x, axis, m.repeats)
     y = _reads(x, axis, m)
-    return _read_where_not_finite(y, x, axis, m) if _is_product(m) else y
+    return finite_or_read(y, x, axis, m) if _is_product(m) else y
 
 
 def _is_product(m: AxisMap) -> bool:
     return m.taps.shape[1] > _MOST_UNROLLED and m.input_size * m.output_size <= _LARGEST_DENSE
 
 
-def _read_where_not_finite(y: Array, x: Array, axis: int, m: AxisMap) -> Array:
-    """y; where not all of it is finite, what the map reads, tap by tap: a loop that has no turns where all is."""
+@partial(jax.jit, static_argnums=(2, 3))
+def finite_or_read(y: Array, x: Array, axis: int, m: AxisMap) -> Array:
+    """y; where not all of it is finite, what the map reads, tap by tap: a loop that has no turns where all is.
+
+    One call in a jaxpr, so that whoever reads the jaxpr sees by its name that nothing more is read than y was made of.
+    """
     taps, weights = jnp.asarray(m.taps.T), jnp.asarray(m.weights.T, x.dtype)
 
     def turn(t: Array, y: Array) -> Array:

@@ -48,12 +48,15 @@ class Reader:
         graph: the graph that the rules add to.
         eqn: the equation that is being read; None before the first.
         wide_eqns: equations that read all spatial axes whole.
+        in_map: whether the equations are those of a linear map along an axis (a resize): what a constant weight of zero
+            meets is then not read, while in a network's layers a zero may be a parameter that is still to be learned.
     """
 
     def __init__(self, eqn: Any = None):
         self.graph = Graph()
         self.eqn = eqn
         self.wide_eqns: list[Any] = []
+        self.in_map = False
         self._places: list[str] = []
 
     def run(self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Anything]) -> list[Anything]:

@@ -1,5 +1,6 @@
 """Rules for what acts on each position by itself: element-wise work, broadcasting, reductions, and calls."""
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -33,7 +34,33 @@ def _pointwise(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
     if eqn.primitive.name in ("optimization_barrier", "device_put"):
         return inputs
     shape = eqn.outvars[0].aval.shape
-    return [reader.graph.pointwise([stretched(reader, v, shape) for v in values_of(inputs)], reader.place)]
+    values = [stretched(reader, v, shape) for v in values_of(inputs)]
+    if reader.in_map and eqn.primitive.name == "mul" and len(values) == 1:
+        (weights,) = (v for v in inputs if not isinstance(v, Value))
+        return [weighted(reader, values[0], weights.array() != 0)]
+    return [reader.graph.pointwise(values, reader.place)]
+
+
+def weighted(reader: Reader, value: Value, weights: np.ndarray) -> Value:
+    """The value where weights are not zero, and nothing where they are, if that is a choice of positions an axis."""
+    if weights.ndim != len(value.shape) or weights.all():
+        return value
+    others = [tuple(b for b in range(weights.ndim) if b != a) for a in range(weights.ndim)]
+    used = [weights.any(axis=rest) for rest in others]
+    if np.count_nonzero(weights) != math.prod(int(np.count_nonzero(u)) for u in used):
+        return value
+    axes, links = list(value.axes), {}
+    for a, u in enumerate(used):
+        if u.all():
+            continue
+        if value.axes[a].spatial:
+            value = reader.graph.counted(value, (a,), reader.place)
+        old = value.axes[a]
+        positions = np.where(u, old.positions, -1)
+        classes, first = (None, np.arange(old.size)) if old.spatial else merge_classes(positions[:, None])
+        axes[a] = Axis(old.size, old.role, classes, soft=old.soft)
+        links[a] = take(positions[first], old.count, Fraction(1))
+    return reader.graph.linked(value, links, axes, "mul", reader.place)
 
 
 def stretched(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:

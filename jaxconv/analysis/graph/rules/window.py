@@ -297,8 +297,10 @@ def _pool_windows(indices: Anything) -> dict[int, Relation] | None:
 
 def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     """What is inside tells what a resize reads; around it stands one layer, not one product for every axis."""
-    before = len(reader.graph.nodes)
+    before, outer = len(reader.graph.nodes), reader.in_map
+    reader.in_map = True
     outputs = reader.inside("", eqn.params["jaxpr"], inputs)
+    reader.in_map = outer
     if len(outputs) != 1 or not isinstance(outputs[0], Value) or not isinstance(inputs[0], Value):
         return outputs
     value, old = outputs[0], inputs[0]
@@ -319,6 +321,12 @@ def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     return [reader.graph.value(node)]
 
 
+def _finite_or_read_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    """The same numbers twice, by a product and tap by tap: the product tells what they read."""
+    return inputs[:1]
+
+
+NAMED_CALLS["finite_or_read"] = _finite_or_read_call
 NAMED_CALLS["resize"] = NAMED_CALLS["_resize"] = _resize_call
 NAMED_CALLS["max_unpool"] = _unpool_call
 for _name in ("max_pool", "max_pool_with_indices", "avg_pool"):
