@@ -1,6 +1,7 @@
 """The command line: parse, then call. Every command is one function; what it does is elsewhere."""
 
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -287,6 +288,17 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a mistake in what was given is one sentence on stderr and exit status 1."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone (`| head`): nothing is left to say to anybody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(arguments: list[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     description: str | None = "Convolution for dense prediction in JAX."
     commands, prog = COMMANDS, "jaxconv"
@@ -305,6 +317,8 @@ def main(arguments: list[str] | None = None) -> int:
         if refused.code and given and given[0] in commands:
             for line in flag_hints(commands[given[0]], given[1:]):
                 print(f"jaxconv: {printable(line)}", file=sys.stderr)
+        raise
+    except BrokenPipeError:
         raise
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError) as error:
         said = named(error, "this command") if isinstance(error, ModuleNotFoundError) else error

@@ -264,3 +264,12 @@ def test_ctrl_c_names_the_command_where_it_says_nothing_itself(monkeypatch, caps
     monkeypatch.setattr("jaxconv.train.evaluation.evaluate", stopped)
     assert main(["evaluate", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "jaxconv: jaxconv evaluate was stopped; what it had not yet written is lost\n"
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    program = subprocess.Popen(
+        [sys.executable, "-m", "jaxconv", "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    program.stdout.close()  # as `| head` does once it has read enough
+    assert program.stderr.read() == b"" and program.wait() in (0, 141)
+    program.stderr.close()

@@ -44,7 +44,7 @@ def status() -> str:
     if setting.strip().lower() not in _ON:
         return f"switched off: JAXCONV_NATIVE={setting} is neither on (1, true, yes, on) nor off (0, false, no, off)"
     if not _LIBRARY.exists():
-        return "not built: installing jaxconv found no C++ compiler"
+        return "not built: installing jaxconv found no C++ compiler, or JAXCONV_BUILD_NATIVE=0 in the environment"
     try:
         if fault := _fault():
             return fault
