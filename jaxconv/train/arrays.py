@@ -5,7 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.train.reading import open_array, stretched
+
+def open_array(path: Path, what: str) -> np.ndarray:
+    """The array of a ``.npy`` file, mapped into memory.
+
+    Raises:
+        FileNotFoundError, ValueError: missing or no array; the message names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} {path} does not exist")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise ValueError(f"{what} {path} cannot be read: {error}") from None
+
+
+def stretched(pixels: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Pixels in units of 8 bits, float32, from values whose black and white are ``value_range``."""
+    black, white = value_range
+    return ((pixels.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))).astype(np.float32)
 
 
 class Lazy:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.train.arrays import open_array, read_array, stretched
 from jaxconv.train.record import COLOUR
 
 
@@ -37,20 +38,6 @@ def _open(path: Path, what: str) -> Any:
         raise ValueError(f"{what} {path} cannot be read: {reason}") from None
 
 
-def open_array(path: Path, what: str) -> np.ndarray:
-    """The array of a ``.npy`` file, mapped into memory.
-
-    Raises:
-        FileNotFoundError, ValueError: missing or no array; the message names the file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{what} {path} does not exist")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise ValueError(f"{what} {path} cannot be read: {error}") from None
-
-
 def read_image(path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Reads an image as (height, width, channels), gray (1), RGB (3) or its own bands, in units of 8 bits: black is 0,
     white 255.
@@ -69,8 +56,6 @@ def read_image(path: str | Path, channels: int = 3, value_range: tuple[float, fl
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        from jaxconv.train.arrays import read_array
-
         return np.asarray(read_array(path, channels, value_range))
     pixels = _bands(path, channels) if path.suffix.lower() in (".tif", ".tiff") else None
     if pixels is not None:
@@ -126,12 +111,6 @@ def _bands(path: Path, channels: int) -> np.ndarray | None:
     if pixels.shape[-1] != channels:
         raise ValueError(f"image {path} has {pixels.shape[-1]} bands; say so: --set channels={pixels.shape[-1]}")
     return pixels
-
-
-def stretched(pixels: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
-    """Pixels in units of 8 bits, float32, from values whose black and white are ``value_range``."""
-    black, white = value_range
-    return ((pixels.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))).astype(np.float32)
 
 
 def read_labels(path: str | Path, colours: bool = False) -> np.ndarray:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxconv.train import folder
+from jaxconv.train.arrays import open_array
 from jaxconv.train.config import TrainConfig
-from jaxconv.train.reading import is_colour, label_counts, open_array, read_image
+from jaxconv.train.reading import is_colour, label_counts, read_image
 from jaxconv.train.record import Preprocessing, told_label
 
 _ORIENTATION = 0x0112
