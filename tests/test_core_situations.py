@@ -141,9 +141,10 @@ POOLED = {
     "corners": lambda x: jc.resize(x, (2 * x.shape[1] - 1, 8), align_corners=True),
     "antialiased": lambda x: jc.resize(x, (4, x.shape[2] // 3), method="cubic", antialias=True),
     "reflected": lambda x: jc.conv(x, W, groups=2, padding=2, padding_mode="reflect"),
+    "columns": lambda x: jc.unfold(x, (3, 2), stride=2, padding=((1, 0), (-1, 2)), dilation=(1, 3)),
     "repeated": lambda x: jc.conv(x, W, groups=2, padding=((1, 2), (0, -1)), stride=2, padding_mode="replicate"),
 }
-DEFAULT = ("pooled", "doubled", "antialiased", "reflected")
+DEFAULT = ("pooled", "doubled", "antialiased", "reflected", "columns")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in DEFAULT else pytest.mark.slow) for n in POOLED])
@@ -186,7 +187,7 @@ def test_open_sizes_refuse_what_needs_numbers():
         (lambda x: jc.conv(x, W, groups=2, method="taps"), "method='taps' needs sizes that are numbers"),
         (lambda x: jc.max_pool(x, 2, return_indices=True), "max_pool with return_indices needs spatial sizes"),
         (lambda x: jc.avg_pool(x, 2, ceil_mode=True), "avg_pool with ceil_mode needs spatial sizes"),
-        (lambda x: jc.unfold(x, 2), "unfold needs spatial sizes"),
+        (lambda x: jc.unfold(x, 2, stride=2, padding="SAME"), "unfold with padding='SAME' and stride=2 needs spatial"),
         (lambda x: jc.fold(x, (8, 8), 2, stride=2), "fold needs spatial sizes"),
         (lambda x: jc.max_unpool(x, x.astype(int), (8, 8)), "max_unpool needs spatial sizes"),
         (lambda x: jc.resize(x, 8, method="area"), "resize with method='area' needs spatial sizes"),

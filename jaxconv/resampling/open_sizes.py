@@ -6,6 +6,7 @@ positions and weights are computed when the program runs.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,31 @@ def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool
         return (over(acc, zero, lax.add) / jnp.maximum(number, 1)).astype(x.dtype)
     count = math.prod([w.taps for w in windows]) if divisor is None else divisor
     return (over(acc, zero, lax.add) / count).astype(x.dtype)
+
+
+def unfold(x: Array, window, stride, padding, dilation) -> Array:
+    """`unfold` as one slice a tap.
+
+    Raises:
+        ValueError: "SAME" with a stride, whose pads depend on the size.
+    """
+    shape = [n if isinstance(n, int) else STAND_IN for n in x.shape]
+    windows = resolve_windows(shape, window, stride, padding, dilation, crop=True)
+    space = [w.axis % x.ndim for w in windows]
+    if isinstance(padding, str) and padding.upper() != "VALID" and any(w.stride > 1 for w in windows):
+        refuse(f"unfold with padding={padding!r} and stride={stride!r}", [x.shape[a] for a in space])
+    config = [(0, 0, 0)] * x.ndim
+    for a, w in zip(space, windows, strict=True):
+        config[a] = (w.low, w.high, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), config)
+    taps = []
+    for offsets in itertools.product(*(w.offsets for w in windows)):
+        start, limit, step = [0] * x.ndim, list(x.shape), [1] * x.ndim
+        for a, w, o in zip(space, windows, offsets, strict=True):
+            count = (x.shape[a] - w.offsets[-1] - 1) // w.stride + 1
+            start[a], limit[a], step[a] = o, o + (count - 1) * w.stride + 1, w.stride
+        taps.append(lax.slice(x, start, limit, step))
+    return jnp.concatenate(taps, -1)
 
 
 def resize(x: Array, size, scales, method: str, align_corners: bool, antialias: bool, cubic_coeff) -> Array:
