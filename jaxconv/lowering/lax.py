@@ -94,7 +94,7 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
     taps = tuple(range(g.rank))
     # Channels of x play the batch, the batch plays the contracted feature.
     numbers = lax.ConvDimensionNumbers((last, 0, *space), (last, 0, *space), (g.rank, g.rank + 1, *taps))
-    return _convolution(
+    w = _convolution(
         x,
         y,
         numbers,
@@ -107,13 +107,16 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
         out_size=g.kernel_size,
         batch_groups=g.groups,
     )
+    # XLA on CPUs pairs all groups with all, and masks what is not wanted with zeros.
+    masked = g.groups > 1 and call.platform in ("cpu", None)
+    return apart_where_not_finite(w, x, y, call) if masked else w
 
 
 def apart_where_not_finite(out: Array, a: Array, b: Array, call: Call) -> Array:
-    """`out`, an `apply` or `adjoint` of groups that were computed together; where it is not finite, each by itself.
+    """`out`, a face of groups that were computed together; where it is not finite, each by itself.
 
     A loop that has no turns where all is finite: unlike the branches of a condition, it leaves a sharded batch where it
-    is. (The kernel face pairs each channel with each: what is not finite stays where it belongs.)
+    is.
     """
     groups = call.geometry.groups
     if not jnp.issubdtype(call.dtype, jnp.inexact):
@@ -124,7 +127,7 @@ def apart_where_not_finite(out: Array, a: Array, b: Array, call: Call) -> Array:
         channels_in=call.channels_in // groups,
         channels_out=call.channels_out // groups,
     )
-    face = apply if call.face == "apply" else adjoint
+    face = {"apply": apply, "adjoint": adjoint, "kernel": kernel}[call.face]
 
     def turn(group: Array, out: Array) -> Array:
         sizes = (v.shape[-1] // groups for v in (a, b))
