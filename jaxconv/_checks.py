@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax import export
 
 
 def as_index(value: Any, name: str) -> int:
@@ -51,3 +52,19 @@ def per_axis(value: int | Sequence[int], name: str, rank: int, minimum: int = 1)
 def sizes_tuple(value: int | Sequence[int], name: str, rank: int) -> tuple[int, ...]:
     """Sizes, at least 1 each, one per axis."""
     return per_axis(value, name, rank, minimum=1)
+
+
+def is_open(sizes: Sequence[Any]) -> bool:
+    """Whether one of the sizes is a symbol (`jax.export.symbolic_shape`) rather than a number."""
+    return any(not isinstance(n, int) and export.is_symbolic_dim(n) for n in sizes)
+
+
+def refuse_open(name: str, sizes: Sequence[Any]) -> None:
+    """Say that `name` serves no open size, if there is one among `sizes`."""
+    if is_open(sizes):
+        raise ValueError(f"{name} needs spatial sizes that are numbers, not symbols: got {tuple(map(str, sizes))}")
+
+
+def stand_ins(sizes: Sequence[Any], number: int) -> tuple[int, ...]:
+    """The sizes with `number` for symbols."""
+    return tuple(number if is_open([n]) else n for n in sizes)

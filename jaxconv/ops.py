@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import lowering, padding as padding_modes, trilinear
-from jaxconv._checks import is_sequence
+from jaxconv._checks import is_open, is_sequence, refuse_open, stand_ins
 from jaxconv._hints import channels_first, hinting
 from jaxconv.geometry import ConvGeometry, Padding
 from jaxconv.lowering import open_sizes
@@ -67,12 +67,12 @@ def conv(
     rank = _rank_of_kernel(w)
     sizes = _spatial(x, "x", rank, w)
     geometry = ConvGeometry.resolve(
-        input_size=open_sizes.stand_ins(sizes), kernel_size=w.shape[:-2], stride=stride, padding=padding,
+        input_size=stand_ins(sizes, open_sizes.STAND_IN), kernel_size=w.shape[:-2], stride=stride, padding=padding,
         dilation=dilation, groups=groups, padding_mode=padding_mode,
     )  # fmt: skip
     _check_channels(geometry.groups, x=x, w=w)
     x, w, params = _operands(x, w, precision, preferred_element_type, method)
-    if open_sizes.found(sizes):
+    if is_open(sizes):
         return open_sizes.conv(x, w, geometry, **params)
     if geometry.padding_mode != "zeros":
         x = padding_modes.pad(x, geometry, x.ndim - rank - 1)
@@ -143,16 +143,16 @@ def conv_transpose(
     y, w = _arrays(y=y, w=w)
     rank = _rank_of_kernel(w)
     sizes = _spatial(y, "y", rank, w)
-    if open_sizes.found(sizes) and output_size is not None:
+    if is_open(sizes) and output_size is not None:
         raise ValueError(f"output_size={output_size} of the sizes {sizes}, which are open: give output_padding instead")
     geometry = ConvGeometry.resolve_transpose(
-        input_size=open_sizes.stand_ins(sizes), kernel_size=w.shape[:-2], stride=stride, padding=padding,
+        input_size=stand_ins(sizes, open_sizes.STAND_IN), kernel_size=w.shape[:-2], stride=stride, padding=padding,
         dilation=dilation, groups=groups, padding_mode=padding_mode, output_size=output_size,
         output_padding=output_padding,
     )  # fmt: skip
     _check_channels(geometry.groups, y=y, w=w)
     y, w, params = _operands(y, w, precision, preferred_element_type, method)
-    if open_sizes.found(sizes):
+    if is_open(sizes):
         return open_sizes.conv_transpose(y, w, geometry, **params)
     plain = geometry if geometry.padding_mode == "zeros" else geometry.unpadded()
     _check_method(method, "adjoint", plain, y, w, params)
@@ -214,8 +214,7 @@ def conv_kernel(
         ConvGeometry.resolve(input_size=(1,), kernel_size=kernel_size)
     rank = len(kernel_size)
     sizes = _spatial(x, "x", rank)
-    if open_sizes.found(sizes):
-        raise ValueError(f"conv_kernel needs spatial sizes that are numbers, not symbols: got {tuple(map(str, sizes))}")
+    refuse_open("conv_kernel", sizes)
     geometry = ConvGeometry.resolve(
         input_size=sizes, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode,

@@ -16,6 +16,7 @@ from jaxconv import trilinear
 from jaxconv._accelerate.equation import Equation
 from jaxconv._accelerate.face import evaluate
 from jaxconv._accelerate.recognise import Assignment, assignments, refusal
+from jaxconv._checks import is_open
 from jaxconv.jaxprs.places import place_of, scope_of
 from jaxconv.jaxprs.surgery import map_jaxprs, mesh_of, spliced, trace, with_eqns
 
@@ -105,7 +106,7 @@ class Rewriter:
         a, b, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
         numbers = eqn.params["dimension_numbers"]
         sizes = [aval.shape[i] for aval, spec in zip((a, b, out), numbers, strict=True) for i in spec[2:]]
-        if not all(isinstance(n, int) for n in sizes):  # `jax.export.symbolic_shape`; a geometry is plain integers
+        if is_open(sizes):  # a geometry is plain integers
             reason = "a spatial size is open until the program runs"
             return [eqn], [Recognition(_place(eqn), (a.shape, b.shape, out.shape), a.dtype, None, None, reason)]
         equation = Equation.read(eqn.params, a, b, out)

@@ -32,6 +32,7 @@ def _of(name: str, model: str, *shape: int, **settings: Any) -> Network:
     return Network(name, model, shape, tuple(settings.items()))
 
 
+_FCN = ("fcn32s", "fcn16s", "fcn8s")
 # Sizes that a training step of takes a tenth of a second or so for, on two cores.
 ON_CPU = (
     _of("ENet, 12 classes", "enet", 1, 192, 256, 3, classes=12),
@@ -53,8 +54,7 @@ ON_CPU = (
     _of("DeepLabV3+, MobileNetV2", "deeplabv3plus", 1, 96, 96, 3, classes=21, encoder="mobilenetv2"),
     _of("DUC-HDC, ResNet-101", "duc", 1, 64, 64, 3, classes=19),
     _of("context module, VGG-16", "context", 1, 64, 64, 3, classes=21, encoder="vgg16"),
-    *(_of(f"{a.upper()}, ResNet-18", a, 1, 64, 64, 3, classes=21, encoder="resnet18") for a in ("fcn32s", "fcn16s")),
-    _of("FCN8S, ResNet-18", "fcn8s", 1, 64, 64, 3, classes=21, encoder="resnet18"),
+    *(_of(f"{a.upper()}, ResNet-18", a, 1, 64, 64, 3, classes=21, encoder="resnet18") for a in _FCN),
     _of("U-Net over ResNet-18", "segmentation", 1, 64, 64, 3, architecture="unet", classes=21, encoder="resnet18"),
 )
 ON_GPU = (

@@ -114,12 +114,12 @@ def convert_checkpoint(
     checkpoint = read_checkpoint(path)
     kwargs, record = PRESETS[model](checkpoint) if model in PRESETS and model_kwargs is None else ({}, None)
     kwargs = {**kwargs, **(model_kwargs or {})}
+    # Abstract: no random number is drawn for parameters that the file is about to fill.
+    network: Any = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
     if Path(out).suffix == ".safetensors":
         if fold_batch_norm:
             raise ValueError(f"fold_batch_norm=True: {out} is to train from, and folded networks are for evaluation")
-        return _weights_file(checkpoint, model, kwargs, Path(out), convention, rename, dry_run)
-    # Abstract: no random number is drawn for parameters that the file is about to fill.
-    network: Any = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
+        return _weights_file(checkpoint, network, Path(out), convention, rename, dry_run)
     tensors = arrange(network, checkpoint.tensors, convention)
     report = load_tensors(
         network, tensors, convention=convention, rename=rename, ordered=checkpoint.ordered, dry_run=dry_run,
@@ -138,13 +138,11 @@ def convert_checkpoint(
 
 
 def _weights_file(
-    checkpoint: Checkpoint, model: str, kwargs: dict[str, Any], out: Path, convention: str, rename: Rename | None,
-    dry_run: bool,
-) -> Path | Report:  # fmt: skip
+    checkpoint: Checkpoint, network: Any, out: Path, convention: str, rename: Rename | None, dry_run: bool
+) -> Path | Report:
     """The variables that the checkpoint has values for, and nothing else."""
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out, or remove it first")
-    network = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
     network, report = load_with_report(network, checkpoint, convention=convention, rename=rename, partial=True)
     if dry_run:
         return report

@@ -27,9 +27,11 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxconv._finite import made_again_where_not_finite
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import lax as lax_form
 from jaxconv.lowering.call import Call
+from jaxconv.resampling.windows import pad_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +117,13 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
 
 def _guarded(by_spectra, plain, a: Array, b: Array, call: Call) -> Array:
     out = by_spectra(a, b, call).astype(call.out_dtype)
-    return lax.cond(jnp.all(jnp.isfinite(out)), lambda a, b: out, lambda a, b: plain(a, b, call), a, b)
+    return made_again_where_not_finite(out, 1, lambda _, out: plain(a, b, call))
 
 
 def _apply(x: Array, w: Array, call: Call) -> Array:
     g = call.geometry
     axes = circles(g)
-    x = _channels_first(_reach(x, g), g)
+    x = _channels_first(_reach(x, g, axes), g)
     y = _product(_spectra(_cut(x, axes), axes)[:, :, :, None], jnp.conj(_of_kernel(w, g, axes)), 2)
     y = _joined(_values(y, axes, [c.hop for c in axes]), axes)
     steps = (slice(0, (m - 1) * s + 1, s) for m, s in zip(g.output_size, g.stride, strict=True))
@@ -134,14 +136,15 @@ def _adjoint(y: Array, w: Array, call: Call) -> Array:
     y = _channels_first(y, g)
     x = _product(_of_results(y, g, axes)[:, :, None], _of_kernel(w, g, axes), 3)
     x = _added(_values(x, axes, [c.length for c in axes]), axes)
-    ends = [(-lo, n + lo - c.reach, 0) for lo, n, c in zip(g.offsets, g.input_size, axes, strict=True)]
-    return _channels_last(lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 3 + ends))
+    for axis, (lo, n, c) in enumerate(zip(g.offsets, g.input_size, axes, strict=True), 3):
+        x = pad_axis(x, axis, -lo, n + lo - c.reach, 0)
+    return _channels_last(x)
 
 
 def _kernel(x: Array, y: Array, call: Call) -> Array:
     g = call.geometry
     axes = circles(g)
-    x, y = _channels_first(_reach(x, g), g), _channels_first(y, g)
+    x, y = _channels_first(_reach(x, g, axes), g), _channels_first(y, g)
     y = jnp.conj(_of_results(y, g, axes))
     w = _product(_spectra(_cut(x, axes), axes)[:, :, :, None], y[:, :, None], 0)
     w = _values(w, axes, g.kernel_extent)[(..., *(slice(0, None, d) for d in g.dilation))]
@@ -200,11 +203,11 @@ def _channels_last(x: Array) -> Array:
     return jnp.moveaxis(x.reshape(x.shape[0], -1, *x.shape[3:]), 1, -1)
 
 
-def _reach(x: Array, g: ConvGeometry) -> Array:
+def _reach(x: Array, g: ConvGeometry, axes: tuple[Circle, ...]) -> Array:
     """(b, *n, C) at the positions p that are met, zeros where it has none."""
-    ends = [(m - 1) * s + e for m, s, e in zip(g.output_size, g.stride, g.kernel_extent, strict=True)]
-    config = [(lo, end - lo - n, 0) for lo, end, n in zip(g.offsets, ends, g.input_size, strict=True)]
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    for axis, (lo, n, c) in enumerate(zip(g.offsets, g.input_size, axes, strict=True), 1):
+        x = pad_axis(x, axis, lo, c.reach - lo - n, 0)
+    return x
 
 
 def _cut(x: Array, axes: tuple[Circle, ...]) -> Array:
@@ -242,11 +245,8 @@ def _added(x: Array, axes: tuple[Circle, ...]) -> Array:
         if c.blocks > 1:
             x = _block_from_batch(x, axis, c.blocks)
             own, following = jnp.split(x, [c.hop], axis + 1)
-            config = [(0, 0, 0)] * x.ndim
-            config[axis], config[axis + 1] = (1, 0, 0), (0, c.hop - c.extent + 1, 0)
-            following = lax.pad(following, jnp.zeros((), x.dtype), config)
-            config[axis], config[axis + 1] = (0, 1, 0), (0, 0, 0)
-            x = lax.pad(own, jnp.zeros((), x.dtype), config) + following
+            following = pad_axis(following, axis + 1, 0, c.hop - c.extent + 1, 0)
+            x = pad_axis(own, axis, 0, 1, 0) + pad_axis(following, axis, 1, 0, 0)
             x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
         x = lax.slice_in_dim(x, 0, c.reach, axis=axis)
     return x
@@ -254,9 +254,7 @@ def _added(x: Array, axes: tuple[Circle, ...]) -> Array:
 
 def _split(x: Array, axis: int, count: int, hop: int) -> Array:
     """An axis as `count` blocks of a hop, zeros behind its end."""
-    config = [(0, 0, 0)] * x.ndim
-    config[axis] = (0, count * hop - x.shape[axis], 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), config)
+    x = pad_axis(x, axis, 0, count * hop - x.shape[axis], 0)
     return x.reshape(*x.shape[:axis], count, hop, *x.shape[axis + 1 :])
 
 

@@ -24,6 +24,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxconv._finite import made_again_where_not_finite
 from jaxconv.lowering.call import Call
 
 
@@ -113,11 +114,7 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
 
 
 def apart_where_not_finite(out: Array, a: Array, b: Array, call: Call) -> Array:
-    """`out`, a face of groups that were computed together; where it is not finite, each by itself.
-
-    A loop that has no turns where all is finite: unlike the branches of a condition, it leaves a sharded batch where it
-    is.
-    """
+    """`out`, a face of groups that were computed together; where it is not finite, each by itself."""
     groups = call.geometry.groups
     if not jnp.issubdtype(call.dtype, jnp.inexact):
         return out
@@ -131,12 +128,11 @@ def apart_where_not_finite(out: Array, a: Array, b: Array, call: Call) -> Array:
 
     def turn(group: Array, out: Array) -> Array:
         sizes = (v.shape[-1] // groups for v in (a, b))
-        own = (lax.dynamic_slice_in_dim(v, group * n, n, -1) for v, n in zip((a, b), sizes, strict=True))
-        first, second = own
+        first, second = (lax.dynamic_slice_in_dim(v, group * n, n, -1) for v, n in zip((a, b), sizes, strict=True))
         part = face(first, second, alone)
         return lax.dynamic_update_slice_in_dim(out, part, group * part.shape[-1], -1)
 
-    return lax.fori_loop(0, jnp.where(jnp.isfinite(out).all(), 0, groups), turn, out)
+    return made_again_where_not_finite(out, groups, turn)
 
 
 def _made_dense(call: Call, channels: int) -> bool:

@@ -7,7 +7,6 @@ resolved for a stand-in, which gives everything that does not depend on the size
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,16 +19,6 @@ from jaxconv.lowering.lax import swap_grouped_channels
 STAND_IN = 2**20
 # jax.numpy pads an open size in these ways.
 _NUMPY_MODES = {"reflect": "reflect", "replicate": "edge"}
-
-
-def found(sizes: Sequence[Any]) -> bool:
-    """Whether a size is a symbol rather than a number."""
-    return any(not isinstance(n, int) for n in sizes)
-
-
-def stand_ins(sizes: Sequence[Any]) -> tuple[int, ...]:
-    """The sizes with `STAND_IN` for symbols."""
-    return tuple(n if isinstance(n, int) else STAND_IN for n in sizes)
 
 
 def conv(x: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, precision: Any, method: str) -> Array:

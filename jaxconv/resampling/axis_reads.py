@@ -19,6 +19,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._compat import left_to_the_partitioner, partition_of, sharded_from
+from jaxconv._finite import made_again_where_not_finite
 from jaxconv.resampling import products
 from jaxconv.resampling.axis_maps import AxisMap
 
@@ -101,7 +102,7 @@ def _is_product(m: AxisMap) -> bool:
 
 @partial(jax.jit, static_argnums=(2, 3))
 def finite_or_read(y: Array, x: Array, axis: int, m: AxisMap) -> Array:
-    """y; where not all of it is finite, what the map reads, tap by tap: a loop that has no turns where all is.
+    """y; where not all of it is finite, what the map reads, tap by tap.
 
     One call in a jaxpr, so that whoever reads the jaxpr sees by its name that nothing more is read than y was made of.
     """
@@ -113,7 +114,7 @@ def finite_or_read(y: Array, x: Array, axis: int, m: AxisMap) -> Array:
         weight = lax.dynamic_index_in_dim(weights, t, keepdims=False).reshape(-1, *(1,) * (x.ndim - axis - 1))
         return jnp.where(t > 0, y, 0) + jnp.where(weight == 0, 0, read * weight)
 
-    return lax.fori_loop(0, jnp.where(jnp.isfinite(y).all(), 0, len(taps)), turn, y)
+    return made_again_where_not_finite(y, len(taps), turn)
 
 
 def _reads(x: Array, axis: int, m: AxisMap) -> Array:

@@ -49,14 +49,11 @@ def _take(x: Array, axis: int, taps: int, dilation: int, stride: int, low: int, 
     """(..., n, ..., T, C) -> (..., count, ..., T, taps, C): x[stride q + dilation t - low], q < count."""
     if taps <= FEW:
         return jnp.stack(axis_taps(x, axis, [dilation * t for t in range(taps)], stride, low, count, 0), -2)
-    if dilation == 1 and stride > 1:
-        outer, inner = -(-taps // stride), stride
-        blocks = _to_blocks(
-            pad_axis(x, axis % x.ndim, low, (count - 1 + outer) * stride - x.shape[axis] - low, 0), axis, stride
-        )
-        z = _take(blocks, axis, outer, 1, 1, 0, count)
+    blocks, outer, inner = _levels(taps, dilation, stride)
+    if blocks:
+        padded = pad_axis(x, axis % x.ndim, low, (count - 1 + outer) * stride - x.shape[axis] - low, 0)
+        z = _take(_to_blocks(padded, axis, stride), axis, outer, 1, 1, 0, count)
     else:
-        outer, inner = _levels(taps)
         reach = (count - 1) * stride + dilation * inner * (outer - 1) + 1
         z = _take(x, axis, inner, dilation, 1, low, reach)
         z = _take(z.reshape(*z.shape[:-2], -1), axis, outer, dilation * inner, stride, 0, count)
@@ -69,8 +66,7 @@ def _add(x: Array, axis: int, taps: int, dilation: int, stride: int, low: int, s
         parts = [x[..., t, :] for t in range(taps)]
         return add_axis_taps(parts, axis, [dilation * t for t in range(taps)], stride, low, size)
     count, channels = x.shape[axis - 1], x.shape[-1]
-    blocks = dilation == 1 and stride > 1
-    outer, inner = (-(-taps // stride), stride) if blocks else _levels(taps)
+    blocks, outer, inner = _levels(taps, dilation, stride)
     x = pad_axis(x, x.ndim - 2, 0, outer * inner - taps, 0)
     x = x.reshape(*x.shape[:-2], outer, inner * channels)
     if blocks:
@@ -81,10 +77,11 @@ def _add(x: Array, axis: int, taps: int, dilation: int, stride: int, low: int, s
     return _add(z.reshape(*z.shape[:-1], inner, channels), axis, inner, dilation, 1, low, size)
 
 
-def _levels(taps: int) -> tuple[int, int]:
-    """Two numbers near the root of `taps`, whose product is at least that."""
-    inner = math.isqrt(taps - 1) + 1
-    return -(-taps // inner), inner
+def _levels(taps: int, dilation: int, stride: int) -> tuple[bool, int, int]:
+    """Whether blocks of a stride serve, and the taps of both levels, whose product is at least `taps`."""
+    blocks = dilation == 1 and stride > 1
+    inner = stride if blocks else math.isqrt(taps - 1) + 1
+    return blocks, -(-taps // inner), inner
 
 
 def _to_blocks(x: Array, axis: int, size: int) -> Array:

@@ -8,29 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, export, lax
+from jax import Array, lax
 
-from jaxconv._checks import is_sequence, per_axis
+from jaxconv._checks import is_open, is_sequence, per_axis, refuse_open, stand_ins
 from jaxconv.resampling.windows import resolve_windows, spatial_rank
 
 # Taken for an open size where settings are checked: larger than any window.
 STAND_IN = 2**14
-
-
-def found(sizes: Sequence[Any]) -> bool:
-    """Whether a size is a symbol rather than a number."""
-    return any(not isinstance(n, int) and export.is_symbolic_dim(n) for n in sizes)
-
-
-def refuse(name: str, sizes: Sequence[Any]) -> None:
-    """Say that `name` serves no open size, if there is one among `sizes`."""
-    if found(sizes):
-        raise ValueError(f"{name} needs spatial sizes that are numbers, not symbols: got {tuple(map(str, sizes))}")
 
 
 def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool, mean: Any = None) -> Array:
@@ -39,13 +27,12 @@ def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool
     Raises:
         ValueError: ceil mode, whose last window depends on the size, "CAUSAL", means of integers.
     """
-    shape = [n if isinstance(n, int) else STAND_IN for n in x.shape]
-    windows = resolve_windows(shape, window, stride, padding, dilation)
+    windows = resolve_windows(stand_ins(x.shape, STAND_IN), window, stride, padding, dilation)
     rank = len(windows)
     named = padding.upper() if isinstance(padding, str) else None
     if ceil_mode or named == "CAUSAL" or (mean is not None and not jnp.issubdtype(x.dtype, jnp.inexact)):
         what = "ceil_mode" if ceil_mode else "padding='CAUSAL'" if named == "CAUSAL" else f"data of type {x.dtype}"
-        refuse(f"{name} with {what}", x.shape[-rank - 1 : -1])
+        refuse_open(f"{name} with {what}", x.shape[-rank - 1 : -1])
     lead = (1,) * (x.ndim - rank - 1)
     size, step, spread = ((*lead, *(getattr(w, key) for w in windows), 1) for key in ("taps", "stride", "dilation"))
     pads = named or [(0, 0)] * len(lead) + [(w.low, w.high) for w in windows] + [(0, 0)]
@@ -72,11 +59,10 @@ def unfold(x: Array, window, stride, padding, dilation) -> Array:
     Raises:
         ValueError: "SAME" with a stride, whose pads depend on the size.
     """
-    shape = [n if isinstance(n, int) else STAND_IN for n in x.shape]
-    windows = resolve_windows(shape, window, stride, padding, dilation, crop=True)
+    windows = resolve_windows(stand_ins(x.shape, STAND_IN), window, stride, padding, dilation, crop=True)
     space = [w.axis % x.ndim for w in windows]
     if isinstance(padding, str) and padding.upper() != "VALID" and any(w.stride > 1 for w in windows):
-        refuse(f"unfold with padding={padding!r} and stride={stride!r}", [x.shape[a] for a in space])
+        refuse_open(f"unfold with padding={padding!r} and stride={stride!r}", [x.shape[a] for a in space])
     config = [(0, 0, 0)] * x.ndim
     for a, w in zip(space, windows, strict=True):
         config[a] = (w.low, w.high, 0)
@@ -103,16 +89,16 @@ def resize(x: Array, size, scales, method: str, align_corners: bool, antialias: 
     nearest = method.startswith("nearest")
     if method == "area" or not (nearest or jnp.issubdtype(x.dtype, jnp.inexact)):
         what = "method='area'" if method == "area" else f"data of type {x.dtype}"
-        refuse(f"resize with {what}", inputs)
+        refuse_open(f"resize with {what}", inputs)
     given = size if is_sequence(size) else (size,) * rank
     y = x if nearest or jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
     for a, (n, scale) in enumerate(zip(inputs, scales, strict=True)):
         if scale is None:
-            m = given[a] if found([given[a]]) else per_axis(given[a], "size", 1, 1)[0]
+            m = given[a] if is_open([given[a]]) else per_axis(given[a], "size", 1, 1)[0]
         elif scale == round(scale) or 1 / scale == round(1 / scale):
             m = n * int(scale) if scale >= 1 else n // round(1 / scale)
         else:
-            refuse(f"resize by scale={scale}", inputs)
+            refuse_open(f"resize by scale={scale}", inputs)
         y = _along(y, x.ndim - rank - 1 + a, n, m, scale, method, align_corners, antialias, cubic_coeff)
     return y.astype(x.dtype)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._checks import per_axis
+from jaxconv._checks import is_open, per_axis, refuse_open
 from jaxconv._hints import hinting
 from jaxconv.resampling import open_sizes
 from jaxconv.resampling.axis_maps import AxisMap
@@ -30,6 +30,7 @@ from jaxconv.resampling.windows import (
     pad_axis,
     resolve_windows,
     spatial_rank,
+    spatial_sizes,
 )
 
 _LARGE_WINDOW = 8  # taps an axis beyond which the window is built up in stages of growing reach
@@ -93,9 +94,9 @@ def max_pool(
     x = jnp.asarray(x)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"max_pool needs real numbers, got {x.dtype}")
-    if open_sizes.found(_spatial(x, window, stride, padding, dilation)):
+    if is_open(spatial_sizes(x.shape, window, stride, padding, dilation)):
         if return_indices:
-            open_sizes.refuse("max_pool with return_indices", x.shape)
+            refuse_open("max_pool with return_indices", x.shape)
         return open_sizes.pool("max_pool", x, window, stride, padding, dilation, ceil_mode)
     windows = resolve_windows(x.shape, window, stride, padding, dilation, ceil_mode=ceil_mode)
     return _max_pool_with_indices(x, windows) if return_indices else _max_pool(x, windows)
@@ -143,7 +144,7 @@ def avg_pool(
         raise ValueError(f"divisor={divisor!r} must be a number other than zero")
     if divisor is not None and not jnp.issubdtype(x.dtype, jnp.inexact) and divisor != int(divisor):
         raise ValueError(f"divisor={divisor!r} must be a whole number for data of type {x.dtype}")
-    if open_sizes.found(_spatial(x, window, stride, padding, dilation)):
+    if is_open(spatial_sizes(x.shape, window, stride, padding, dilation)):
         mean = bool(count_include_pad), divisor
         return open_sizes.pool("avg_pool", x, window, stride, padding, dilation, ceil_mode, mean)
     windows = resolve_windows(x.shape, window, stride, padding, dilation, ceil_mode=ceil_mode)
@@ -179,14 +180,8 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, output_size: Ints) -> Array:
     if y.shape != indices.shape:
         raise ValueError(f"y and indices must have the same shape, got {y.shape} and {indices.shape}")
     rank = spatial_rank(y.ndim, f"shape {y.shape}", output_size=output_size)
-    open_sizes.refuse("max_unpool", y.shape[-rank - 1 : -1])
+    refuse_open("max_unpool", y.shape[-rank - 1 : -1])
     return _max_unpool(y, indices, per_axis(output_size, "output_size", rank, 1))
-
-
-def _spatial(x: Array, window, stride, padding, dilation) -> tuple:
-    pads = None if isinstance(padding, str) else padding
-    rank = spatial_rank(x.ndim, f"shape {x.shape}", window=window, stride=stride, padding=pads, dilation=dilation)
-    return x.shape[-rank - 1 : -1]
 
 
 # ---------------------------------------------------------------------------------------------------------- maximum

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._checks import is_sequence, per_axis, plain
+from jaxconv._checks import is_open, is_sequence, per_axis, plain, refuse_open
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
 from jaxconv._hints import hinting
 from jaxconv.resampling import columns, open_sizes
@@ -30,6 +30,7 @@ from jaxconv.resampling.windows import (
     pad_axis,
     resolve_windows,
     spatial_rank,
+    spatial_sizes,
 )
 
 _METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
@@ -98,7 +99,7 @@ def resize(
     rank = spatial_rank(x.ndim, f"shape {x.shape}", size=size, scale=scale)
     inputs = x.shape[x.ndim - rank - 1 : -1]
     wanted = plain(size)
-    if open_sizes.found((*inputs, *(wanted if isinstance(wanted, Sequence) else (wanted or 1,)))):
+    if is_open((*inputs, *(wanted if isinstance(wanted, Sequence) else (wanted or 1,)))):
         return open_sizes.resize(x, size, _scales(scale, rank), method, align_corners, antialias, cubic_coeff)
     if min(inputs) < 1:
         raise ValueError(f"cannot resize an empty axis: shape {x.shape}")
@@ -268,7 +269,7 @@ def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0
     [[0, 1], [1, 2], [2, 3]]
     """
     x = jnp.asarray(x)
-    if open_sizes.found(x.shape[1:-1]):
+    if is_open(spatial_sizes(x.shape, window, stride, padding, dilation)):
         return open_sizes.unfold(x, window, stride, padding, dilation)
     return _unfold(x, resolve_windows(x.shape, window, stride, padding, dilation, crop=True))
 
@@ -298,7 +299,7 @@ def fold(
     """
     cols = jnp.asarray(cols)
     rank = spatial_rank(cols.ndim, f"shape {cols.shape}", output_size=output_size, window=window, stride=stride)
-    open_sizes.refuse("fold", cols.shape[cols.ndim - rank - 1 : -1])
+    refuse_open("fold", cols.shape[cols.ndim - rank - 1 : -1])
     sizes = per_axis(output_size, "output_size", rank, 1)
     windows = resolve_windows((*sizes, 1), window, stride, padding, dilation, crop=True, rank=rank)
     expected, given = tuple(w.n_out for w in windows), cols.shape[cols.ndim - rank - 1 : -1]

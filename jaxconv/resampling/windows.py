@@ -48,6 +48,15 @@ def spatial_rank(ndim: int, batch_and_channels: str, **arguments: object) -> int
     return rank
 
 
+def spatial_sizes(shape: Sequence[Any], window: Any, stride: Any, padding: Any, dilation: Any) -> Sequence[Any]:
+    """The sizes that the arguments of a sliding window are for."""
+    pads = None if isinstance(padding, str) else padding
+    rank = spatial_rank(
+        len(shape), f"shape {tuple(shape)}", window=window, stride=stride, padding=pads, dilation=dilation
+    )
+    return shape[len(shape) - 1 - rank : -1]
+
+
 def resolve_windows(
     shape: Sequence[int],
     window: Ints,
@@ -63,11 +72,7 @@ def resolve_windows(
 
     Negative padding crops where `crop` says so, and is refused elsewhere.
     """
-    if rank is None:
-        pads = None if isinstance(padding, str) else padding
-        rank = spatial_rank(
-            len(shape), f"shape {tuple(shape)}", window=window, stride=stride, padding=pads, dilation=dilation
-        )
+    rank = len(spatial_sizes(shape, window, stride, padding, dilation)) if rank is None else rank
     name, numbers = parse_padding(padding, rank)
     if numbers and not crop and any(pad < 0 for pads in numbers for pad in pads):
         raise ValueError(f"padding={padding!r} must be at least 0 on every axis")

@@ -68,8 +68,12 @@ def mean_iou(confusion: np.ndarray, ignore_index: int | None = None) -> float:
     >>> round(mean_iou(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])), 4)
     0.7083
     """
-    iou = per_class_iou(confusion, ignore_index)
-    return float(iou[~np.isnan(iou)].mean()) if not np.isnan(iou).all() else float("nan")
+    return _known_mean(per_class_iou(confusion, ignore_index))
+
+
+def _known_mean(scores: np.ndarray) -> float:
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def pixel_accuracy(confusion: np.ndarray) -> float:
@@ -127,5 +131,4 @@ class Boundaries:
     @property
     def mean(self) -> float:
         """Mean over the classes that have one; NaN if none has."""
-        found = self.per_class
-        return float(found[~np.isnan(found)].mean()) if not np.isnan(found).all() else float("nan")
+        return _known_mean(self.per_class)

@@ -56,6 +56,7 @@ class Own:
     numbers: tuple[str, ...]
     scores: tuple[str, ...]
     step: Callable[..., tuple[Any, dict[str, Any], jax.Array]]
+    _init: Callable[[jax.Array], Any]
     _given: Any
     _source: Any
 
@@ -96,8 +97,9 @@ class Own:
             new, found = given.step(state, jax.random.fold_in(key, number), *batch)
             return new, found, jnp.stack([all_finite(found), all_finite(new)])
 
-        scores = tuple(given.metrics(jax.jit(given.init)(key))) if hasattr(given, "metrics") else ()
-        return cls(config, devices, abstract, tuple(found), scores, step, given, source)
+        init = jax.jit(given.init)
+        scores = tuple(given.metrics(init(key))) if hasattr(given, "metrics") else ()
+        return cls(config, devices, abstract, tuple(found), scores, step, init, given, source)
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Own:
 
     def init(self, say: Callable[[str], None]) -> Any:
         """The state before the first step."""
-        return jax.jit(self._given.init)(jax.random.key(self.config.seed))
+        return self._init(jax.random.key(self.config.seed))
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """The number of the step, and its arrays."""

@@ -57,9 +57,7 @@ def save_picture(
 
     Pixels of an ignored label are black, in the label and in the prediction.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.6, 2.1 * len(images) + 1.0), layout="constrained", dpi=120)
+    figure = _figure(6.6, 2.1 * len(images) + 1.0)
     axes = figure.subplots(len(images), 3, squeeze=False)
     for row, image, label, predicted in zip(axes, images, labels, predictions, strict=True):
         ignored = np.zeros(label.shape, bool) if record.ignore_index is None else label == record.ignore_index
@@ -73,7 +71,7 @@ def save_picture(
         axis.set_axis_off()
     _legend(figure, record)
     figure.suptitle(unparsed(title), fontsize=10)
-    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+    return _write(path, figure)
 
 
 def comparison(
@@ -93,26 +91,22 @@ def save_samples(
     path: str | Path, images: list[np.ndarray], labels: list[np.ndarray], names: list[str], record: Preprocessing
 ) -> Path:
     """Writes a PNG of images with their labels laid over, four a row, and a legend of the classes."""
-    from matplotlib.figure import Figure
-
     rows = -(-len(images) // 4)
-    figure = Figure(figsize=(10, 2.6 * rows + 0.8), layout="constrained", dpi=120)
+    figure = _figure(10, 2.6 * rows + 0.8)
     for axis in (axes := figure.subplots(rows, 4, squeeze=False)).flat:
         axis.set_axis_off()
     for axis, image, label, name in zip(axes.flat, images, labels, names, strict=False):
         axis.imshow(overlay(image, label, record), interpolation="nearest")
         axis.set_title(unparsed(name), fontsize=8)
     _legend(figure, record)
-    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+    return _write(path, figure)
 
 
 def save_confusion(path: str | Path, confusion: np.ndarray, record: Preprocessing) -> Path:
     """Writes a PNG of a confusion matrix: of the pixels of each class (rows), the share predicted as each (columns)."""
-    from matplotlib.figure import Figure
-
     names = [unparsed(name) for name in record.class_names]
     side = 1.6 + 0.5 * min(len(names), 40)
-    figure = Figure(figsize=(side + 1.2, side + 0.6), layout="constrained", dpi=120)
+    figure = _figure(side + 1.2, side + 0.6)
     axis = figure.subplots()
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
@@ -124,15 +118,13 @@ def save_confusion(path: str | Path, confusion: np.ndarray, record: Preprocessin
                 ink = "white" if value > 0.6 else "black"
                 axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink, fontsize=7)
     axis.set(xlabel="predicted", ylabel="label", title="% of each class's pixels")
-    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+    return _write(path, figure)
 
 
 def save_curves(path: str | Path, rows: list[dict[str, str]]) -> Path:
     """Writes a PNG of the columns of metrics.csv against the step: the first above, the others below."""
-    from matplotlib.figure import Figure
-
     columns = [name for name in rows[0] if name not in ("step", "seconds")]
-    figure = Figure(figsize=(6.6, 5.0), layout="constrained", dpi=120)
+    figure = _figure(6.6, 5.0)
     axes = figure.subplots(2 if len(columns) > 1 else 1, sharex=True, squeeze=False).ravel()
     for place, name in enumerate(columns):
         known = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
@@ -141,7 +133,7 @@ def save_curves(path: str | Path, rows: list[dict[str, str]]) -> Path:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
     axes[-1].set_xlabel("step")
-    return write_beside(path, lambda p: figure.savefig(p, format="png"))
+    return _write(path, figure)
 
 
 def save_image(path: str | Path, image: np.ndarray) -> Path:
@@ -157,6 +149,17 @@ def drawn(draw: Callable[[], Any], say: Callable[[str], None]) -> None:
         draw()
     except Exception as error:
         say(f"warning: a picture could not be drawn: {error}")
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=120)
+
+
+def _write(path: str | Path, figure: Any) -> Path:
+    return write_beside(path, lambda p: figure.savefig(p, format="png"))
 
 
 def _legend(figure: Any, record: Preprocessing) -> None:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,7 @@ class Segmentation:
 
     def picture(self, state: State) -> np.ndarray:
         """The first four images of the validation, their labels and what the network makes of them."""
-        examples = [example for example, _ in zip(self.data.val(), range(4), strict=False)]
-        images, labels = map(list, zip(*examples, strict=True))
+        images, labels = _first(self.data.val())
         return comparison(images, labels, self.segment(state)(images), self.record)
 
     def segment(self, state: State) -> Predict:
@@ -172,13 +172,18 @@ class Segmentation:
         }  # fmt: skip
         if data.scored == "test":
             results["test_miou"] = ours
-        examples = [example for example, _ in zip(data.test(), range(4), strict=False)]
-        shown, truth = ([example[part] for example in examples] for part in (0, 1))
+        shown, truth = _first(data.test())
         title = f"{self.config.model}: {data.scored} mIoU {ours:.3f} (pixel intensity alone: {theirs:.3f})"
         say(f"{data.scored} mIoU {ours:.4f}; a classifier of single pixel intensities has {theirs:.4f}")
         drawn(lambda: save_confusion(folder / "confusion.png", confusion, record), say)
         drawn(lambda: save_picture(folder / "picture.png", shown, truth, segment(shown), record, title), say)
         return results
+
+
+def _first(examples: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The images and labels of the first four examples."""
+    first = list(itertools.islice(examples, 4))
+    return [image for image, _ in first], [labels for _, labels in first]
 
 
 def _split(model: nnx.Module, trained: Any) -> tuple[Any, ...]:
