@@ -215,7 +215,7 @@ def test_sizes_that_the_network_does_not_take_are_named_before_training(tmp_path
         ("batch_size=abc", "batch_size='abc' must be a whole number"),
         ("batch_size=1.5", "batch_size=1.5 must be a whole number"),
         ("steps=True", "steps=True must be a whole number"),
-        ("crop=5", r"crop=5 must be \(a whole number, a whole number\)"),
+        ("crop=5", r"crop=5 must be a list, each a whole number"),
         ("crop=(5,)", r"crop=\(5,\) must be"),
         ("crop=(10**12, 8)", r"crop='\(10\*\*12, 8\)' must be"),
         ("crop=(1000000000000, 8)", "must be at most 65536"),

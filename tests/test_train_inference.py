@@ -109,7 +109,8 @@ def test_arrays_and_folders_are_read_as_files_are(run, tmp_path):
         (np.zeros((4, 5, 6), np.uint8), r"is uint8 of shape \(4, 5, 6\); needed are \(height, width, 3\)"),
         (np.full((4, 5), 7.0), "holds values 7..7; floats are 0..1"),
         (np.full((4, 5), np.nan), "holds values nan"),
-        (np.zeros((4, 5), np.int64), "is int64"),
+        (np.zeros((4, 5), np.int64), r"holds values 0..0.*--set value_range"),
+        (np.zeros((4, 5), np.complex64), "is complex64"),
         (np.array([{}]), "cannot be read"),
     ],
 )

@@ -118,7 +118,7 @@ CASES = {
     "two images": (lambda r: Image.fromarray(PIXELS[0]).save(r / "train" / "0.jpg"), {}, "share the label map", None),
     "mask missing": (lambda r: (r / "valannot" / "1.png").unlink(), {}, "1.png is missing", None),
     "image missing": (lambda r: (r / "val" / "1.png").unlink(), {}, None, "1 label maps have no image, 1.png"),
-    "mask pages": (pages, {}, "it holds 2 pages", None),
+    "mask pages": (pages, {}, "0.tif: label 2 out of range", None),
     "misfit": (lambda r: Image.fromarray(PIXELS[0, :4]).save(r / "train" / "0.png"), {}, r"\(6, 8\).*\(4, 8\)", None),
     "turned": (turned, {}, None, "train: 2 images are turned as their EXIF"),
     "truncated": (

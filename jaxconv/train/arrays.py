@@ -1,23 +1,85 @@
-"""Images in ``.npy`` files, mapped into memory and read where they are looked at."""
+"""Images and volumes in files of arrays: ``.npy``, mapped into memory and read where they are looked at, ``.npz``,
+NIfTI, and the pages of a TIFF."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxconv.train.files import write_beside
+
+ARRAYS = (".npy", ".npz", ".nii", ".nii.gz")
+
+
+def is_array(path: Path, rank: int = 2) -> bool:
+    """Whether a file is read by `open_array`: so are TIFFs of volumes."""
+    return path.name.lower().endswith((*ARRAYS, ".tif", ".tiff") if rank == 3 else ARRAYS)
+
+
+def name_of(path: Path) -> str:
+    """The file's name without its suffix, which may be one of two parts.
+
+    >>> name_of(Path("a/b.nii.gz")), name_of(Path("b.c.png"))
+    ('b', 'b.c')
+    """
+    return path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
+
 
 def open_array(path: Path, what: str) -> np.ndarray:
-    """The array of a ``.npy`` file, mapped into memory.
+    """The array of a file: of ``.npy`` mapped into memory, of NIfTI turned to the axes right, front, up, of a TIFF
+    (pages, height, width) or (pages, height, width, bands).
 
     Raises:
         FileNotFoundError, ValueError: missing or no array; the message names the file.
+        ModuleNotFoundError: nibabel is needed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{what} {path} does not exist")
+    name = path.name.lower()
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        if name.endswith((".nii", ".nii.gz")):
+            return np.asanyarray(_nifti(path).dataobj)
+        if name.endswith((".tif", ".tiff")):
+            return _pages(path)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            if len(found.files) != 1:
+                raise ValueError(f"it holds the arrays {', '.join(found.files) or 'none'}; needed is one")
+            return found[found.files[0]]
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{what} {path} is read by nibabel: pip install nibabel") from None
     except Exception as error:
         raise ValueError(f"{what} {path} cannot be read: {error}") from None
+
+
+def _nifti(path: Path) -> Any:
+    import nibabel
+
+    return nibabel.as_closest_canonical(nibabel.load(path))
+
+
+def _pages(path: Path) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        pages = [(page.asarray(), page.samplesperpixel > 1 and int(page.planarconfig) == 2) for page in file.pages]
+    return np.stack([np.moveaxis(pixels, 0, -1) if apart else pixels for pixels, apart in pages])
+
+
+def save_like(path: Path, source: Path, labels: np.ndarray) -> None:
+    """Writes labels (*spatial) as ``path.nii.gz`` at the place in space of ``source``, where that is NIfTI; else as
+    ``path.npy``."""
+    nifti = source.name.lower().endswith((".nii", ".nii.gz")) and labels.ndim == 3
+    path = path.with_name(path.name + (".nii.gz" if nifti else ".npy"))
+    if nifti:
+        import nibabel
+
+        image = nibabel.Nifti1Image(labels, _nifti(source).affine)
+        write_beside(path, lambda p: nibabel.save(image, p))
+    else:
+        write_beside(path, lambda p: np.save(p, labels))
 
 
 def stretched(pixels: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
@@ -27,7 +89,7 @@ def stretched(pixels: np.ndarray, value_range: tuple[float, float]) -> np.ndarra
 
 
 class Lazy:
-    """An image (h, w, channels) in units of 8 bits, float32, whose values are computed where it is sliced."""
+    """An image (*spatial, channels) in units of 8 bits, float32, whose values are computed where it is sliced."""
 
     def __init__(self, pixels: np.ndarray, value_range: tuple[float, float]):
         self._pixels, self._range = pixels, value_range
@@ -40,37 +102,45 @@ class Lazy:
         return stretched(np.asarray(self._pixels), self._range).astype(dtype or np.float32, copy=False)
 
 
-def read_array(path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None) -> Any:
-    """The image of a ``.npy`` file as `jaxconv.train.reading.read_image` gives files, but read where it is sliced.
+def read_array(
+    path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None, rank: int = 2
+) -> Any:
+    """The image of a file of `open_array` as `jaxconv.train.reading.read_image` gives files, but read where it is
+    sliced.
 
     Args:
-        path: of an array (h, w), which all channels show, or (h, w, channels): 8 or 16 bits, or floats.
+        path: of an array (*spatial), which all channels show, or (*spatial, channels).
         channels: that the network takes.
-        value_range: (black, white) in the array's values, where they are not 0 and all bits, or 0 and 1 of floats.
+        value_range: (black, white) in the array's values, where they are not 0 and all bits of 8 or 16, or 0 and 1 of
+            floats.
+        rank: 2 for images, 3 for volumes.
 
     Raises:
         FileNotFoundError, ValueError: missing, no such array, or values outside of 0..1 without a ``value_range``.
     """
     path = Path(path)
     pixels = open_array(path, "image")
-    kind, legal = pixels.dtype, (pixels.dtype.kind == "f" or pixels.dtype in (np.uint8, np.uint16))
-    if pixels.ndim == 2:
+    kind, plain = pixels.dtype, pixels.dtype in (np.uint8, np.uint16)
+    if pixels.ndim == rank:
         pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[-1] not in (1, channels) or not pixels.size or not legal:
+    if pixels.ndim != rank + 1 or pixels.shape[-1] not in (1, channels) or not pixels.size or kind.kind not in "uif":
+        axes = "height, width" if rank == 2 else "depth, height, width"
+        more = " (of volumes: --set crop=(DEPTH,HEIGHT,WIDTH))" if rank == 2 and pixels.ndim == 4 else ""
         raise ValueError(
-            f"image {path} is {kind} of shape {pixels.shape}; needed are (height, width, {channels}) or (height, "
-            "width), of uint8, uint16 or floats"
+            f"image {path} is {kind} of shape {pixels.shape}; needed are ({axes}, {channels}) or ({axes}), of numbers"
+            f"{more}; --set channels=BANDS says how many bands there are"
         )
-    pixels = np.broadcast_to(pixels, (*pixels.shape[:2], channels))
-    if kind.kind == "f":
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], channels))
+    if not plain:
         low, high = np.inf, -np.inf
         for start in range(0, len(pixels), 256):
             band = pixels[start : start + 256]
             low, high = np.minimum(low, band.min()), np.maximum(high, band.max())  # NaN stays
-        if not np.isfinite(high - low) or (value_range is None and not (low >= 0 and high <= 1)):
+        known = value_range is not None or (kind.kind == "f" and low >= 0 and high <= 1)
+        if not np.isfinite(high - low) or not known:
             raise ValueError(
-                f"image {path} holds values {low:g}..{high:g}; floats are 0..1, or the run's value_range says which "
-                "are black and white"
+                f"image {path} holds values {low:g}..{high:g}; floats are 0..1, others say what is black and "
+                f"white: --set value_range=({low:g},{high:g})"
             )
     if value_range is None and kind == np.uint8:
         return pixels

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def _intensity(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32).mean(-1).astype(np.int64)
+    return np.clip(images.astype(np.float32).mean(-1), 0, 255).astype(np.int64)
 
 
 def fit_intensity_classifier(
@@ -15,20 +15,23 @@ def fit_intensity_classifier(
     """Fits ``argmax_c P(c | intensity)`` by counting: no classifier of single intensities has higher accuracy.
 
     Args:
-        images: (n, h, w, channels) uint8; the intensity is the mean over channels.
-        labels: (n, h, w) integers.
+        images: (n, *spatial, channels) of 0..255; the intensity is the mean over channels.
+        labels: (n, *spatial) integers, or a mask of 0 and 1 for each class (n, *spatial, classes).
         classes: how many there are.
         ignore_index: pixels with this label are not counted.
         bins: of the intensity, over 0..255.
 
     Returns:
-        A function of a list of images (h, w, channels) to a list of label maps.
+        A function of a list of images (*spatial, channels) to a list of label maps, or of masks.
 
     >>> image = np.array([[[0], [250]]], np.uint8)
     >>> classify = fit_intensity_classifier(image[None], np.array([[[1, 0]]]), 2)
     >>> classify([image])[0].tolist()
     [[1, 0]]
     """
+    if labels.ndim == images.ndim:
+        each = [fit_intensity_classifier(images, labels[..., c], 2, ignore_index, bins) for c in range(classes)]
+        return lambda batch: [np.stack(masks, -1) for masks in zip(*(classify(batch) for classify in each))]
     kept = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
     place = _intensity(images)[kept] * bins // 256
     counts = np.bincount(place * classes + labels[kept], minlength=bins * classes).reshape(bins, classes)

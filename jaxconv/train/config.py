@@ -36,7 +36,8 @@ class TrainConfig:
         ignore_index: label value of unlabelled pixels (folders only).
         channels: 3 reads RGB, 1 gray, others as many bands as the files have (folders only; mosaics are gray).
         size_multiple: whole images are padded to a multiple of this to be scored (folders only; 8 for enet).
-        crop: (height, width) of training examples; mosaics are square.
+        crop: (height, width) of training examples, or (depth, height, width): then files are volumes, and networks are
+            called with ``rank=3`` too; mosaics are square.
         steps: gradient steps.
         batch_size: examples a step.
         loss: names with factors, as "cross_entropy+0.5*dice": cross_entropy, dice, focal, lovasz, sigmoid.
@@ -88,7 +89,7 @@ class TrainConfig:
     ignore_index: int | None = None
     channels: int = 3
     size_multiple: int = 1
-    crop: tuple[int, int] = (96, 96)
+    crop: tuple[int, ...] = (96, 96)
     steps: int = 360
     batch_size: int = 12
     loss: str = "cross_entropy"
@@ -144,10 +145,10 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 1 <= self.channels <= MOST_BANDS:
             raise ValueError(f"channels={self.channels} must be 1 (gray), 3 (RGB) or the images' bands, at most 4096")
+        if len(self.crop) not in (2, 3) or min(self.crop) < 1:
+            raise ValueError(f"crop={self.crop} must be (height, width), or (depth, height, width), each at least 1")
         if max(self.crop) > LONGEST or self.size_multiple > LONGEST:
             raise ValueError(f"crop={self.crop} and size_multiple={self.size_multiple} must be at most {LONGEST}")
-        if min(self.crop) < 1:
-            raise ValueError(f"crop={self.crop} must be (height, width), both at least 1")
         for name, legal in CHOICES.items():
             if getattr(self, name) not in legal:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(legal)}")

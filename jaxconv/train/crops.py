@@ -65,9 +65,11 @@ class Crops:
 
     Args:
         images: names of the images.
-        read: image number to the image (h, w, channels) and its classes (h, w); called by several threads.
+        read: image number to the image (*spatial, channels) and its classes (*spatial), or a mask of each class
+            (*spatial, classes); called by several threads.
         record: what the labels may be and how many channels an image has.
-        crop: (height, width) of training crops; smaller images are padded with ``ignore_index`` labels.
+        crop: (height, width) or (depth, height, width) of training crops; smaller images are padded with
+            ``ignore_index`` labels.
         seed: seed of order, crops and augmentation.
         augment: what else is done to them.
 
@@ -78,7 +80,7 @@ class Crops:
     images: Sequence[str]
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     record: Preprocessing
-    crop: tuple[int, int]
+    crop: tuple[int, ...]
     seed: int = 0
     _kept: Kept = dataclasses.field(default_factory=Kept, repr=False, compare=False)
     augment: Augment = Augment(("hflip",))
@@ -106,13 +108,15 @@ class Crops:
         return self.augment.example(image, labels, self.crop, rng, self.record.ignore_index)
 
     def _pad(self, image: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-        lacking = [max(0, c - n) for c, n in zip(self.crop, labels.shape, strict=True)]
+        lacking = [max(0, c - n) for c, n in zip(self.crop, labels.shape, strict=False)]
         if not any(lacking):
             return image, labels
         if self.record.ignore_index is None:
             raise ValueError(
-                f"image {name} is {labels.shape}, smaller than crops of {self.crop}; choose a smaller crop, or an "
+                f"image {name} is {image.shape[:-1]}, smaller than crops of {self.crop}; choose a smaller crop, or an "
                 "ignore_index to pad with"
             )
         pads = [(0, n) for n in lacking]
-        return np.pad(image, [*pads, (0, 0)], "edge"), np.pad(labels, pads, constant_values=self.record.ignore_index)
+        whole = [(0, 0)] * (labels.ndim - len(pads))
+        padded = np.pad(labels, pads + whole, constant_values=self.record.ignore_index)
+        return np.pad(image, [*pads, (0, 0)], "edge"), padded

@@ -19,7 +19,8 @@ class Batches(Protocol):
     """Training examples by number."""
 
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Examples ``start .. start + count - 1``: images (count, h, w, channels), labels (count, h, w).
+        """Examples ``start .. start + count - 1``: images (count, *spatial, channels), labels (count, *spatial), or
+        with a mask of each class (count, *spatial, classes).
 
         Images are uint8, or float32 in the same units.
         """
@@ -41,7 +42,7 @@ class Data:
         test: the same, scored at the end.
         train_labels: makes an iterator over label maps, for class weights.
         scored: name of the split that ``test`` is.
-        sizes: some of the different (height, width) of the images that score.
+        sizes: some of the different spatial sizes of the images that score.
     """
 
     record: Preprocessing
@@ -50,7 +51,7 @@ class Data:
     test: Examples
     train_labels: Callable[[], Iterator[np.ndarray]]
     scored: str
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, ...], ...]
 
 
 def load_data(config: TrainConfig, record: Preprocessing | None = None) -> Data:
@@ -62,7 +63,7 @@ def source_data(
     train: Any,
     val: Any,
     record: Preprocessing,
-    crop: tuple[int, int],
+    crop: tuple[int, ...],
     *,
     test: Any = None,
     seed: int = 0,
@@ -72,16 +73,18 @@ def source_data(
 
     Args:
         train: ``source[i]`` is (image, labels), i = 0 .. ``len(source)`` - 1: an image (h, w, channels) of uint8, or
-            float32 in the same units, and its classes (h, w), whole numbers. It may be read by several threads.
+            float32 in the same units, and its classes (h, w), whole numbers; of more axes as ``record`` says. It may be
+            read by several threads.
         val: the same, scored during training.
         record: names of the classes, channels and normalisation.
-        crop: (height, width) of training examples.
+        crop: (height, width) of training examples, or (depth, height, width).
         test: scored at the end; ``val`` without it.
         seed: of order, crops and augmentation.
         augment: as `TrainConfig`'s.
 
     Raises:
-        ValueError: a source is empty, or (when it is read) an example is no such pair.
+        ValueError: a source is empty, ``crop`` has another rank than ``record``, or (when it is read) an example is no
+            such pair.
 
     Example:
         >>> pair = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.int32)
@@ -89,6 +92,8 @@ def source_data(
         >>> source_data([pair], [pair], record, (4, 4)).train.batch(0, 2)[0].shape
         (2, 4, 4, 3)
     """
+    if len(crop) != record.rank:
+        raise ValueError(f"crop={crop} is of examples with {record.rank} axes (the record's rank)")
     sources = {"train": train, "val": val} | ({} if test is None else {"test": test})
     for name, source in sources.items():
         if not len(source):
@@ -105,7 +110,7 @@ def source_data(
         return lambda: map(reader(name), range(len(sources[name])))
 
     last = "val" if test is None else "test"
-    sizes = sorted({reader(name)(0)[0].shape[:2] for name in ("val", last)})
+    sizes = sorted({reader(name)(0)[0].shape[:-1] for name in ("val", last)})
     names = [f"train[{index}]" for index in range(len(train))]
     return Data(
         record=record,
@@ -162,11 +167,11 @@ def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Dat
     if record is None:
         record = folder.describe_folder(
             root, config.split, config.ignore_index, config.channels, config.size_multiple, labels=config.labels,
-            value_range=config.value_range,
+            value_range=config.value_range, rank=len(config.crop),
         )  # fmt: skip
         for split in (scored, tested) if config.test_split else (scored,):
             folder.check_split(split, record)
-    sizes = folder.image_sizes(scored + tested, record.colours)
+    sizes = folder.image_sizes(scored + tested, record)
     # Spread over the split: neighbours are often frames of one film.
     some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
     return Data(
@@ -175,7 +180,7 @@ def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Dat
         val=folder_examples(some, record),
         test=folder_examples(tested, record),
         train_labels=lambda: (
-            record.classes_of(folder.read_labels(label, record.colours), str(label)) for _, label in pairs
+            record.classes_of(folder.read_labels(label, record.colours, record.rank), str(label)) for _, label in pairs
         ),
         scored=last,
         sizes=tuple(sizes[:2] + sizes[-2:]),

@@ -39,7 +39,7 @@ def evaluate(
         say: receives the lines.
 
     Returns:
-        (classes, classes) the confusion matrix, true classes down.
+        (classes, classes) the confusion matrix, true classes down; (classes, 2, 2) of masks.
 
     Raises:
         FileNotFoundError, ValueError: with the name of the file that is missing, unreadable or has illegal labels.
@@ -56,7 +56,7 @@ def evaluate(
         split = split or config.test_split or config.val_split
     split = split or "test"
     examples = _mosaics(run, split) if data_folder is None else _folder(record, data_folder, split)
-    boundaries = Boundaries(record.classes, record.ignore_index)
+    boundaries = Boundaries(record.classes, record.ignore_index, multi_label=record.multi_label)
     confusion = score(run_segmenter(model, record, batch_size), examples(), record, batch_size, boundaries)
     if not confusion.sum():
         raise ValueError(f"no pixel of {split} counts: all labels are the ignored one")

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.train.arrays import ARRAYS, name_of
 from jaxconv.train.augment import Augment
 from jaxconv.train.crops import Crops
 from jaxconv.train.reading import is_colour, label_counts, read_image, read_labels
 from jaxconv.train.record import COLOUR, Colour, Preprocessing, default_palette, told_label
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".npy")  # what keeps every value
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *ARRAYS)
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", *ARRAYS)  # what keeps every value
 
 
 def image_files(folder: Path) -> list[Path]:
     """The images in a folder, sorted by name; a FileNotFoundError where there is none."""
     # Names that begin with a dot are no images: macOS leaves ._NAME beside each file on other disks.
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"folder {folder} holds no image ({', '.join(SUFFIXES)})")
     return files
@@ -39,9 +40,10 @@ def find_pairs(folder: str | Path, split: str) -> list[tuple[Path, Path]]:
             )
     pairs: dict[Path, Path] = {}  # label map -> image
     for image in image_files(images):
-        there = [p for p in (annotations / f"{image.stem}{suffix}" for suffix in LABEL_SUFFIXES) if p.is_file()]
+        name = name_of(image)
+        there = [p for p in (annotations / f"{name}{suffix}" for suffix in LABEL_SUFFIXES) if p.is_file()]
         if not there:
-            raise FileNotFoundError(f"label map {annotations / image.stem}.png is missing (for {image})")
+            raise FileNotFoundError(f"label map {annotations / name}.png is missing (for {image})")
         if len(there) > 1:
             raise ValueError(f"image {image} has two label maps, {there[0].name} and {there[1]}; remove one")
         if there[0] in pairs:
@@ -52,20 +54,23 @@ def find_pairs(folder: str | Path, split: str) -> list[tuple[Path, Path]]:
 
 def read_pair(image_path: Path, label_path: Path, record: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
     """Reads an image and its label map and checks that they fit together and the labels are legal."""
-    image = read_image(image_path, record.channels, record.value_range)
-    labels = read_labels(label_path, record.colours)
-    if image.shape[:2] != labels.shape:
-        raise ValueError(f"label map {label_path} is {labels.shape}, its image {image_path} {image.shape[:2]}")
+    image = read_image(image_path, record.channels, record.value_range, record.rank)
+    labels = read_labels(label_path, record.colours, record.rank)
+    if image.shape[:-1] != labels.shape[: record.rank]:
+        raise ValueError(f"label map {label_path} is {labels.shape}, its image {image_path} {image.shape[:-1]}")
+    check_masks(label_path, sum(labels.shape[record.rank :]), record)
     return image, record.classes_of(labels, f"label map {label_path}")
 
 
 def checked_pair(image: Any, labels: Any, record: Preprocessing, source: str) -> tuple[np.ndarray, np.ndarray]:
     """An example of a source of one's own, held against the record; ``source`` names it."""
     image, labels = np.asarray(image), np.asarray(labels)
-    if image.ndim != 3 or image.shape[-1] != record.channels or image.shape[:2] != labels.shape or not image.size:
+    axes = "h, w" if record.rank == 2 else "d, h, w"
+    fits = image.shape[:-1] == labels.shape[: record.rank] and labels.ndim == record.rank + record.multi_label
+    if not fits or image.ndim != record.rank + 1 or image.shape[-1] != record.channels or not image.size:
         raise ValueError(
-            f"{source} is an image {image.shape} with labels {labels.shape}; needed are (h, w, {record.channels}) and "
-            "(h, w)"
+            f"{source} is an image {image.shape} with labels {labels.shape}; needed are ({axes}, {record.channels}) "
+            f"and ({axes}{', classes' if record.multi_label else ''})"
         )
     if image.dtype not in (np.uint8, np.float32) or labels.dtype.kind not in "iu":
         raise ValueError(f"{source} is {image.dtype} with labels {labels.dtype}; needed are uint8 or float32, integers")
@@ -110,9 +115,11 @@ def describe_folder(
     *,
     labels: Mapping[int, str] | None = None,
     value_range: tuple[float, float] | None = None,
+    rank: int = 2,
 ) -> Preprocessing:
     """The record for a network trained on a folder: names from ``labels`` (value in the label maps -> name), from
-    classes.txt, or as many classes as labels occur. The name "-" means that pixels of its value are ignored.
+    classes.txt, or as many classes as labels occur. The name "-" means that pixels of its value are ignored. Where the
+    first label map has a mask for each class, names are those of masks, from 0 on.
 
     Raises:
         ValueError: nothing could be learned from the labels, or they look like something else than classes; the message
@@ -122,6 +129,15 @@ def describe_folder(
     where = Path(folder) / f"{split}annot"
     named = read_class_names(folder)
     meant = dict(labels or {})
+    masks = 0 if is_colour(pairs[0][1]) else len(label_counts(pairs[0][1], False, rank)[2])
+    if masks and labels:
+        if sorted(meant) != list(range(masks)) or "-" in meant.values():
+            raise ValueError(
+                f"label map {pairs[0][1]} holds {masks} masks: name them, as --labels 0:NAME0,1:NAME1, ..."
+            )
+        named, meant = (tuple(meant[i] for i in range(masks)), default_palette(masks)), {}
+    elif masks and named is not None and len(named[0]) != masks:
+        raise ValueError(f"label map {pairs[0][1]} holds {masks} masks; classes.txt has {len(named[0])} names")
     for value in [value for value, name in meant.items() if name == "-"]:
         ignore_index, _ = value, meant.pop(value)
     values = tuple(meant) or None
@@ -136,13 +152,13 @@ def describe_folder(
         found = _present([label for _, label in pairs if is_colour(label)], ignore_index, colours=True)[:8]
         listed = ",".join(f"{told_label(value)}:NAME{place}" for place, value in enumerate(found))
         raise ValueError(f"label map {pairs[0][1]} has mode RGB: say what its colours mean, as --labels {listed}")
-    present = _present([label for _, label in pairs], ignore_index, colours)
+    present = _present([label for _, label in pairs], ignore_index, colours, rank)
     if not present:
         raise ValueError(f"{where}: every pixel has the ignored label {ignore_index}; nothing can be learned")
     if named is None:
-        count = max(present) + 1
+        count = masks or max(present) + 1
         listed = ",".join(f"{value}:NAME{place}" for place, value in enumerate(present[:8]))
-        if count > max(2 * len(present), 2):
+        if not masks and count > max(2 * len(present), 2):
             raise ValueError(
                 f"{where} holds the labels "
                 f"{', '.join(map(str, present[:8]))}{', ...' if len(present) > 8 else ''}, not "
@@ -164,35 +180,52 @@ def describe_folder(
         size_multiple=size_multiple,
         label_values=values,
         value_range=value_range,
+        rank=rank,
+        multi_label=masks > 0,
     )
 
 
 def check_split(pairs: list[tuple[Path, Path]], record: Preprocessing) -> None:
     """Refuses a split with an illegal label, or without a pixel that counts, before a network is trained for it."""
-    counted = False
-    for _, label in pairs:
-        values = np.array(list(label_counts(label, record.colours)[0]))
-        if not record.legal(values).all():
-            record.classes_of(read_labels(label, record.colours), f"label map {label}")
-        counted = counted or bool((record.classes_of(values, str(label)) != record.ignore_index).any())
-    if not counted:
+    counted = [check_labels(label, record) for _, label in pairs]
+    if not any(counted):
         raise ValueError(f"{pairs[0][1].parent}: every pixel has the ignored label; nothing can be scored")
 
 
-def image_sizes(pairs: list[tuple[Path, Path]], colours: bool = False) -> list[tuple[int, int]]:
-    """The different (height, width) of a split's label maps, which are those of its images, smallest first."""
-    return sorted({label_counts(label, colours)[1] for _, label in pairs})
+def check_labels(label: Path, record: Preprocessing) -> bool:
+    """Refuses a label map with an illegal label or other masks; says whether a pixel of it counts."""
+    counts, _, masks = label_counts(label, record.colours, record.rank)
+    check_masks(label, len(masks), record)
+    try:
+        classes = record.classes_of(np.array(list(counts)), str(label))
+    except ValueError:  # said again with its place
+        classes = record.classes_of(read_labels(label, record.colours, record.rank), f"label map {label}")
+    return bool((classes != record.ignore_index).any())
 
 
-def _present(paths: list[Path], ignore_index: int | None, colours: bool) -> list[int]:
+def check_masks(label: Path, masks: int, record: Preprocessing) -> None:
+    """Refuses a label map that has a mask for each class where others have none, or of other classes."""
+    if masks != record.classes * record.multi_label:
+        needed = (
+            f"{record.classes} masks, as in the first" if record.multi_label else "one class a pixel, as in the first"
+        )
+        raise ValueError(f"label map {label} holds {masks or 'no'} masks; needed are {needed}")
+
+
+def image_sizes(pairs: list[tuple[Path, Path]], record: Preprocessing) -> list[tuple[int, ...]]:
+    """The different spatial sizes of a split's label maps, which are those of its images, smallest first."""
+    return sorted({label_counts(label, record.colours, record.rank)[1][: record.rank] for _, label in pairs})
+
+
+def _present(paths: list[Path], ignore_index: int | None, colours: bool, rank: int = 2) -> list[int]:
     found: set[int] = set()
     for path in paths:
-        found |= set(label_counts(path, colours)[0])
+        found |= set(label_counts(path, colours, rank)[0])
     return sorted(found - {ignore_index})
 
 
 def folder_crops(
-    pairs: list[tuple[Path, Path]], record: Preprocessing, crop: tuple[int, int], seed: int = 0, augment: str = "hflip"
+    pairs: list[tuple[Path, Path]], record: Preprocessing, crop: tuple[int, ...], seed: int = 0, augment: str = "hflip"
 ) -> Crops:
     """The `Crops` of a folder's pairs."""
     names = [str(image) for image, _ in pairs]

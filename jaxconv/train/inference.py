@@ -1,5 +1,6 @@
 """Whole images of any size through a run's network: exact tiles, test-time flips and scales."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +11,8 @@ from flax import nnx
 from jaxconv.analysis import TilingRefused, tiled
 from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
-from jaxconv.train.segment import network_function
+from jaxconv.train.segment import LARGE, TILES, network_function
 
-LARGE = 1 << 20  # pixels: larger images are computed in tiles
-TILE = 512
 FLIPS = {"none": ((1, 1),), "horizontal": ((1, 1), (1, -1)), "both": ((1, 1), (1, -1), (-1, 1), (-1, -1))}
 
 
@@ -23,8 +22,9 @@ class Inference:
     Args:
         model: of a run, in evaluation mode.
         record: its preprocessing.
-        tile: pixels of a tile's side; None for 512 where an image has more than 2^20 pixels, 0 for whole images.
-        flips: "horizontal" means over the image and its mirror image, "both" over all four flips.
+        tile: pixels of a tile's side; None for 512 (of volumes 96) where an image has more than 2^20 pixels, 0 for
+            whole images.
+        flips: "horizontal" means over the image and its mirror image, "both" over all four flips, of the last two axes.
         scales: the means are also over the image resized by these.
         say: receives a sentence where a network cannot be computed tile by tile.
 
@@ -53,25 +53,27 @@ class Inference:
         self._variants = [(flip, scale) for scale in scales for flip in FLIPS[flips]]
         functions = [network_function(graph, record, probabilities) for probabilities in (False, True)]
         self._whole = [jax.jit(function) for function in functions]
-        self._tiled = [tiled(function, tile or TILE, statistics=True) for function in functions]
+        self._tiled = [tiled(function, tile or TILES[record.rank], statistics=True) for function in functions]
 
     def labels(self, pixels: Any) -> np.ndarray:
-        """The class of each pixel, (h, w), of an image (h, w, channels): an array, a memmap or a `Lazy` one."""
+        """The class of each pixel, (*spatial), or the masks, (*spatial, classes), of an image (*spatial, channels): an
+        array, a memmap or a `Lazy` one."""
         if self._variants != [((1, 1), 1.0)]:
-            return best_of(self.probabilities(pixels))
+            return best_of(self.probabilities(pixels), self._record)
         sized = self._sized(pixels)
-        labels = self._computed(0, sized)[0, : sized.shape[0], : sized.shape[1]]
-        return resize_labels(labels, pixels.shape[:2])
+        labels = self._computed(0, sized)[0][_upto(sized.shape[:-1])]
+        return resize_labels(labels, pixels.shape[:-1])
 
     def probabilities(self, pixels: Any) -> np.ndarray:
-        """Softmax's values, (h, w, classes) float32: the mean over flips and scales."""
+        """The classes' probabilities, (*spatial, classes) float32: the mean over flips and scales."""
         sized = self._sized(pixels)
         total: np.ndarray | None = None
         for (down, right), scale in self._variants:
-            size = tuple(max(1, round(n * scale)) for n in sized.shape[:2])
-            scaled = sized if size == sized.shape[:2] else resize_image(np.asarray(sized), size)
-            found = self._computed(1, scaled[::down, ::right])[0, : size[0], : size[1]]
-            part = resize_image(found[::down, ::right], sized.shape[:2])
+            size = tuple(max(1, round(n * scale)) for n in sized.shape[:-1])
+            scaled = sized if size == sized.shape[:-1] else resize_image(np.asarray(sized), size)
+            flip = (..., slice(None, None, down), slice(None, None, right), slice(None))
+            found = self._computed(1, scaled[flip])[0][_upto(size)]
+            part = resize_image(found[flip], sized.shape[:-1])
             if total is None:  # of a large image it is the largest thing in memory: no copy
                 total = part
             else:
@@ -79,15 +81,15 @@ class Inference:
         assert total is not None  # there is one variant at least
         if len(self._variants) > 1:
             total = total / np.float32(len(self._variants))
-        return resize_image(total, pixels.shape[:2])
+        return resize_image(total, pixels.shape[:-1])
 
     def _sized(self, pixels: Any) -> Any:
         return pixels if self._record.size is None else resize_image(np.asarray(pixels), self._record.size)
 
     def _computed(self, which: int, pixels: Any) -> np.ndarray:
-        """Labels (``which`` 0) or probabilities of the padded image, (1, h, w, ...)."""
+        """Labels (``which`` 0) or probabilities of the padded image, (1, *spatial, ...)."""
         image = _Padded(pixels, self._record.size_multiple)
-        large = image.shape[1] * image.shape[2] > LARGE if self._tile is None else self._tile > 0
+        large = math.prod(image.shape[1:-1]) > LARGE if self._tile is None else self._tile > 0
         if large:
             try:
                 return self._tiled[which](image, self._state)
@@ -96,26 +98,33 @@ class Inference:
                     raise ValueError(f"tile={self._tile}: {refusal}; give 0 to compute whole images") from None
                 self._say(f"computed whole, not in tiles: {refusal}")
                 self._tile = 0
-        return np.asarray(self._whole[which](image[:, :, :], self._state))
+        return np.asarray(self._whole[which](image[(slice(None),) * image.ndim], self._state))
 
 
-def best_of(probabilities: np.ndarray) -> np.ndarray:
-    """The class of each pixel, as 8 bits where they hold it."""
+def best_of(probabilities: np.ndarray, record: Preprocessing) -> np.ndarray:
+    """The class of each pixel, as 8 bits where they hold it, or the masks of the classes above one half."""
+    if record.multi_label:
+        return (probabilities > 0.5).astype(np.uint8)
     return probabilities.argmax(-1).astype(np.uint8 if probabilities.shape[-1] <= 256 else np.uint16)
 
 
+def _upto(size: Sequence[int]) -> tuple[slice, ...]:
+    """The part of an array that has this size."""
+    return tuple(map(slice, size))
+
+
 class _Padded:
-    """An image (h, w, channels) as (1, H, W, channels), its edge repeated up to the next multiples; read in parts."""
+    """An image (*spatial, channels) with a first axis, its edge repeated up to the next multiples; read in parts."""
 
     def __init__(self, pixels: Any, multiple: int):
         self._pixels = pixels
-        height, width, channels = pixels.shape
-        self.shape = (1, -(-height // multiple) * multiple, -(-width // multiple) * multiple, channels)
-        self.ndim, self.dtype = 4, pixels.dtype
+        *spatial, channels = pixels.shape
+        self.shape = (1, *(-(-n // multiple) * multiple for n in spatial), channels)
+        self.ndim, self.dtype = len(self.shape), pixels.dtype
 
     def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
         first, pads = [], []
-        for part, size, padded in zip(where[1:3], self._pixels.shape, self.shape[1:], strict=False):
+        for part, size, padded in zip(where[1:-1], self._pixels.shape, self.shape[1:], strict=False):
             start, stop, _ = part.indices(padded)
             low = min(start, size - 1)  # a part beyond the edge repeats the edge
             first.append(slice(low, min(stop, size)))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxconv.train.record import Preprocessing
+
 
 def confusion_matrix(
     labels: np.ndarray, predictions: np.ndarray, classes: int, ignore_index: int | None = None
@@ -36,13 +38,26 @@ def confusion_matrix(
     return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
+def confusion_of(labels: np.ndarray, predictions: np.ndarray, record: Preprocessing) -> np.ndarray:
+    """`confusion_matrix` of the classes of a record, or that of each class's mask: (classes, 2, 2), absent and present.
+
+    >>> record = Preprocessing(class_names=("a", "b"), multi_label=True)
+    >>> confusion_of(np.array([[1, 1], [0, 1]]), np.array([[1, 0], [0, 1]]), record).tolist()
+    [[[1, 0], [0, 1]], [[0, 0], [1, 1]]]
+    """
+    if not record.multi_label:
+        return confusion_matrix(labels, predictions, record.classes, record.ignore_index)
+    pairs = ((labels[..., number], predictions[..., number]) for number in range(record.classes))
+    return np.stack([confusion_matrix(*pair, 2, record.ignore_index) for pair in pairs])
+
+
 def per_class_iou(confusion: np.ndarray, ignore_index: int | None = None) -> np.ndarray:
     """Intersection over union of each class.
 
     ``IoU_i = C_ii / (sum_j C_ij + sum_j C_ji - C_ii)``
 
     Args:
-        confusion: (classes, classes) as from `confusion_matrix`.
+        confusion: (classes, classes) as from `confusion_matrix`, or (classes, 2, 2) as from `confusion_of`.
         ignore_index: a class that is not scored; predicting it where the label is another class still counts as a miss
             of that other class.
 
@@ -54,10 +69,13 @@ def per_class_iou(confusion: np.ndarray, ignore_index: int | None = None) -> np.
 
     Reference: Everingham et al., "The Pascal Visual Object Classes Challenge" (2015), section 4.1.3.
     """
-    hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - hits
+    if confusion.ndim == 3:
+        hits, union = confusion[:, 1, 1].astype(np.float64), confusion.sum((1, 2)) - confusion[:, 0, 0]
+    else:
+        hits = np.diag(confusion).astype(np.float64)
+        union = confusion.sum(0) + confusion.sum(1) - hits
     iou = np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
-    if ignore_index is not None and 0 <= ignore_index < len(iou):
+    if confusion.ndim == 2 and ignore_index is not None and 0 <= ignore_index < len(iou):
         iou[ignore_index] = np.nan
     return iou
 
@@ -78,7 +96,7 @@ def _known_mean(scores: np.ndarray) -> float:
 
 def pixel_accuracy(confusion: np.ndarray) -> float:
     """Share of counted pixels whose class is predicted right; NaN without pixels."""
-    return float(np.trace(confusion) / confusion.sum()) if confusion.sum() else float("nan")
+    return float(np.trace(confusion, axis1=-2, axis2=-1).sum() / confusion.sum()) if confusion.sum() else float("nan")
 
 
 class Boundaries:
@@ -91,6 +109,7 @@ class Boundaries:
         classes: how many there are.
         ignore_index: pixels with this label belong to no class, in labels and predictions.
         width: d as a share of an image's diagonal, rounded, at least one pixel.
+        multi_label: whether labels are masks (*spatial, classes) of 0 and 1.
 
     >>> boundaries = Boundaries(2)
     >>> labels = np.zeros((4, 4), int)
@@ -102,22 +121,27 @@ class Boundaries:
     Source: Cheng et al., "Boundary IoU", arXiv:2103.16562, equation 3.
     """
 
-    def __init__(self, classes: int, ignore_index: int | None = None, width: float = 0.02):
-        self._classes, self._ignore, self._width = classes, ignore_index, width
+    def __init__(self, classes: int, ignore_index: int | None = None, width: float = 0.02, multi_label: bool = False):
+        self._classes, self._ignore, self._width, self._masks = classes, ignore_index, width, multi_label
         self.counts = np.zeros((2, classes), np.int64)  # pixels in both boundaries, and in either
 
     def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
-        """Counts an image's labels and predictions, integers of the same shape."""
+        """Counts an image's labels and predictions, integers (*spatial), or masks (*spatial, classes)."""
         from scipy import ndimage
 
         kept = np.ones(labels.shape, bool) if self._ignore is None else labels != self._ignore
-        side = 2 * max(1, round(self._width * float(np.linalg.norm(labels.shape)))) + 1
+        size = labels.shape[:-1] if self._masks else labels.shape
+        side = 2 * max(1, round(self._width * float(np.linalg.norm(size)))) + 1
 
         def boundary(mask: np.ndarray) -> np.ndarray:
             return mask & ~ndimage.minimum_filter(mask, side, mode="constant", cval=0)
 
         for number in range(self._classes):
-            one, other = (boundary((values == number) & kept) for values in (labels, predictions))
+            if self._masks:
+                there = [(values == 1)[..., number] & kept[..., number] for values in (labels, predictions)]
+            else:
+                there = [(values == number) & kept for values in (labels, predictions)]
+            one, other = map(boundary, there)
             self.counts[0, number] += np.count_nonzero(one & other)
             self.counts[1, number] += np.count_nonzero(one | other)
 

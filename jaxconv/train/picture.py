@@ -12,15 +12,24 @@ from jaxconv.train.record import Preprocessing
 
 
 def colour(labels: np.ndarray, record: Preprocessing) -> np.ndarray:
-    """Label map (h, w) to colours (h, w, 3) uint8; labels outside the classes become black.
+    """Label map (h, w) to colours (h, w, 3) uint8; labels outside the classes become black. Of masks (h, w, classes),
+    the mean of the colours of a pixel's classes.
 
     >>> record = Preprocessing(class_names=("a", "b"), palette=((9, 9, 9), (200, 0, 0)), ignore_index=255)
     >>> colour(np.array([[0, 1, 255]]), record).tolist()
     [[[9, 9, 9], [200, 0, 0], [0, 0, 0]]]
     """
     table = np.array([*record.palette, (0, 0, 0)], np.uint8)
+    if record.multi_label:
+        there = labels == 1
+        return (there @ table[:-1].astype(np.int64) // np.maximum(there.sum(-1, keepdims=True), 1)).astype(np.uint8)
     inside = (labels >= 0) & (labels < record.classes)
     return table[np.where(inside, labels, record.classes)]
+
+
+def middle(array: Any, record: Preprocessing) -> Any:
+    """What a picture shows of an image or its labels: of a volume, the middle slice."""
+    return array if record.rank == 2 else array[array.shape[0] // 2]
 
 
 def visible(image: np.ndarray) -> np.ndarray:
@@ -59,9 +68,10 @@ def save_picture(
     """
     figure = _figure(6.6, 2.1 * len(images) + 1.0)
     axes = figure.subplots(len(images), 3, squeeze=False)
-    for row, image, label, predicted in zip(axes, images, labels, predictions, strict=True):
+    for row, *example in zip(axes, images, labels, predictions, strict=True):
+        image, label, predicted = (middle(array, record) for array in example)
         ignored = np.zeros(label.shape, bool) if record.ignore_index is None else label == record.ignore_index
-        shown = [np.where(ignored, record.classes, values) for values in (label, predicted)]
+        shown = [np.where(ignored, -1, values) for values in (label, predicted)]
         row[0].imshow(visible(image), interpolation="nearest")
         for axis, values in zip(row[1:], shown, strict=True):
             axis.imshow(colour(values, record), interpolation="nearest")
@@ -79,8 +89,9 @@ def comparison(
 ) -> np.ndarray:
     """One row an example - input, label, prediction - as an image (h, w, 3), at most 256 pixels a side each."""
     rows = []
-    for image, label, predicted in zip(images, labels, predictions, strict=True):
-        every = -(-max(label.shape) // 256)
+    for example in zip(images, labels, predictions, strict=True):
+        image, label, predicted = (middle(array, record) for array in example)
+        every = -(-max(image.shape[:2]) // 256)
         row = [visible(image), colour(label, record), colour(predicted, record)]
         rows.append(np.concatenate([part[::every, ::every] for part in row], axis=1))
     width = max(row.shape[1] for row in rows)
@@ -96,14 +107,17 @@ def save_samples(
     for axis in (axes := figure.subplots(rows, 4, squeeze=False)).flat:
         axis.set_axis_off()
     for axis, image, label, name in zip(axes.flat, images, labels, names, strict=False):
-        axis.imshow(overlay(image, label, record), interpolation="nearest")
+        axis.imshow(overlay(middle(image, record), middle(label, record), record), interpolation="nearest")
         axis.set_title(unparsed(name), fontsize=8)
     _legend(figure, record)
     return _write(path, figure)
 
 
 def save_confusion(path: str | Path, confusion: np.ndarray, record: Preprocessing) -> Path:
-    """Writes a PNG of a confusion matrix: of the pixels of each class (rows), the share predicted as each (columns)."""
+    """Writes a PNG of a confusion matrix: of the pixels of each class (rows), the share predicted as each (columns); of
+    masks, the share not found and found."""
+    columns = ["absent", "present"] if confusion.ndim == 3 else [unparsed(name) for name in record.class_names]
+    confusion = confusion[:, 1] if confusion.ndim == 3 else confusion
     names = [unparsed(name) for name in record.class_names]
     side = 1.6 + 0.5 * min(len(names), 40)
     figure = _figure(side + 1.2, side + 0.6)
@@ -111,7 +125,7 @@ def save_confusion(path: str | Path, confusion: np.ndarray, record: Preprocessin
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
     if len(names) <= 40:
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         for (row, column), value in np.ndenumerate(share):
             if value >= 0.005:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from jaxconv._text import print_line
-from jaxconv.train.arrays import read_array
+from jaxconv.train.arrays import is_array, name_of, read_array, save_like
 from jaxconv.train.files import write_beside
 from jaxconv.train.folder import image_files
 from jaxconv.train.inference import Inference, best_of
-from jaxconv.train.picture import overlay, save_image
+from jaxconv.train.picture import middle, overlay, save_image
 from jaxconv.train.reading import read_image
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import load_run
@@ -30,18 +30,20 @@ def predict(
     scales: Sequence[float] = (1.0,),
     say: Callable[[str], None] = print_line,
 ) -> list[Path]:
-    """Segments images of any size and writes ``OUT/NAME_overlay.png`` for each.
+    """Segments images of any size and writes ``OUT/NAME_overlay.png`` for each, of a volume its middle slice.
 
     Large images are computed tile by tile, with the values of the whole (`jaxconv.analysis.tiled`).
 
     Args:
         run_folder: written by train or convert.
         images: image files, ``.npy`` files (height, width) or (height, width, channels), which are read in parts, and
-            folders of both.
+            folders of both; for a network of volumes, what it was trained on.
         out: folder, made if missing.
-        labels: also write ``OUT/NAME_labels.png``, one gray channel (8-bit up to 256 classes) whose value is the class.
+        labels: also write ``OUT/NAME_labels.png``, one gray channel (8-bit up to 256 classes) whose value is the class;
+            of volumes and masks ``NAME_labels.npy``, of NIfTI ``NAME_labels.nii.gz`` at its place in space.
         probabilities: also write ``OUT/NAME_probabilities.npy``, (height, width, classes) float32.
-        tile: pixels of a tile's side; None for 512 where an image has more than 2^20 pixels, 0 for whole images.
+        tile: pixels of a tile's side; None for 512 (of volumes 96) where an image has more than 2^20 pixels, 0 for
+            whole images.
         flips: "none", "horizontal" or "both": probabilities are means over the flipped images.
         scales: probabilities are also means over the image resized by these factors.
         say: receives one line a file.
@@ -57,29 +59,32 @@ def predict(
     [PosixPath('overlays/street_overlay.png')]
     """
     paths = _files([Path(image) for image in images], Path(out))
-    names = [path.stem for path in paths]
-    twice = [str(path) for path in paths if names.count(path.stem) > 1]
+    names = [name_of(path) for path in paths]
+    twice = [str(path) for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
     if twice:
         raise ValueError(f"{', '.join(twice)} have one name and would be written to one file; predict them apart")
     model, run = load_run(run_folder)
     record = run.preprocessing
     inference = Inference(model, record, tile=tile, flips=flips, scales=scales, say=say)
     written = []
-    for path in paths:
-        read = read_array if path.suffix.lower() == ".npy" else read_image
-        image = read(path, record.channels, record.value_range)
+    for path, name in zip(paths, names, strict=True):
+        read = read_array if is_array(path, record.rank) else read_image
+        image = read(path, record.channels, record.value_range, record.rank)
         if probabilities:
             found = inference.probabilities(image)
-            classes = best_of(found)
-            write_beside(Path(out) / f"{path.stem}_probabilities.npy", partial(np.save, arr=found))
+            classes = best_of(found, record)
+            write_beside(Path(out) / f"{name}_probabilities.npy", partial(np.save, arr=found))
         else:
             classes = inference.labels(image)
-        written.append(save_image(Path(out) / f"{path.stem}_overlay.png", _in_bands(image, classes, record)))
-        if labels:
-            save_image(Path(out) / f"{path.stem}_labels.png", classes)
-        # Row by row: bincount copies to integers of 8 bytes.
-        rows = [np.bincount(row, minlength=record.classes) for row in classes]
-        share = np.sum(rows, axis=0) / classes.size
+        written.append(save_image(Path(out) / f"{name}_overlay.png", _in_bands(image, classes, record)))
+        if labels and classes.ndim == 2:
+            save_image(Path(out) / f"{name}_labels.png", classes)
+        elif labels:
+            save_like(Path(out) / f"{name}_labels", path, classes)
+        if record.multi_label:
+            share = classes.mean(tuple(range(record.rank)))
+        else:  # row by row: bincount copies to integers of 8 bytes
+            share = sum(np.bincount(row.ravel(), minlength=record.classes) for row in classes) / classes.size
         most = ", ".join(f"{record.class_names[i]} {share[i]:.0%}" for i in share.argsort()[::-1][:3] if share[i] > 0)
         say(f"{written[-1]}: {most}")
     return written
@@ -102,7 +107,8 @@ def _files(given: Sequence[Path], out: Path) -> list[Path]:
 
 def _in_bands(image: Any, classes: np.ndarray, record: Preprocessing, rows: int = 256) -> np.ndarray:
     """`overlay` of a few rows at a time: its floats of a large image would be the largest thing in memory."""
-    shown = np.empty((*classes.shape, 3), np.uint8)
+    image, classes = middle(image, record), middle(classes, record)
+    shown = np.empty((*classes.shape[:2], 3), np.uint8)
     for start in range(0, len(classes), rows):
         band = slice(start, start + rows)
         shown[band] = overlay(np.asarray(image[band]), classes[band], record)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.train.arrays import open_array, read_array, stretched
+import jaxconv as jc
+from jaxconv.train.arrays import is_array, open_array, read_array, stretched
 from jaxconv.train.record import COLOUR
 
 
@@ -23,7 +24,10 @@ def _open(path: Path, what: str) -> Any:
             with Image.open(path) as image:
                 pages = getattr(image, "n_frames", 1)
                 if pages > 1 and image.format != "MPO":  # MPO: a photograph and its preview
-                    raise ValueError(f"it holds {pages} pages; write each into a file of its own")
+                    raise ValueError(
+                        f"it holds {pages} pages; write each into a file of its own, or say that it is a volume: --set "
+                        "crop=(DEPTH,HEIGHT,WIDTH)"
+                    )
                 image.load()
                 turned = ImageOps.exif_transpose(image)
                 turned.format = image.format
@@ -38,25 +42,30 @@ def _open(path: Path, what: str) -> Any:
         raise ValueError(f"{what} {path} cannot be read: {reason}") from None
 
 
-def read_image(path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Reads an image as (height, width, channels), gray (1), RGB (3) or its own bands, in units of 8 bits: black is 0,
-    white 255.
+def read_image(
+    path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None, rank: int = 2
+) -> np.ndarray:
+    """Reads an image as (height, width, channels), or a volume as (depth, height, width, channels): gray (1), RGB (3)
+    or its own bands, in units of 8 bits: black is 0, white 255.
 
     8-bit files come as uint8, others as float32 with all of their precision: 16-bit values v as ``v * 255 / 65535``,
     floats of 0..1 as ``255 * v``.
 
     Args:
-        path: of the file; its EXIF orientation is honoured. TIFF and .npy files hold any number of bands.
+        path: of the file; its EXIF orientation is honoured. TIFF and files of arrays hold any number of bands.
         channels: 1, 3, or how many bands the file has.
         value_range: (black, white) in the file's own values, where they are others (12 bits: (0, 4095)).
+        rank: 3 for volumes: .npy, .npz, NIfTI, or the pages of a TIFF.
 
     Raises:
         FileNotFoundError, ValueError: missing, unreadable, other bands, or floats outside of 0..1 without a
             ``value_range``; the message names the file.
     """
     path = Path(path)
-    if path.suffix.lower() == ".npy":
-        return np.asarray(read_array(path, channels, value_range))
+    if is_array(path, rank):
+        return np.asarray(read_array(path, channels, value_range, rank))
+    if rank == 3:
+        raise ValueError(f"image {path} is no volume; those are .npy, .npz, .nii, .nii.gz or TIFF, as --set crop says")
     pixels = _bands(path, channels) if path.suffix.lower() in (".tif", ".tiff") else None
     if pixels is not None:
         mode, white = ("F", 1.0) if pixels.dtype.kind == "f" else ("I;16", 65535.0)
@@ -113,20 +122,23 @@ def _bands(path: Path, channels: int) -> np.ndarray | None:
     return pixels
 
 
-def read_labels(path: str | Path, colours: bool = False) -> np.ndarray:
-    """Reads a label map as (height, width) int32: one gray or palette channel, whose value is the class.
+def read_labels(path: str | Path, colours: bool = False, rank: int = 2) -> np.ndarray:
+    """Reads a label map as (height, width) int32: one gray or palette channel, whose value is the class. Where there is
+    a mask for each class, (height, width, classes).
 
     Args:
-        path: of an image file that keeps every value, or of a .npy file of whole numbers.
+        path: of an image file that keeps every value, or of an array of whole numbers. Masks are the pages of a TIFF,
+            its bands where they are no colours, or an array's last axis.
         colours: read colours instead, those of a palette too, as ``COLOUR + red * 65536 + green * 256 + blue``.
+        rank: 3 for volumes (depth, height, width), whose slices are the pages of a TIFF.
 
     Raises:
         FileNotFoundError, ValueError: missing, unreadable, lossy, partly transparent, or a colour image that should not
             be; the message names the file.
     """
     path = Path(path)
-    if path.suffix.lower() == ".npy":
-        values = _label_array(path)
+    if is_array(path, rank) or _is_stack(path):
+        values = _label_array(path, rank)
         if colours:
             raise ValueError(f"label map {path} has no colours, which --labels names")
         return values
@@ -147,28 +159,54 @@ def read_labels(path: str | Path, colours: bool = False) -> np.ndarray:
     return np.asarray(image).astype(np.int32)
 
 
-def _label_array(path: Path) -> np.ndarray:
+def _is_stack(path: Path) -> bool:
+    """Whether a TIFF has several pages, or bands that are no colours."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            return len(file.pages) > 1 or (page.samplesperpixel > 1 and page.photometric in (0, 1))
+    except Exception:  # Pillow says what it is
+        return False
+
+
+def _label_array(path: Path, rank: int) -> np.ndarray:
     values = open_array(path, "label map")
-    if values.ndim != 2 or values.dtype.kind not in "iub" or not values.size:
-        raise ValueError(f"label map {path} is {values.dtype} of shape {values.shape}; needed are whole numbers (h, w)")
+    if rank == 2 and path.suffix.lower() in (".tif", ".tiff"):
+        values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+    if values.dtype.kind == "f" and (values == np.rint(values)).all():  # as NIfTI has them
+        values = values.astype(np.int64)
+    if values.ndim not in (rank, rank + 1) or values.dtype.kind not in "iub" or not values.size:
+        axes = "h, w" if rank == 2 else "d, h, w"
+        raise ValueError(
+            f"label map {path} is {values.dtype} of shape {values.shape}; needed are whole numbers ({axes}), or a mask "
+            f"for each class ({axes}, classes)"
+        )
     if values.min() < -(2**31) or values.max() >= 2**31:
         raise ValueError(f"label map {path} holds values {values.min()}..{values.max()}, which no class has")
     return values.astype(np.int32)
 
 
-def label_counts(path: Path, colours: bool = False) -> tuple[dict[int, int], tuple[int, int]]:
-    """How many pixels each value of a label map has, and (height, width); a file that stays is read once."""
+def label_counts(
+    path: Path, colours: bool = False, rank: int = 2
+) -> tuple[dict[int, int], tuple[int, ...], tuple[int, ...]]:
+    """How many pixels each value of a label map has, its shape, and how many each of its masks has, where there are
+    some; a file that stays is read once."""
     if not path.is_file():
         raise FileNotFoundError(f"label map {path} does not exist")
     state = path.stat()
-    return _label_counts(path, colours, state.st_mtime_ns, state.st_size)
+    return _label_counts(path, colours, rank, state.st_mtime_ns, state.st_size)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _label_counts(path: Path, colours: bool, *_: int) -> tuple[dict[int, int], tuple[int, int]]:
-    labels = read_labels(path, colours)
+def _label_counts(path: Path, colours: bool, rank: int, *_: int) -> tuple[dict, tuple[int, ...], tuple[int, ...]]:
+    labels = read_labels(path, colours, rank)
     values, counts = np.unique(labels, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True)), labels.shape
+    masks = (labels != 0).sum(tuple(range(rank))).tolist() if labels.ndim > rank else ()
+    return dict(zip(values.tolist(), counts.tolist(), strict=True)), labels.shape, tuple(masks)
 
 
 def is_colour(path: Path) -> bool:
@@ -182,12 +220,14 @@ def is_colour(path: Path) -> bool:
         return False
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes (height, width, channels) to ``size`` bilinearly (antialiased when shrinking)."""
+def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Resizes (*spatial, channels) to ``size`` linearly (antialiased when shrinking)."""
     from PIL import Image
 
-    if image.shape[:2] == tuple(size):
+    if image.shape[:-1] == tuple(size):
         return image
+    if len(size) == 3:
+        return np.asarray(jc.resize(image.astype(np.float32), tuple(size), antialias=True))
     if image.dtype != np.uint8:  # Pillow has floats for one channel only
         planes = [
             Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.BILINEAR) for c in range(image.shape[2])
@@ -198,13 +238,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized).reshape(*size, image.shape[-1])
 
 
-def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a label map (height, width) to ``size``, each pixel to its nearest.
+def resize_labels(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Resizes a label map (*spatial), or masks (*spatial, classes), to ``size``, each pixel to its nearest.
 
     >>> resize_labels(np.array([[1, 2]]), (2, 4)).tolist()
     [[1, 1, 2, 2], [1, 1, 2, 2]]
     """
-    if labels.shape == tuple(size):
+    if labels.shape[: len(size)] == tuple(size):
         return labels
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, labels.shape, strict=True))
-    return labels[rows[:, None], columns[None, :]]
+    return labels[np.ix_(*((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, labels.shape)))]

@@ -1,6 +1,7 @@
 """What must travel with the weights: the preprocessing, class names, palette and ignored index."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,15 @@ def told_label(value: int) -> str:
     ('255', '255/0/0')
     """
     return str(value) if value < COLOUR else f"{(value >> 16) & 255}/{(value >> 8) & 255}/{value & 255}"
+
+
+def told_size(size: Iterable[int]) -> str:
+    """A size as people write it.
+
+    >>> told_size((480, 640))
+    '480x640'
+    """
+    return "x".join(map(str, size))
 
 
 def default_palette(classes: int) -> tuple[Colour, ...]:
@@ -69,6 +79,8 @@ class Preprocessing:
         label_values: the value that each class has in label maps, where it is not the number of the class.
         value_range: (black, white) in the values of image files, where they are not 0 and all bits, or 0 and 1 of
             floats.
+        rank: 2 for images, 3 for volumes (depth, height, width).
+        multi_label: whether labels are a mask of 0 and 1 for each class, (*spatial, classes).
 
     Raises:
         ValueError: numbers of names, colours, means or standard deviations do not fit together.
@@ -91,6 +103,8 @@ class Preprocessing:
     size_multiple: int = 1
     label_values: tuple[int, ...] | None = None
     value_range: tuple[float, float] | None = None
+    rank: int = 2
+    multi_label: bool = False
 
     def __post_init__(self):
         check_fields(self)
@@ -133,6 +147,10 @@ class Preprocessing:
                 f"ignore_index={ignored} is the number of class {self.class_names[ignored]!r} where label values are "
                 f"{values}; write another value into the label maps"
             )
+        if self.rank not in (2, 3) or (self.rank == 3 and self.size is not None):
+            raise ValueError(f"rank={self.rank} must be 2, or 3 without a size")
+        if self.multi_label and (values is not None or ignored in (0, 1)):
+            raise ValueError(f"label_values={values} and ignore_index={ignored}: masks have the values 0 and 1")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"value_range={self.value_range} must be (black, white), black below white")
 
@@ -148,7 +166,7 @@ class Preprocessing:
 
     def legal(self, labels: np.ndarray) -> np.ndarray:
         """Whether each value of a label map is one that a class has, or the ignored one."""
-        values = range(self.classes) if self.label_values is None else self.label_values
+        values = self.label_values or range(2 if self.multi_label else self.classes)
         return np.isin(labels, [*values, *([] if self.ignore_index is None else [self.ignore_index])])
 
     def normalise(self, pixels: Any) -> Any:
@@ -159,10 +177,14 @@ class Preprocessing:
     def classes_of(self, labels: np.ndarray, source: str) -> np.ndarray:
         """Each pixel's class (or the ignored index) from a label map's values, checked as `check_labels` does.
 
+        Masks of 0 and 255 become masks of 0 and 1.
+
         >>> record = Preprocessing(class_names=("background", "cell"), label_values=(0, 255))
         >>> record.classes_of(np.array([0, 255]), "a test").tolist()
         [0, 1]
         """
+        if self.multi_label and self.ignore_index != 255:
+            labels = np.where(labels == 255, 1, labels)
         if self.label_values is None:
             self.check_labels(labels, source)
             return labels
@@ -184,10 +206,11 @@ class Preprocessing:
             ignored = "no ignored index" if self.ignore_index is None else f"ignored index {self.ignore_index}"
             bad = np.unique(labels[~legal])
             shown = ", ".join(map(str, bad[:8].tolist())) + (", ..." if bad.size > 8 else "")
-            row, column = np.argwhere(~legal)[0]
+            place = np.argwhere(~legal)[0].tolist()
+            first = f"row {place[0]}, column {place[1]}" if len(place) == 2 else str(tuple(place))
             raise ValueError(
-                f"{source}: label {shown} out of range at {(~legal).sum()} pixels, first at row {row}, column {column};"
-                f" legal are 0..{self.classes - 1} ({ignored})"
+                f"{source}: label {shown} out of range at {(~legal).sum()} pixels, first at {first};"
+                f" legal are 0..{1 if self.multi_label else self.classes - 1} ({ignored})"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A network with its preprocessing: images in, label maps out."""
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -8,29 +10,33 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconv.train.metrics import Boundaries, confusion_matrix
+from jaxconv.analysis import tiled
+from jaxconv.train.metrics import Boundaries, confusion_of
 from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
 
+LARGE = 1 << 20  # pixels: larger images are computed in tiles
+TILES = {2: 512, 3: 96}  # a tile's side, of images and of volumes
 Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def network_function(
     graph: nnx.GraphDef, record: Preprocessing, probabilities: bool = False
 ) -> Callable[..., jax.Array]:
-    """A function of (images (n, h, w, channels), *states) to the best class of each pixel, or to softmax's values."""
+    """A function of (images (n, *spatial, channels), *states) to the best class of each pixel, or to the probabilities;
+    of a record with masks, to the mask of each class."""
 
     def function(images: Any, *states: Any) -> jax.Array:
         logits = main_output(nnx.merge(graph, *states)(record.normalise(images)))
         if probabilities:
-            return jax.nn.softmax(logits.astype(jnp.float32))
+            return (jax.nn.sigmoid if record.multi_label else jax.nn.softmax)(logits.astype(jnp.float32))
         return best_class(logits, record)
 
     return function
 
 
 def make_forward(graph: nnx.GraphDef, record: Preprocessing) -> Callable[[Any, np.ndarray], jax.Array]:
-    """A jitted function of (states, images (n, h, w, channels)) to the best class of each pixel, (n, h, w)."""
+    """A jitted function of (states, images (n, *spatial, channels)) to the best class of each pixel, (n, *spatial)."""
     network = network_function(graph, record)
     return jax.jit(lambda states, images: network(images, *states))
 
@@ -41,11 +47,15 @@ def main_output(outputs: Any) -> Any:
 
 
 def best_class(logits: Any, record: Preprocessing) -> jax.Array:
-    """The class of each pixel from a network's output; a ValueError where that is no score of each class."""
+    """The class of each pixel from a network's output, or the mask of each class (score above 0); a ValueError where
+    that is no score of each class."""
     shape = getattr(logits, "shape", None)
-    if shape is None or len(shape) != 4 or shape[-1] != record.classes:
+    if shape is None or len(shape) != record.rank + 2 or shape[-1] != record.classes:
         found = type(logits).__name__ if shape is None else tuple(shape)
-        raise ValueError(f"it gives {found}, not (images, height, width, {record.classes} classes)")
+        axes = "height, width" if record.rank == 2 else "depth, height, width"
+        raise ValueError(f"it gives {found}, not (images, {axes}, {record.classes} classes)")
+    if record.multi_label:
+        return (logits > 0).astype(jnp.uint8)
     return logits.argmax(-1).astype(jnp.uint8 if record.classes <= 256 else jnp.uint16)
 
 
@@ -56,25 +66,34 @@ def segmenter(
     batch_size: int,
     put: Callable[[np.ndarray], Any] = np.asarray,
 ) -> Predict:
-    """A function of images (h, w, channels) uint8, of any sizes, to label maps (h, w) of the same sizes.
+    """A function of images (*spatial, channels), of any sizes, to label maps (*spatial) of the same sizes.
 
     Neighbours of one size share a batch. A last batch is filled up rather than compiled anew. ``put`` lays a batch on
-    the devices that ``states`` are on.
+    the devices that ``states`` are on. Large volumes are computed in tiles.
     """
 
     def predict(images: list[np.ndarray]) -> list[np.ndarray]:
         sized = [resize_image(image, record.size) if record.size else image for image in images]
         batch = np.stack([_pad(image, record.size_multiple) for image in sized])
-        filled = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)])
-        labels = np.asarray(forward(states, put(filled)))[: len(batch)]
-        cut = (label[: one.shape[0], : one.shape[1]] for label, one in zip(labels, sized, strict=True))
-        return [resize_labels(label, image.shape[:2]) for label, image in zip(cut, images, strict=True)]
+        if record.rank == 3 and math.prod(batch.shape[1:-1]) > LARGE:
+            labels = np.concatenate([_in_tiles(forward)(image[None], states) for image in batch])
+        else:
+            filled = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)])
+            labels = np.asarray(forward(states, put(filled)))[: len(batch)]
+        cut = (label[tuple(map(slice, one.shape[:-1]))] for label, one in zip(labels, sized, strict=True))
+        return [resize_labels(label, image.shape[:-1]) for label, image in zip(cut, images, strict=True)]
 
     def predict_all(images: list[np.ndarray]) -> list[np.ndarray]:
         groups = _groups(images, batch_size, lambda image: _computed_shape(image, record))
         return [label for group in groups for label in predict(group)]
 
     return predict_all
+
+
+@functools.lru_cache(maxsize=8)
+def _in_tiles(forward: Callable[[Any, Any], jax.Array]) -> Callable[[np.ndarray, Any], np.ndarray]:
+    """``forward`` of a large volume; kept, so that it is compiled once."""
+    return tiled(lambda images, states: forward(states, images), TILES[3], statistics=True)
 
 
 def run_segmenter(model: nnx.Module, record: Preprocessing, batch_size: int) -> Predict:
@@ -95,10 +114,10 @@ def score(
     Each padded size is compiled once. What is computed is what `predict` would give, padded by the record's
     ``size_multiple`` only: more padding than the network was made for would change its labels near the edge.
     """
-    confusion = np.zeros((record.classes, record.classes), np.int64)
+    confusion = np.zeros((record.classes, 2, 2) if record.multi_label else (record.classes,) * 2, np.int64)
     for group in _gathered(examples, batch_size, lambda pair: _computed_shape(pair[0], record)):
         for (_, labels), predicted in zip(group, predict([image for image, _ in group]), strict=True):
-            confusion += confusion_matrix(labels, predicted, record.classes, record.ignore_index)
+            confusion += confusion_of(labels, predicted, record)
             if boundaries is not None:
                 boundaries.add(labels, predicted)
     return confusion
@@ -106,7 +125,7 @@ def score(
 
 def _computed_shape(image: np.ndarray, record: Preprocessing) -> tuple:
     """What a program is compiled for: images of one padded size and type share a batch."""
-    return tuple(-(-n // record.size_multiple) for n in record.size or image.shape[:2]), image.dtype
+    return tuple(-(-n // record.size_multiple) for n in record.size or image.shape[:-1]), image.dtype
 
 
 def _gathered(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> Iterator[list[Any]]:
@@ -135,5 +154,5 @@ def _groups(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> Iter
 
 
 def _pad(image: np.ndarray, multiple: int) -> np.ndarray:
-    pads = [(0, -n % multiple) for n in image.shape[:2]]
+    pads = [(0, -n % multiple) for n in image.shape[:-1]]
     return np.pad(image, [*pads, (0, 0)], "edge") if any(hi for _, hi in pads) else image

@@ -21,12 +21,12 @@ from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data
 from jaxconv.train.devices import Devices
 from jaxconv.train.losses import enet_class_weights, make_loss
-from jaxconv.train.metrics import Boundaries, confusion_matrix, mean_iou
+from jaxconv.train.metrics import Boundaries, confusion_of, mean_iou
 from jaxconv.train.own import all_finite
 from jaxconv.train.picture import comparison, drawn, save_confusion, save_picture
 from jaxconv.train.recipe import make_optimizer, mixture
 from jaxconv.train.record import Preprocessing
-from jaxconv.train.segment import Predict, main_output, make_forward, score, segmenter
+from jaxconv.train.segment import Predict, best_class, main_output, make_forward, score, segmenter
 from jaxconv.train.weights import start_from
 
 State = dict[str, Any]
@@ -48,7 +48,7 @@ class Segmentation:
     devices: Devices
     abstract: Any
     step: Callable[..., tuple[State, dict[str, Any], jax.Array]]
-    shape_of: Callable[[tuple[int, int]], tuple[int, ...]]
+    shape_of: Callable[[tuple[int, ...]], tuple[int, ...]]
     _init: Callable[[], State]
     _forward: Any
     _rngs: nnx.State
@@ -64,8 +64,14 @@ class Segmentation:
             ValueError: the network, the data and the recipe do not fit together.
         """
         record = data.record
-        kwargs = {"in_channels": record.channels, "classes": record.classes, **config.model_kwargs}
-        for name, fits in (("in_channels", record.channels), ("classes", record.classes)):
+        needed = {"in_channels": record.channels, "classes": record.classes}
+        needed |= {"rank": record.rank} if record.rank != 2 else {}
+        kwargs, losses = needed | config.model_kwargs, mixture(config.loss)
+        if record.multi_label and (alone := {"cross_entropy", "focal"} & losses.keys()):
+            raise ValueError(
+                f"labels are a mask for each class, and {alone.pop()} takes one class: --loss sigmoid, dice or lovasz"
+            )
+        for name, fits in needed.items():
             if kwargs[name] != fits:
                 raise ValueError(f"model_kwargs has {name}={kwargs[name]!r}, and the data has {fits}; leave it out")
 
@@ -88,11 +94,11 @@ class Segmentation:
             means = {"ema": jax.tree.map(jnp.copy, params)} if config.ema else {}
             return state | means | {"step": jnp.int32(0)}
 
-        loss = make_loss(mixture(config.loss), record.ignore_index, _class_weights(config, data), config.aux_weight)
+        loss = make_loss(losses, record.ignore_index, _class_weights(config, data), config.aux_weight)
         step = make_step(graph, trained, rngs, optimizer, loss, record, config, devices)
         forward, abstract = make_forward(graph_eval, record), jax.eval_shape(init)
 
-        def shape_of(size: tuple[int, int]) -> tuple[int, ...]:
+        def shape_of(size: tuple[int, ...]) -> tuple[int, ...]:
             images = jax.ShapeDtypeStruct((1, *size, record.channels), np.uint8)
             states = (abstract["params"], abstract["frozen"], rngs, abstract["stats"])
             return jax.eval_shape(forward, states, images).shape
@@ -126,7 +132,7 @@ class Segmentation:
         """The numbers of a step, as they are logged."""
         record = self.record
         classes = self.devices.own_rows(found["classes"])
-        confusion = self.devices.total(confusion_matrix(batch[1], classes, record.classes, record.ignore_index))
+        confusion = self.devices.total(confusion_of(batch[1], classes, record))
         return {"loss": float(found["loss"]), "train_miou": mean_iou(confusion, record.ignore_index)}
 
     def score(self, state: State) -> dict[str, float]:
@@ -160,7 +166,10 @@ class Segmentation:
     def finish(self, state: State, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         """The final scores and that of the baseline, and their pictures, as far as they can be drawn."""
         data, record, size = self.data, self.record, self.config.batch_size
-        segment, boundaries = self.segment(state), Boundaries(record.classes, record.ignore_index)
+        segment, boundaries = (
+            self.segment(state),
+            Boundaries(record.classes, record.ignore_index, multi_label=record.multi_label),
+        )
         confusion = self.devices.total(score(segment, self.devices.own_share(data.test()), record, size, boundaries))
         boundaries.counts = self.devices.total(boundaries.counts)
         images, labels = data.train.batch(0, min(600, 1 + 10_000_000 // math.prod(self.config.crop)))
@@ -221,7 +230,7 @@ def make_step(
 
     def objective(params, frozen, stats, streams, images, labels):
         outputs, stats = outputs_of(params, frozen, stats, streams, images)
-        return loss(outputs, labels), (stats, main_output(outputs).argmax(-1).astype(jnp.int32))
+        return loss(outputs, labels), (stats, best_class(main_output(outputs), record).astype(jnp.int32))
 
     gradient = jax.value_and_grad(objective, has_aux=True)
 
@@ -285,5 +294,8 @@ def _class_weights(config: TrainConfig, data: Data) -> np.ndarray | None:
         return np.array(given, np.float32)
     counts = np.zeros(classes, np.int64)
     for labels in data.train_labels():
-        counts += np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
+        if data.record.multi_label:
+            counts += (labels == 1).sum(tuple(range(labels.ndim - 1)))
+        else:
+            counts += np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
     return enet_class_weights(counts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxconv.train import folder
-from jaxconv.train.arrays import open_array
+from jaxconv.train.arrays import is_array, name_of, open_array
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.reading import is_colour, label_counts, read_image
-from jaxconv.train.record import Preprocessing, told_label
+from jaxconv.train.record import Preprocessing, told_label, told_size
 
 _ORIENTATION = 0x0112
 _DEPTHS = {"1": "1-bit", "L": "8-bit", "P": "8-bit", "F": "float", "I": "32-bit"}
@@ -21,11 +22,12 @@ _DEPTHS = {"1": "1-bit", "L": "8-bit", "P": "8-bit", "F": "float", "I": "32-bit"
 
 @dataclasses.dataclass
 class Split:
-    """One split: how many ``pairs``, how often each size and ``kind`` of image comes, how many are turned by EXIF, the
-    pixels of each label, and the images by digest."""
+    """One split: how many ``pairs`` and ``pixels``, how often each size and ``kind`` of image comes, how many are
+    turned by EXIF, the pixels of each label (or mask), and the images by digest."""
 
     name: str
     pairs: int = 0
+    pixels: int = 0
     sizes: Counter = dataclasses.field(default_factory=Counter)
     kinds: Counter = dataclasses.field(default_factory=Counter)
     turned: int = 0
@@ -47,10 +49,10 @@ class Survey:
     record: Preprocessing | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; sizes as "HEIGHTxWIDTH"."""
+        """As JSON values; sizes as "HEIGHTxWIDTH" or "DEPTHxHEIGHTxWIDTH"."""
         splits = {
             split.name: {
-                "pairs": split.pairs, "sizes": {f"{h}x{w}": n for (h, w), n in split.sizes.most_common()},
+                "pairs": split.pairs, "sizes": {told_size(size): n for size, n in split.sizes.most_common()},
                 "kinds": dict(split.kinds.most_common()), "turned": split.turned,
                 "labels": {told_label(value): n for value, n in sorted(split.labels.items())},
             }
@@ -63,7 +65,7 @@ class Survey:
         """The short form: one line a split, and the notes."""
         told = []
         for split in self.splits:
-            sizes = [f"{h}x{w}" for (h, w), _ in split.sizes.most_common(2)]
+            sizes = [told_size(size) for size, _ in split.sizes.most_common(2)]
             more = f" and {len(split.sizes) - 2} more sizes" if len(split.sizes) > 2 else ""
             told.append(f"{split.name}: {split.pairs} images, {', '.join(sizes)}{more}, {', '.join(split.kinds)}")
         return told + [f"note: {note}" for note in self.notes]
@@ -94,7 +96,7 @@ def survey(config: TrainConfig, *, thorough: bool = True) -> Survey:
     try:
         found.record = folder.describe_folder(
             config.data, config.split, config.ignore_index, config.channels, config.size_multiple,
-            labels=config.labels, value_range=config.value_range,
+            labels=config.labels, value_range=config.value_range, rank=len(config.crop),
         )  # fmt: skip
     except (OSError, ValueError) as error:
         found.faults += [] if str(error) in found.faults else [str(error)]
@@ -110,14 +112,14 @@ def survey(config: TrainConfig, *, thorough: bool = True) -> Survey:
 
 def _look(image: Path, label: Path, split: Split, config: TrainConfig, found: Survey, thorough: bool) -> None:
     """One pair into the split's counts, and its faults."""
-    record = found.record
+    record, rank = found.record, len(config.crop)
     try:
-        kind, size, turned = header(image)
+        kind, size, turned = header(image, rank)
         split.kinds[kind] += 1
         split.sizes[size] += 1
         split.turned += turned
         if thorough:
-            pixels = read_image(image, config.channels, config.value_range)
+            pixels = read_image(image, config.channels, config.value_range, rank)
             split.digests.setdefault(hashlib.sha256(pixels.tobytes()).digest(), image.name)
         else:
             split.digests.setdefault(image.stat().st_size, str(image))
@@ -126,25 +128,26 @@ def _look(image: Path, label: Path, split: Split, config: TrainConfig, found: Su
         size = None
     try:
         colours = record.colours if record else is_colour(label)
-        counts, shape = label_counts(label, colours)
-        split.labels.update(counts)
-        if size is not None and size != shape:
+        counts, shape, masks = label_counts(label, colours, rank)
+        split.pixels += math.prod(shape[:rank])
+        split.labels.update(dict(enumerate(masks)) if masks else counts)
+        if size is not None and size != shape[:rank]:
             found.faults.append(f"label map {label} is {shape}, its image {image} {size}")
         if record is not None:
-            record.classes_of(np.array([list(counts)]), f"label map {label}")
+            folder.check_labels(label, record)
     except (OSError, ValueError) as error:
         found.faults.append(str(error))
 
 
-def header(path: Path) -> tuple[str, tuple[int, int], bool]:
-    """What an image file says of itself: its kind ("16-bit gray"), (height, width) as seen, whether EXIF turns it.
+def header(path: Path, rank: int = 2) -> tuple[str, tuple[int, ...], bool]:
+    """What an image file says of itself: its kind ("16-bit gray"), its size as seen, whether EXIF turns it.
 
     Raises:
         ValueError: it cannot be read; the message names the file.
     """
-    if path.suffix.lower() == ".npy":
+    if is_array(path, rank):
         pixels = open_array(path, "image")
-        return f"{pixels.dtype} array", (pixels.shape + (0, 0))[:2], False
+        return f"{pixels.dtype} array", (pixels.shape + (0,) * rank)[:rank], False
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
 
@@ -179,7 +182,7 @@ def _note(config: TrainConfig, pairs: dict[str, list[tuple[Path, Path]]], found:
     notes, record = found.notes, found.record
     for split in found.splits:
         if split.name != config.split and len(split.sizes) > 4:
-            shapes = {m: len({(-(-h // m), -(-w // m)) for h, w in split.sizes}) for m in (16, 32, 64, 128, 256)}
+            shapes = {m: len({tuple(-(-n // m) for n in s) for s in split.sizes}) for m in (16, 32, 64, 128, 256)}
             few = next((m for m in shapes if shapes[m] <= 4), 256)
             if shapes[few] < len({tuple(-(-n // config.size_multiple) for n in size) for size in split.sizes}):
                 notes.append(
@@ -202,15 +205,15 @@ def _note(config: TrainConfig, pairs: dict[str, list[tuple[Path, Path]]], found:
             if absent:
                 listed = ", ".join(absent[:8]) + (", ..." if len(absent) > 8 else "")
                 notes.append(f"{split.name}: no pixel of {listed}")
-            ignored = split.labels[record.ignore_index] / split.labels.total() if record.ignore_index is not None else 0
+            ignored = split.labels[record.ignore_index] / split.pixels if record.ignore_index is not None else 0
             if ignored > 0.5:
                 notes.append(f"{split.name}: {ignored:.0%} of the pixels are not labelled")
             if set(split.labels) == {0, 255} and record.label_values is None:
                 notes.append(f"{split.name}: labels are 0 and 255; is 255 a class (--labels 0:NAME0,255:NAME1)?")
         annotations = Path(config.data or "") / f"{split.name}annot"
-        stems = {image.stem for image, _ in pairs[split.name]}
-        spare = [p.name for p in sorted(annotations.iterdir()) if p.suffix.lower() in folder.LABEL_SUFFIXES]
-        spare = [name for name in spare if Path(name).stem not in stems and not name.startswith(".")]
+        names = {name_of(image) for image, _ in pairs[split.name]}
+        spare = [p for p in sorted(annotations.iterdir()) if p.name.lower().endswith(folder.LABEL_SUFFIXES)]
+        spare = [p.name for p in spare if name_of(p) not in names and not p.name.startswith(".")]
         if spare:
             notes.append(f"{split.name}: {len(spare)} label maps have no image, {spare[0]} first")
     _repeated(found)
@@ -284,11 +287,11 @@ def _table(split: Split, record: Preprocessing | None) -> Any:
 
     from jaxconv._text import printable
 
-    table = Table(title=Text(printable(f"{split.name}: {split.pairs} images, {split.labels.total():,} pixels")))
+    table = Table(title=Text(printable(f"{split.name}: {split.pairs} images, {split.pixels:,} pixels")))
     for head in ("label", "class", "pixels", "share", ""):
         table.add_column(head, justify="left" if head in ("class", "") else "right")
     values = () if record is None else record.label_values or tuple(range(record.classes))
-    total = max(1, split.labels.total())
+    total = max(1, split.pixels)
     rows = sorted(set(values) | set(split.labels))
     for value in rows[:64]:
         known = record is not None and value in values

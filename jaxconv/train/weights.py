@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data
+from jaxconv.train.record import told_size
 from jaxconv.train.runfolder import read_tensors, save_tensors
 
 
@@ -107,26 +108,26 @@ def start_from(source: str, state: dict[str, Any], say: Callable[[str], None]) -
     return state
 
 
-def check_sizes(shape_of: Callable[[tuple[int, int]], tuple[int, ...]], config: TrainConfig, data: Data) -> None:
+def check_sizes(shape_of: Callable[[tuple[int, ...]], tuple[int, ...]], config: TrainConfig, data: Data) -> None:
     """Refuses a network that does not give images of the data their own size, before anything is trained.
 
     Raises:
         ValueError: the message names the size, and the ``size_multiple`` that mends it.
     """
 
-    def fails(size: tuple[int, int]) -> str | None:
+    def fails(size: tuple[int, ...]) -> str | None:
         try:
-            found = shape_of(size)[1:]
+            found = shape_of(size)[1 : 1 + len(size)]
         except (TypeError, ValueError) as error:
             return str(error).split("\n")[0]
-        return None if found == size else f"it gives {found[0]}x{found[1]}"
+        return None if found == size else f"it gives {told_size(found)}"
 
-    def padded(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-        return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+    def padded(size: tuple[int, ...], multiple: int) -> tuple[int, ...]:
+        return tuple(-(-n // multiple) * multiple for n in size)
 
     why = fails(config.crop)
     if why is not None:
-        raise ValueError(f"{config.model} does not take crops of {config.crop[0]}x{config.crop[1]}: {why}")
+        raise ValueError(f"{config.model} does not take crops of {told_size(config.crop)}: {why}")
     for size in data.sizes if data.record.size is None else ():
         why = fails(padded(size, data.record.size_multiple))
         if why is None:
@@ -134,4 +135,4 @@ def check_sizes(shape_of: Callable[[tuple[int, int]], tuple[int, ...]], config: 
         tried = (2, 4, 8, 16, 32, 64)
         mends = next((m for m in tried if all(fails(padded(s, m)) is None for s in data.sizes)), None)
         advice = f"; give --set size_multiple={mends}, which pads them to be scored" if mends else ""
-        raise ValueError(f"{config.model} does not take images of {size[0]}x{size[1]}: {why}{advice}")
+        raise ValueError(f"{config.model} does not take images of {told_size(size)}: {why}{advice}")
