@@ -8,7 +8,7 @@ from typing import Any
 EXTRA_OF = {
     "flax": "nn", "optax": "train", "orbax": "train", "safetensors": "train", "skimage": "train", "rich": "train",
     "matplotlib": "figures", "PIL": "figures", "jinja2": "cli", "tyro": "cli", "lineax": "operator",
-    "scipy": "operator", "tensorboardX": "tensorboard",
+    "scipy": "operator", "tensorboardX": "tensorboard", "nibabel": "volumes",
 }  # fmt: skip
 
 

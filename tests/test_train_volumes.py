@@ -164,7 +164,8 @@ def test_volumes_with_masks_are_trained_on_scored_predicted_and_exported(tmp_pat
     predict(tmp_path / "run", [image], tmp_path / "out", labels=True, probabilities=True, say=lambda line: None)
     labels, found = (np.load(tmp_path / "out" / f"0_{what}.npy") for what in ("labels", "probabilities"))
     assert labels.shape == (6, 8, 7, 2) and np.array_equal(labels, found > 0.5)
-    assert Image.open(tmp_path / "out" / "0_overlay.png").size == (7, 8)
+    with Image.open(tmp_path / "out" / "0_overlay.png") as overlay:
+        assert overlay.size == (7, 8)
     truth = np.load(tmp_path / "valannot" / "0.npy")
     assert np.array_equal(confusion[:, 1, 1], ((labels == 1) & (truth == 1)).sum((0, 1, 2)))
     model, run = load_run(tmp_path / "run")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv._extras import need
 from jaxconv.train.files import write_beside
 
 ARRAYS = (".npy", ".npz", ".nii", ".nii.gz")
@@ -49,12 +50,13 @@ def open_array(path: Path, what: str) -> np.ndarray:
                 raise ValueError(f"it holds the arrays {', '.join(found.files) or 'none'}; needed is one")
             return found[found.files[0]]
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{what} {path} is read by nibabel: pip install nibabel") from None
+        raise
     except Exception as error:
         raise ValueError(f"{what} {path} cannot be read: {error}") from None
 
 
 def _nifti(path: Path) -> Any:
+    need("NIfTI", "nibabel")
     import nibabel
 
     return nibabel.as_closest_canonical(nibabel.load(path))
