@@ -23,6 +23,16 @@ def unparsed(text: str) -> str:
     return printable(text).replace("\n", " ").replace("$", r"\$")
 
 
+def place_and_whole(rank: int) -> tuple[str, str]:
+    """What one place of an input over so many axes is called, and what the whole.
+
+    Example:
+        >>> place_and_whole(1), place_and_whole(3)
+        (('position', 'signal'), ('voxel', 'volume'))
+    """
+    return {1: ("position", "signal"), 2: ("pixel", "image"), 3: ("voxel", "volume")}.get(rank, ("position", "input"))
+
+
 def print_line(text: str) -> None:
     """`print` of `printable` text."""
     print(printable(text))

@@ -242,7 +242,11 @@ def test_findings_name_the_layers_and_verify_their_fixes(nets):
     found = explain(resolve("nets_to_explain:generator"), draws=1, tile=32)
     board = findings(found)[0]
     assert board.kind == "problem" and "layer 1" in board.title and "layer 2" in board.title
-    assert any(fix.startswith("kernel size 4: paths per phase 0.67 → 0") for fix in board.fixes)
+    place = board.title.partition("of layer 1 ")[2].split(")")[0] + ")"
+    assert any(fix.startswith(f"kernel size 4: paths per phase of layer 1 {place} 0.67 → 0") for fix in board.fixes)
+    table = {f"layer {row.texts[0]} ({row.texts[1]})": row.texts[-1] for row in rows(found)}
+    own = re.findall(r"own unevenness on flat inputs of (.*) (\S+) → 0$", "\n".join(board.fixes), re.M)
+    assert own and all(f"flat {number}" in table[layer] for layer, number in own)  # the table says the same
     assert found.overlaps.keys() == {0, 1}
     from flax import nnx
 
@@ -283,7 +287,10 @@ def test_networks_over_volumes_and_signals_have_a_page():
         assert rows(found)[0].texts[5] == "×".join(["3"] * rank)
         said = " ".join(image["alt"] for image in reader.images)
         assert len(reader.images) >= 4, f"rank {rank}"
-        assert f"reads all {3**rank}" in said and "Map of how many paths" in said and "gradient energy" in said
+        text = " ".join([*reader.texts, said])
+        place, whole = {1: ("position", "signal"), 3: ("voxel", "volume")}[rank]
+        assert "pixel" not in text.replace("pixel shuffle", "") and f" {place}s" in text and f"flat {whole}s" in text
+        assert f"reads all {3**rank} {place}s" in said and "Map of how many paths" in said and "gradient energy" in said
 
 
 def run(*arguments, capsys):

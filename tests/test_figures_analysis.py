@@ -285,13 +285,13 @@ def test_volumes_are_drawn_as_planes():
     field = jc.analysis.receptive_field(net, image)
     figure = figures.usage_counts(field)
     counts = field.counts(field.central_index)[field.box(field.central_index)]
-    assert figure.get_suptitle() == "7×9×9 positions seen, 175 of 567 used"
+    assert figure.get_suptitle() == "7×9×9 voxels seen, 175 of 567 used"
     for ax, (axis, _, plane) in zip(figure.axes, planes(counts, (3, 4, 4)), strict=True):
         assert ax.get_title() == f"axis {axis} at {(3, 4, 4)[axis]} of the field"
         drawn = ax.collections[0].get_array()
         np.testing.assert_array_equal(np.ma.filled(drawn, 0).reshape(plane.shape), plane)
     figure = figures.receptive_field(field)
-    assert figure.get_suptitle() == "output (7, 9, 11) reads 175 of the 567 positions of its 7×9×9 box"
+    assert figure.get_suptitle() == "output (7, 9, 11) reads 175 of the 567 voxels of its 7×9×9 box"
     boxes = [[p.get_bbox().bounds for p in ax.patches] for ax in figure.axes]
     assert boxes[0][0] == (6.5, 4.5, 9.0, 9.0) and boxes[1][0] == (6.5, 3.5, 9.0, 7.0) and boxes[2][0] == boxes[2][1]
     energy = jc.analysis.effective_receptive_field(net, image, draws=1)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxconv import analysis
+from jaxconv._text import place_and_whole
 from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Gridding, ReceptiveField
 from jaxconv.analysis.dilation.gridding import LayerGridding, layerwise
 from jaxconv.analysis.field.cost import Cost
@@ -25,6 +26,7 @@ from jaxconv.explain.target import Target
 TILE = 512
 FLAT_IMAGES = 4
 DRAWS = 8
+LATENT = 16  # positions a side: what is no larger and is enlarged stands for a whole image already
 BUDGET = 1e11  # multiply-adds: one gradient of 25e9 takes 1.5 seconds of two CPU cores
 
 
@@ -60,6 +62,16 @@ class Explanation:
     @property
     def image_shape(self) -> tuple[int, ...]:
         return tuple(self.target.args[0].shape)
+
+    @property
+    def place(self) -> str:
+        """What one place of the input is called: position, pixel or voxel."""
+        return place_and_whole(len(self.field.input_size))[0]
+
+    @property
+    def whole(self) -> str:
+        """What the input is called: signal, image or volume."""
+        return place_and_whole(len(self.field.input_size))[1]
 
     @property
     def overlaps(self) -> dict[int, LayerOverlap]:
@@ -102,7 +114,7 @@ def explain(
         output: which output is meant, where there are several.
         draws: number of random inputs for the effective receptive field; None for 8, fewer of a network that computes
             more than 12 billion multiply-adds.
-        tile: tile in pixels that the advice on tiling is for.
+        tile: tile in input pixels that the advice on tiling is for.
         report: is told the name of each step before it begins.
 
     Returns:
@@ -154,7 +166,8 @@ def explain(
         whole.gridding = step("gridding", lambda: layerwise(field))
     else:
         traced = failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
-    if max(field.input_size) > 1:  # nobody has a larger latent vector
+    latent = max(field.stride) < 1 and max(field.input_size) <= LATENT
+    if not latent and max(field.input_size) > 1:  # nobody has a larger one
         whole.tiling = step("tiling", lambda: advise(target, field, tile, spatial_axes, pullback.cost))
     step("compiling the gradient", compiled.join)
     whole.board = step(

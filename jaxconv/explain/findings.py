@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxconv import analysis
+from jaxconv._text import place_and_whole
 from jaxconv.analysis.dilation.gridding import LayerGridding
 from jaxconv.analysis.upsampling.checkerboard import Checkerboard, Fix, LayerOverlap
 from jaxconv.explain.collect import Explanation
@@ -60,17 +61,22 @@ def layer_name(row: LayerGridding) -> str:
 # ---------------------------------------------------------------------------------------------------------------- size
 def _size(found: Explanation) -> list[Finding]:
     field = found.field
-    text = f"An output reads a box of {by(field.size)} input pixels (nominal, as if the image had no borders)"
+    text = (
+        f"An output reads a box of {by(field.size)} input {found.place}s (nominal, as if the {found.whole} had no "
+        "borders)"
+    )
     over = [n for n, m in zip(field.size, field.input_size, strict=True) if n > m]
-    step = f"; one step of the output is {by(field.stride)} input pixels."
+    of = f"of an input {found.place}" if max(field.stride) < 1 else f"input {found.place}s"
+    step = f"; one step of the output is {by(field.stride)} {of}."
     made = [Finding(FINE, f"Receptive field {by(field.size)}", text + step)]
     if over:
         made.append(
             Finding(
                 NOTE,
-                "The receptive field is larger than the image",
+                f"The receptive field is larger than the {found.whole}",
                 f"{by(field.size)} against {by(field.input_size)}: every output is influenced by the borders. Numbers "
-                "that are cut at the borders (coverage, evenness, the effective field) would differ on larger images.",
+                "that are cut at the borders (coverage, evenness, the effective field) would differ on larger "
+                f"{found.whole}s.",
             )
         )
     return made
@@ -85,21 +91,22 @@ def _holes(found: Explanation) -> list[Finding]:
     closed = _list(_few([layer_name(layer) for layer in gridding.closes]))
     if gridding.coverage >= 1:
         if not gridding.opens:
-            return [Finding(FINE, "No holes", "Every pixel of the receptive field reaches the output.")]
+            return [Finding(FINE, "No holes", f"Every {found.place} of the receptive field reaches the output.")]
         return [
             Finding(
                 FINE,
                 "No holes in the end",
-                f"Every pixel of the receptive field reaches the output: holes opened by {opened} are closed by "
-                f"{closed or 'what is added to them'}.",
+                f"Every {found.place} of the receptive field reaches the output: holes opened by {opened} are closed "
+                f"by {closed or 'what is added to them'}.",
             )
         ]
     output = gridding.output
     used, total = int((output.counts > 0).sum()), output.counts.size
-    period = f" The pixels that are used lie on a grid of period {by(output.period)}." if max(output.period) > 1 else ""
+    grid = f" The {found.place}s that are used lie on a grid of period {by(output.period)}."
+    period = grid if max(output.period) > 1 else ""
     text = (
-        f"Only {used} of {total} pixels ({percent(gridding.coverage)}) of the receptive field reach the output.{period}"
-        f" Opened by {opened or 'what the outputs skip'}"
+        f"Only {used} of {total} {found.place}s ({percent(gridding.coverage)}) of the receptive field reach the output."
+        f"{period} Opened by {opened or 'what the outputs skip'}"
         + (f"; partly closed by {closed}." if closed else "; no later layer closes the holes.")
     )
     fixes = tuple(fix for run in dilated_runs(gridding.layers) if (fix := rates_fix(run)))
@@ -149,10 +156,11 @@ def rates_fix(run: Sequence[LayerGridding]) -> tuple[str, str] | None:
     code = (
         f'for w, rate in zip(kernels, ({better},)):\n    x = jax.nn.relu(jc.conv(x, w, padding="SAME", dilation=rate))'
     )
+    place, _ = place_and_whole(len(run[0].kernel))
     said = (
         f"from {layer_name(run[0])} on, dilation rates {better} in place of "
-        f"{_list([str(r) for r in now.rates], '')}: {field} pixels a side, of which {percent(after.coverage)} are used "
-        f"instead of {percent(now.coverage)} (checked by counting)"
+        f"{_list([str(r) for r in now.rates], '')}: {field} {place}s a side, of which {percent(after.coverage)} are "
+        f"used instead of {percent(now.coverage)} (checked by counting)"
     )
     return said, code
 
@@ -178,8 +186,12 @@ def pattern(board: Checkerboard) -> str:
 
 
 def _fix(found: Explanation, layer: LayerOverlap, fix: Fix) -> tuple[str, str]:
+    """What a fix does to the number that the table gives for the layer, and its code."""
     anew = fix.name == "ICNR initialisation" and found.target.weights == "trained"
-    said = f"{'training anew from ' * anew}{fix.name}: {fix.measure} {fix.before:.2g} → {fix.after:.2g}"
+    said = (
+        f"{'training anew from ' * anew}{fix.name}: {fix.measure} of {overlap_name(found, layer)} {fix.before:.2g} → "
+        f"{fix.after:.2g}"
+    )
     return said, _code(layer, fix, len(found.field.input_size))
 
 
@@ -219,16 +231,17 @@ def _checkerboard(found: Explanation) -> list[Finding]:
         kernel = "the kernel" if len(alike) == 1 else "the kernels"
         its = "is not divisible by its stride" if len(alike) == 1 else "are not divisible by their stride"
         text = f"{_capital(alike[0][0].reason)}, so neighbouring outputs get more and less of it, in a fixed pattern."
-        fixes = max((fixes for *_, fixes in alike), key=len)
+        *_, fixes = max(alike, key=lambda each: len(each[-1]))
         made.append(Finding(PROBLEM, f"Checkerboard: {kernel} of {names} {its}", text, *_columns(fixes)))
     for reason, alike in drawn.items():
         trained = "" if found.target.weights == "trained" else "; training can remove it, but need not"
         text = (
-            f"{_capital(reason)}. With the weights as they are, flat images of {board.probed} come out with a "
+            f"{_capital(reason)}. With the weights as they are, flat {found.whole}s of {board.probed} come out with a "
             f"pattern of {pattern(board)}{trained}."
         )
-        title = f"A pattern on flat images from {_list([name for _, name, _ in alike])}"
-        made.append(Finding(NOTE, title, text, *_columns(max((fixes for *_, fixes in alike), key=len))))
+        title = f"A pattern on flat {found.whole}s from {_list([name for _, name, _ in alike])}"
+        *_, fixes = max(alike, key=lambda each: (len(each[-1]), each[0].added))  # said of the layer that adds most
+        made.append(Finding(NOTE, title, text, *_columns(fixes)))
     if not made and board.score < 1e-6:
         made.append(Finding(FINE, "No checkerboard", "All phases of the output are treated alike."))
     return made
@@ -248,7 +261,7 @@ def _gradient(found: Explanation) -> list[Finding]:
         Finding(
             NOTE,
             "The gradient at the input is uneven",
-            f"{why}. Some pixels receive more gradient than their neighbours, which shows in "
+            f"{why}. Some {found.place}s receive more gradient than their neighbours, which shows in "
             "saliency maps and when inputs are optimised; the outputs are not affected.",
         )
     ]
@@ -264,8 +277,8 @@ def _effective(found: Explanation) -> list[Finding]:
         Finding(
             NOTE if effective.ratio < 0.1 else FINE,
             f"Effectively, {percent(effective.ratio)} of the receptive field decides",
-            f"95 % of the gradient energy lies in {effective.area()} pixels around the middle (standard deviation "
-            f"{radius} pixels), measured over random inputs with the weights as they are.",
+            f"95 % of the gradient energy lies in {effective.area()} {found.place}s around the middle (standard "
+            f"deviation {radius} {found.place}s), measured over random inputs with the weights as they are.",
         )
     ]
 
@@ -279,8 +292,9 @@ def _global(found: Explanation) -> list[Finding]:
     return [
         Finding(
             NOTE,
-            f"Beyond these, {reads} the whole image",
-            f"{listed}. Every output depends on all pixels through {it}; all other numbers say what is seen besides.",
+            f"Beyond these, {reads} the whole {found.whole}",
+            f"{listed}. Every output depends on all {found.place}s through {it}; all other numbers say what is "
+            "seen besides.",
         )
     ]
 

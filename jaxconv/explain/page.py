@@ -72,10 +72,11 @@ def page(found: Explanation, made: dict[str, Any] | None = None) -> str:
     """
     drawn = defaultdict(list, pictures(found))
     made, table = made or record(found), rows(found)
-    meanings = {k: v for k, v in MEANINGS.items() if table}
+    meanings = _in_words_of(found, MEANINGS)
+    conventions = (meanings if table else {}) | _in_words_of(found, CONVENTIONS)
     shown = {
         "record": made, "cards": _cards(found, made), "drawn": drawn, "rows": table, "heads": HEADS, "words": WORDS,
-        "meanings": MEANINGS, "conventions": meanings | CONVENTIONS, "board": _board(found), "tiles": _tiles(found),
+        "meanings": meanings, "conventions": conventions, "board": _board(found), "tiles": _tiles(found),
     }  # fmt: skip
     return _template().render(shown).strip() + "\n"
 
@@ -83,20 +84,32 @@ def page(found: Explanation, made: dict[str, Any] | None = None) -> str:
 def _cards(found: Explanation, made: dict[str, Any]) -> list[tuple[str, str, str]]:
     field = found.field
     out = f"output {by(field.output_size)}, step {by(field.stride)}"
-    cards = [("Receptive field", by(field.size), "pixels, nominal"), ("Image", by(field.input_size), out)]
+    cards = [
+        ("Receptive field", by(field.size), f"{found.place}s, nominal"),
+        (found.whole.capitalize(), by(field.input_size), out),
+    ]
     if found.gridding is not None:
         output = found.gridding.output
-        seen = "{used} of {total} pixels".format(**made["output"])
+        seen = "{used} of {total} {place}s".format(place=found.place, **made["output"])
         cards.append(("Used of it", percent(output.coverage), seen))
-        cards.append(("Evenness", f"{output.evenness:.2f}", "1: all pixels equally often"))
+        cards.append(("Evenness", f"{output.evenness:.2f}", f"1: all {found.place}s equally often"))
     if found.effective is not None:
         ratio = found.effective.ratio
-        value = percent(ratio) if ratio is not None else f"{found.effective.area()} pixels"
+        value = percent(ratio) if ratio is not None else f"{found.effective.area()} {found.place}s"
         cards.append(("Effective field", value, "holds 95 % of the gradient energy"))
     if found.board is not None:
-        spread = f"on flat images; the output's spread: {found.board.spread:.2g}"
+        spread = f"on flat {found.whole}s; the output's spread: {found.board.spread:.2g}"
         cards.append(("Checkerboard pattern", f"{found.board.pattern:.2g}", spread))
     return cards
+
+
+def _in_words_of(found: Explanation, terms: dict[str, str]) -> dict[str, str]:
+    """Terms and meanings as one says them of a signal or a volume."""
+
+    def said(text: str) -> str:
+        return text.replace("pixel", found.place).replace("image", found.whole)
+
+    return {said(term): said(meaning) for term, meaning in terms.items()}
 
 
 def _board(found: Explanation) -> str:
@@ -106,11 +119,13 @@ def _board(found: Explanation) -> str:
     known = [("counts", board.counts), ("counts of the gradient", board.gradient_counts)]
     known.append(("gradient on flat cotangents", board.gradient_score))
     listed = "; ".join(f"{name} {value:.2g}" for name, value in known if value is not None)
-    return f"The pattern on flat images of {board.probed}: {pattern(board)}. Unevenness: {listed or 'not known'}."
+    return (
+        f"The pattern on flat {found.whole}s of {board.probed}: {pattern(board)}. Unevenness: {listed or 'not known'}."
+    )
 
 
 def _tiles(found: Explanation) -> str:
     if found.tiling is not None:
         return tiling_sentence(found)
     why = found.failed.get("tiling")
-    return f"Large images cannot be cut exactly: {why}." if why else ""
+    return f"Large {found.whole}s cannot be cut exactly: {why}." if why else ""

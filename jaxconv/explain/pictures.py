@@ -103,14 +103,14 @@ def _field(found: Explanation) -> Picture:
     figure = figures.receptive_field(found.field, image=found.target.picture, effective=found.effective or False)
     title = figure.get_suptitle() or figure.axes[0].get_title()
     alt = f"Receptive field on the image: {title}; nominally {by(found.field.size)}."
-    return embed(figure, alt, "What one output in the middle reads: pixels that are not read are faded.")
+    return embed(figure, alt, f"What one output in the middle reads: {found.place}s that are not read are faded.")
 
 
 def _counts(found: Explanation) -> Picture:
     figure = figures.usage_counts(found.field)
     title = figure.get_suptitle() or figure.axes[0].get_title()
-    alt = f"Map of how many paths lead from each pixel to the output in the middle: {title}."
-    return embed(figure, alt, "How often the output in the middle uses each pixel: the number of paths to it.")
+    alt = f"Map of how many paths lead from each {found.place} to the output in the middle: {title}."
+    return embed(figure, alt, f"How often the output in the middle uses each {found.place}: the number of paths to it.")
 
 
 def _layers(found: Explanation) -> Picture:
@@ -125,16 +125,17 @@ def _along(found: Explanation) -> Picture:
     figure = figures.gridding(gridding, labels=["the network"], columns=4)
     titles = [ax.get_title().replace("\n", ", ") for ax in figure.axes if ax.get_title()]
     alt = f"Maps of what is used after single layers: {'; '.join(titles)}."
-    return embed(figure, alt, "What a position in the middle uses of the image after some of the layers.")
+    return embed(figure, alt, f"What a position in the middle uses of the {found.whole} after some of the layers.")
 
 
 def _paths(found: Explanation, direction: str) -> Picture:
     figure = figures.overlap(found.field, direction=direction)
     title = figure.get_suptitle()
     way = (
-        "Forward: paths from all pixels into each output. What is uneven here is uneven for every choice of weights."
+        f"Forward: paths from all {found.place}s into each output. What is uneven here is uneven for every "
+        "choice of weights."
         if direction == "forward"
-        else "Backward: paths from each pixel to all outputs, what its gradient adds up."
+        else f"Backward: paths from each {found.place} to all outputs, what its gradient adds up."
     )
     return embed(figure, f"Overlap in the middle, {title}.", way)
 
@@ -142,10 +143,9 @@ def _paths(found: Explanation, direction: str) -> Picture:
 def _flat(found: Explanation) -> Picture:
     board = found.board
     assert board is not None
-    alt = f"The pattern that flat images come out with: {pattern(board)}, period {by(board.period)}."
-    return embed(
-        figures.overlap(board), alt, "What the weights as they are make of an image that is the same everywhere."
-    )
+    alt = f"The pattern that flat {found.whole}s come out with: {pattern(board)}, period {by(board.period)}."
+    caption = f"What the weights as they are make of {found.whole}s that are the same everywhere."
+    return embed(figures.overlap(board), alt, caption)
 
 
 def _upsampler(found: Explanation, layer: LayerOverlap) -> Picture:
@@ -163,5 +163,6 @@ def _effective(found: Explanation) -> Picture:
     assert effective is not None
     figure = figures.effective_receptive_field(effective)
     share = "" if effective.ratio is None else f", {percent(effective.ratio)} of the theoretical field"
-    alt = f"Heat map of gradient energy: 95 percent lies in {effective.area()} pixels{share}."
-    return embed(figure, alt, "Gradient energy of the output in the middle over random inputs, on a logarithmic scale.")
+    alt = f"Heat map of gradient energy: 95 percent lies in {effective.area()} {found.place}s{share}."
+    scale = ", on a logarithmic scale" * (len(found.field.input_size) > 1)
+    return embed(figure, alt, f"Gradient energy of the output in the middle over random inputs{scale}.")

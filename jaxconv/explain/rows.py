@@ -16,8 +16,8 @@ MEANINGS = {
     "used": "share of that box that is read at all",
     "evenness": "(sum of counts)² / (n × sum of squares): 1 where all pixels are used equally often",
     "holes": "whether the layer opens or closes holes, and the period of the grid that is used",
-    "checkerboard": "unevenness of the taps over the phases of an upsampling, then of flat images with the weights as "
-    "they are; ∇ that of the gradient",
+    "checkerboard": "unevenness of the taps over the phases of an upsampling, then what the layer itself adds to it on "
+    "flat images with the weights as they are; ∇ that of the gradient",
 }
 NAMES = {"conv": "conv", "conv_transpose": "transposed", "pool": "pool", "unpool": "unpool", "output": ""}
 
@@ -67,7 +67,7 @@ def _row(number: str, row: LayerGridding, overlap: LayerOverlap | None) -> Row:
     board, score = "", 0.0
     if overlap is not None:
         parts = [f"{overlap.counts:.2g}" if overlap.counts else ""]
-        parts.append(f"flat {overlap.gain:.2g}" if overlap.gain > 1e-6 and _upsamples(overlap) else "")
+        parts.append(f"flat {overlap.added:.2g}" if overlap.added > 1e-6 and _upsamples(overlap) else "")
         parts.append(f"∇ {overlap.gradient:.2g}" if overlap.gradient else "")
         board, score = ", ".join(p for p in parts if p), max(overlap.counts, overlap.gradient)
     texts = (

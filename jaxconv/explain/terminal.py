@@ -111,15 +111,16 @@ def tiling_sentence(found: Explanation) -> str:
     assert advice is not None
     parts = zip(advice.before, advice.keep, advice.after, advice.crop, strict=True)
     sums = {f"{before} + {keep} + {after} = {crop}" for before, keep, after, crop in parts}
+    aligned = f", and crops start at multiples of {by(advice.align)}" if max(advice.align) > 1 else ""
     return (
-        f"Large images can be cut exactly: a crop of {by(advice.crop)} input pixels gives the right outputs for the "
-        f"{by(advice.keep)} in its middle ({' and '.join(sorted(sums))}), and crops start at multiples of "
-        f"{by(advice.align)}. jc.analysis.tiled(fn, {advice.tile}) does that, with at least {advice.tile} kept of each "
-        f"crop: in all {_more(advice.work)}."
+        f"Large {found.whole}s can be cut exactly: a crop of {by(advice.crop)} input {found.place}s gives the right "
+        f"outputs for the {by(advice.keep)} in its middle ({' and '.join(sorted(sums))}){aligned}. "
+        f"jc.analysis.tiled(fn, {advice.tile}) does that, with at least {advice.tile} kept of each crop: in all "
+        f"{_more(advice.work, found.whole)}."
     )
 
 
-def _more(work: float) -> str:
+def _more(work: float, whole: str) -> str:
     if work < 2:
-        return f"{100 * (work - 1):.2g} % more work than for the image as a whole"
-    return f"{work:.2g} times the work of the image as a whole; larger tiles waste less"
+        return f"{100 * (work - 1):.2g} % more work than for the {whole} in one piece"
+    return f"{work:.2g} times the work of the {whole} in one piece; larger tiles waste less"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv._text import unparsed
+from jaxconv._text import place_and_whole, unparsed
 from jaxconv.analysis import (
     Gridding,
     RateCheck,
@@ -54,8 +54,9 @@ def usage_counts(
     from matplotlib.figure import Figure
 
     raw, mark = _counts(what, args, index)
+    place, _ = place_and_whole(raw.ndim)
     if raw.ndim == 3 and raw.any():
-        return count_planes(raw, mark, numbers, title or _sentence(raw, "positions"))
+        return count_planes(raw, mark, numbers, title or _sentence(raw, place))
     counts = as_map(raw, "usage counts")
     rows, columns = counts.shape
     width = 5.2
@@ -67,16 +68,16 @@ def usage_counts(
     mesh = counts_panel(ax, counts, numbers=numbers, mark=mark, width=width)
     if width * rows / columns > TALLEST:
         ax.set_aspect("auto")  # a strip of pixels is drawn wider than it is
-    ax.set_title(title or _sentence(raw, "pixels" if not flat else "positions"), fontsize=12)
+    ax.set_title(title or _sentence(raw, place), fontsize=12)
     if max(rows, columns) > 24:
         side: dict[str, Any] = {"location": "bottom", "aspect": 50} if flat else {"shrink": 0.9}
-        figure.colorbar(mesh, ax=ax, label=f"paths from this {'position' if flat else 'pixel'} to the output", **side)
+        figure.colorbar(mesh, ax=ax, label=f"paths from this {place} to the output", **side)
     return figure
 
 
-def _sentence(counts: np.ndarray, unit: str) -> str:
+def _sentence(counts: np.ndarray, place: str) -> str:
     used, total = np.count_nonzero(counts), counts.size
-    return f"{by(counts.shape)} {unit} seen, {'all' if used == total else f'{used} of {total}'} used"
+    return f"{by(counts.shape)} {place}s seen, {'all' if used == total else f'{used} of {total}'} used"
 
 
 def _counts(what: Any, args: Sequence[Any], index: Any) -> tuple[np.ndarray, tuple[float, float] | None]:

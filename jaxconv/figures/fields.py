@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv._text import place_and_whole
 from jaxconv.analysis import (
     EffectiveField,
     GradientField,
@@ -158,9 +159,9 @@ def _sentence(at: Sequence[int], mask: np.ndarray, box: Sequence[slice]) -> str:
     sides = [s.stop - s.start for s in box]
     total, used = int(np.prod(sides)), int(mask.sum())
     index = f"({', '.join(str(i) for i in at)})"
-    unit = "pixels" if mask.ndim == 2 else "positions"
+    place, _ = place_and_whole(mask.ndim)
     share = f"all {total}" if used == total else f"{used} of the {total}"
-    return f"output {index} reads {share} {unit} of its {by(sides)} box"
+    return f"output {index} reads {share} {place}s of its {by(sides)} box"
 
 
 def _place(field: Any, index: Any) -> tuple[int, ...]:
@@ -283,7 +284,8 @@ def effective_receptive_field(what: Any, *args: Any, decades: float = 4.0, **opt
     energy = found.energy
     if energy.ndim > 3:
         raise ValueError(f"an effective field is drawn over one, two or three axes, this one has {energy.ndim}")
-    title = f"95 % of the gradient energy lies in {found.area(SHARE)} {'pixels' if energy.ndim == 2 else 'positions'}"
+    place, _ = place_and_whole(energy.ndim)
+    title = f"95 % of the gradient energy lies in {found.area(SHARE)} {place}s"
     if found.ratio is not None:
         title += f", {_percent(found.ratio)} of the theoretical field"
     if energy.ndim == 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxconv._text import place_and_whole
 from jaxconv.analysis import Gridding, gridding as find_gridding
 from jaxconv.figures.fields import EFFECTIVE, MASK, NOMINAL
 from jaxconv.figures.grid import INK
@@ -41,11 +42,12 @@ def layers(what: Any, *args: Any) -> Any:
     nominal = [max(row.nominal_size) for row in rows]
     seen = [max(row.size) for row in rows]
     size_ax.step(place, nominal, where="mid", color=NOMINAL, linewidth=4.5, label="nominal")
-    size_ax.step(place, seen, where="mid", color=MASK, linewidth=1.6, label="seen in the middle of this image")
+    size_ax.step(place, seen, where="mid", color=MASK, linewidth=1.6, label="seen in the middle of this input")
     edge = max(found.field.input_size)
+    unit, whole = place_and_whole(len(found.field.input_size))
     if max(nominal) > 0.5 * edge:
-        size_ax.axhline(edge, color=INK, linestyle=":", linewidth=1.2, label=f"the image: {edge}")
-    size_ax.set(ylabel="pixels, longest side", ylim=(0, None))
+        size_ax.axhline(edge, color=INK, linestyle=":", linewidth=1.2, label=f"the {whole}: {edge}")
+    size_ax.set(ylabel=f"{unit}s, longest side", ylim=(0, None))
     share_ax.plot(place, [r.coverage for r in rows], color=MASK, marker="o", markersize=3.5, label="coverage")
     share_ax.plot(place, [r.evenness for r in rows], color=EFFECTIVE, linestyle="-.", label="evenness of the counts")
     for marker, chosen, label in (("v", "opens", "opens holes"), ("^", "closes", "closes holes")):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv._text import place_and_whole
 from jaxconv.analysis import Checkerboard, ReceptiveField, receptive_field as find_field
 from jaxconv.analysis.graph.sweep import alignments
 from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, spread
@@ -232,10 +233,12 @@ def _of_flat_images(board: Checkerboard) -> Any:
     label = "difference from the mean, in units of the output's size"
     side: dict[str, Any] = {"location": "bottom", "aspect": 50} if flat else {"shrink": 0.9}
     figure.colorbar(image, ax=axes[-1], label=label, **side)
+    _, whole = place_and_whole(len(period))
+    mark = " " if flat or len(maps) > 1 else "\n"  # one map is narrower than the sentence
     said = (
-        f"flat images come out with a pattern of period {by(period)}: {number(board.pattern)} beside a spread of "
-        f"{number(board.spread)}\n"
-        f"(of {draws} images and {channels} channel{'s' * (channels != 1)}, the strongest is drawn)"
+        f"flat {whole}s come out with a pattern of period {by(period)}:{mark}{number(board.pattern)} beside a spread "
+        f"of {number(board.spread)}\n"
+        f"(of {draws} {whole}s and {channels} channel{'s' * (channels != 1)}, the strongest is drawn)"
     )
     if len(maps) > 1:
         figure.suptitle(said, fontsize=10.5)

@@ -318,7 +318,7 @@ def _reason(primitive: str, found, taps, reads, shuffles: bool, added: float) ->
         if spread(phases):
             return (
                 f"kernel {relation.taps} is not divisible by stride {relation.stride}: its gradient adds up "
-                f"{' and '.join(str(t) for t in sorted(set(phases)))} terms at different pixels"
+                f"{' and '.join(str(t) for t in sorted(set(phases)))} terms at different places"
             )
     if primitive == "max_unpool":
         return "unpooling writes one position of each window and leaves zeros at the others"
@@ -341,7 +341,7 @@ def _fixes(found, record: Record, counts: float, added: float, shuffles: bool, s
         )  # fmt: skip
     if added > 1e-6:
         for name, score in _even_scores(factor, len(record.size), seed).items():
-            tried.append(Fix(name, "gain on flat images", added, score, factor))
+            tried.append(Fix(name, "own unevenness on flat inputs", added, score, factor))
     return tuple(tried)
 
 
