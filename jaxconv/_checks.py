@@ -65,6 +65,20 @@ def refuse_open(name: str, sizes: Sequence[Any]) -> None:
         raise ValueError(f"{name} needs spatial sizes that are numbers, not symbols: got {tuple(map(str, sizes))}")
 
 
+def any_below(sizes: Sequence[Any], least: int) -> bool:
+    """Whether one of the sizes is known to be smaller than `least`; symbols are taken to be large enough."""
+    return any(n < least for n in sizes if not is_open([n]))
+
+
+def refuse_rest(sizes: Sequence[Any], factors: Sequence[int], message: str) -> None:
+    """Raise ValueError(message) where a size is not, or is not known to be, a multiple of its factor."""
+    left = [n for n, r in zip(sizes, factors, strict=True) if n % r != 0]
+    if is_open(left):
+        message += f"; an open size has to show that it is: symbolic_shape('{max(factors)}*n, ...')"
+    if left:
+        raise ValueError(message)
+
+
 def stand_ins(sizes: Sequence[Any], number: int) -> tuple[int, ...]:
     """The sizes with `number` for symbols."""
     return tuple(number if is_open([n]) else n for n in sizes)

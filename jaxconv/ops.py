@@ -144,7 +144,7 @@ def conv_transpose(
     rank = _rank_of_kernel(w)
     sizes = _spatial(y, "y", rank, w)
     if is_open(sizes) and output_size is not None:
-        raise ValueError(f"output_size={output_size} of the sizes {sizes}, which are open: give output_padding instead")
+        output_size = open_sizes.stand_in_output(sizes, stride, output_size)
     geometry = ConvGeometry.resolve_transpose(
         input_size=stand_ins(sizes, open_sizes.STAND_IN), kernel_size=w.shape[:-2], stride=stride, padding=padding,
         dilation=dilation, groups=groups, padding_mode=padding_mode, output_size=output_size,

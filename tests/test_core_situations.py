@@ -11,6 +11,8 @@ from jax import lax
 from jax.experimental import jet
 
 import jaxconv as jc
+from jaxconv import dialects
+from jaxconv.dialects import onnx, tensorflow, torch
 
 RNG = np.random.default_rng(20180312)
 X = jnp.asarray(RNG.standard_normal((2, 6, 7, 4)), jnp.float32)
@@ -160,8 +162,8 @@ def test_pooling_and_resizing_with_open_sizes(name):
             close(exported.call(x), f(x), 2e-4)
 
 
-# These know their maps only for sizes that are numbers; and so does lax the pads of a strided convolution's gradient.
-FIXED_SIZES = ("antialiased resize", "wide mean", "strided gradient", "unpooled", "unpooled gradient")
+# These know their maps only for sizes that are numbers.
+FIXED_SIZES = ("antialiased resize", "wide mean", "unpooled", "unpooled gradient")
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -179,6 +181,79 @@ def test_exported_with_open_sizes(name):
             close(again.call(x), f(x), 2e-4)
 
 
+KERNEL = jnp.asarray(RNG.standard_normal((4, 4, 3, 3)), jnp.float32)  # PyTorch's and ONNX's order
+
+
+def strided(x):
+    return jc.conv(x, W, groups=2, padding=1, stride=2)
+
+
+# By the convolution's gradients, dialect or layer; data as the dialect has it, from channels-last.
+OPEN = {
+    "strided": lambda x: (
+        jax.grad(lambda x: jnp.sum(strided(x) ** 2))(x),
+        jax.grad(lambda w: jnp.sum(jc.conv(x, w, groups=2, stride=(2, 3), padding="SAME") ** 2))(W),
+        jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(strided(x) ** 3))(x) ** 2))(x),
+        jc.conv(x, W[:1, :1], groups=2, stride=2, padding="SAME_LOWER"),
+        jc.conv_transpose(x, W_UP, stride=2, padding=1, output_size=(2 * x.shape[1], 2 * x.shape[2] - 1)),
+    ),
+    "torch": lambda x: [
+        f(x.transpose(0, 3, 1, 2))
+        for f in (
+            lambda x: torch.conv_transpose2d(x, KERNEL, stride=2, padding=1, output_padding=1),
+            lambda x: torch.interpolate(x, scale_factor=2, mode="bilinear"),
+            lambda x: torch.interpolate(x, scale_factor=(3, 2)),
+            lambda x: torch.interpolate(x, size=(2 * x.shape[2] - 1, 9), mode="bicubic", align_corners=True),
+            lambda x: torch.interpolate(x, size=(5, 4), mode="bilinear", antialias=True),
+            lambda x: torch.adaptive_avg_pool2d(x, 1),
+            lambda x: torch.adaptive_max_pool2d(x, (None, 1)),
+            lambda x: torch.pad(x, (2, -1, 0, 1), mode="reflect"),
+            lambda x: torch.pad(x, (1, 3), mode="constant"),
+        )
+    ],
+    "tensorflow": lambda x: (
+        tensorflow.conv2d(x, W, (2, 3), "VALID"),
+        tensorflow.conv2d_transpose(x, W_UP, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], 6), 2, "SAME"),
+        tensorflow.image_resize(x, (2 * x.shape[1], 7)),
+        tensorflow.image_resize(x, (2 * x.shape[1], 7), method="nearest"),
+        tensorflow.image_resize(x, (4, 5), antialias=True),
+    ),
+    "onnx": lambda x: [
+        f(x.transpose(0, 3, 1, 2))
+        for f in (
+            lambda x: onnx.ConvTranspose(x, KERNEL, strides=[2, 2], auto_pad="SAME_UPPER"),
+            lambda x: onnx.Resize(x, None, [1, 1, 2, 3]),
+            lambda x: onnx.Resize(x, None, [1, 1, 2, 3], mode="cubic", coordinate_transformation_mode="align_corners"),
+            lambda x: onnx.Upsample(x, [1, 1, 2, 2]),
+        )
+    ],
+    "lax": lambda x: dialects.lax.conv_transpose(x, KERNEL.transpose(2, 3, 0, 1), (2, 2), "VALID"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("tensorflow", "onnx") else ()) for n in OPEN]
+)
+def test_gradients_and_dialects_with_open_sizes(name):
+    pytest.importorskip("flatbuffers")
+    f = OPEN[name]
+    struct = jax.ShapeDtypeStruct(
+        jax.export.symbolic_shape("b, h, k, 4", constraints=["h >= 8", "k >= 8"]), jnp.float32
+    )
+    exported = jax.export.export(jax.jit(f))(struct)
+    x = jnp.asarray(RNG.standard_normal((2, 9, 10, 4)), jnp.float32)
+    close(exported.call(x), jax.jit(f)(x), 1e-3)
+
+
+def test_what_is_not_finite_stays_apart_in_antialiased_resizes_of_open_sizes():
+    pytest.importorskip("flatbuffers")
+    f = jax.jit(lambda x: jc.resize(x, 4, antialias=True))
+    exported = jax.export.export(f)(jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, 1"), jnp.float32))
+    x = jnp.arange(16.0)[None, :, None].at[0, 1].set(jnp.nan)
+    close(exported.call(x), f(x))
+    assert np.isnan(exported.call(x)).sum() == 1
+
+
 def test_open_sizes_refuse_what_needs_numbers():
     x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, k, 4"), jnp.float32)
     for f, message in (
@@ -193,6 +268,14 @@ def test_open_sizes_refuse_what_needs_numbers():
         (lambda x: jc.resize(x, 8, method="area"), "resize with method='area' needs spatial sizes"),
         (lambda x: jc.resize(x, scale=1.3), "resize by scale=1.3 needs spatial sizes"),
         (lambda x: jc.conv_kernel(x, x, (1, 1)), "conv_kernel needs spatial sizes"),
+        (lambda x: jc.pixel_unshuffle(x, 2), r"an open size has to show that it is: symbolic_shape\('2\*n"),
+        (lambda x: torch.adaptive_avg_pool2d(x, 2), "output_size=2 needs spatial sizes"),
+        (lambda x: torch.max_unpool2d(x, x.astype(int), 2), "max_unpool2d needs spatial sizes"),
+        (lambda x: torch.unfold(x, 2), "unfold, which flattens them, needs spatial sizes"),
+        (lambda x: torch.pad(x, (1, 1, 1, 1), mode="circular"), "mode='circular' needs spatial sizes"),
+        (lambda x: torch.interpolate(x, size=8, mode="area"), "resize with method='area' needs spatial sizes"),
+        (lambda x: tensorflow.image_resize(x, (8, 8), method="bicubic"), "method='bicubic' needs spatial sizes"),
+        (lambda x: onnx.Resize(x, None, [1, 1, 2, 2], nearest_mode="ceil"), "Resize with mode='nearest' and"),
     ):
         with pytest.raises(ValueError, match=message):
             jax.export.export(jax.jit(f))(x)

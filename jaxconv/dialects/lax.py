@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import ops
-from jaxconv._checks import as_index, is_sequence
+from jaxconv._checks import any_below, as_index, is_sequence
 from jaxconv.dialects._common import array, ints, preferred
 
 Pads = tuple[tuple[int, int], ...]
@@ -187,7 +187,7 @@ def forward_of(
     """
     columns = list(zip(sizes, extent, stride, pads, strict=True))
     size = tuple((i - 1) * s + 2 - k + lo + hi for i, k, s, (lo, hi) in columns)
-    if min(size) < 1:
+    if any_below(size, 1):
         raise ValueError(
             f"padding={padding!r} gives an output of size {size}, which is empty: input {tuple(sizes)}, strides "
             f"{tuple(stride)}, "

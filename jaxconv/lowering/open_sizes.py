@@ -7,18 +7,20 @@ resolved for a stand-in, which gives everything that does not depend on the size
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxconv._checks import is_open, is_sequence, per_axis, stand_ins
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering.lax import swap_grouped_channels
 
 # Taken for an open size where settings are resolved and checked: larger than any kernel.
 STAND_IN = 2**20
 # jax.numpy pads an open size in these ways.
-_NUMPY_MODES = {"reflect": "reflect", "replicate": "edge"}
+NUMPY_MODES = {"reflect": "reflect", "replicate": "edge"}
 
 
 def conv(x: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, precision: Any, method: str) -> Array:
@@ -26,17 +28,23 @@ def conv(x: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, precision: Any,
 
     "SAME" pads depend on the size, and lax makes them.
     """
-    if g.padding_mode in _NUMPY_MODES and not (g.padding_rule in ("SAME", "SAME_LOWER") and max(g.stride) > 1):
-        around = [(0, 0)] * (x.ndim - g.rank - 1) + [(max(lo, 0), max(hi, 0)) for lo, hi in g.pads] + [(0, 0)]
-        x = jnp.pad(x, around, mode=_NUMPY_MODES[g.padding_mode])
-        cropped = tuple((min(lo, 0), min(hi, 0)) for lo, hi in g.pads)
-        g = dataclasses.replace(g, padding_mode="zeros", pads=cropped, padding_rule=None)
+    first = x.ndim - g.rank - 1
+    named = g.padding_rule in ("SAME", "SAME_LOWER") and max(g.stride) > 1
+    if g.padding_mode in NUMPY_MODES and not named:
+        x = pad(x, g.pads, g.padding_mode, first)
+        g = dataclasses.replace(g, padding_mode="zeros", pads=((0, 0),) * g.rank, padding_rule=None)
     _refuse(g, method)
-    pads: Any = g.padding_rule if g.padding_rule in ("SAME", "SAME_LOWER") else g.pads
-    if not isinstance(pads, str):
-        for axis, (lo, hi) in enumerate(g.pads, x.ndim - g.rank - 1):
-            x = lax.slice_in_dim(x, max(-lo, 0), x.shape[axis] - max(-hi, 0), axis=axis)
-        pads = [(max(lo, 0), max(hi, 0)) for lo, hi in g.pads]
+    pads: Any = g.padding_rule if named else [(max(lo, 0), max(hi, 0)) for lo, hi in g.pads]
+    if not named:
+        x = _cropped(x, g.pads, first)
+    elif all(k == 1 or k >= s for k, s in zip(g.kernel_extent, g.stride, strict=True)):
+        pads = [_same(x.shape[first + a], g, a) for a in range(g.rank)]
+    if max(g.stride) > 1 and not isinstance(pads, str):
+        # Padded and cut to what the windows cover, so that the pads of both gradients are numbers.
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * first + [(lo, hi, 0) for lo, hi in pads] + [(0, 0, 0)])
+        for axis, (k, s) in enumerate(zip(g.kernel_extent, g.stride, strict=True), first):
+            x = lax.slice_in_dim(x, 0, (x.shape[axis] - k) // s * s + k, axis=axis)
+        pads = [(0, 0)] * g.rank
     return _window(x, w, g, (g.rank + 1, g.rank), g.stride, pads, (1,) * g.rank, out_dtype, precision)
 
 
@@ -53,9 +61,48 @@ def conv_transpose(y: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, preci
     ]
     wide = [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
     x = _window(y, flipped, g, spec, (1,) * g.rank, wide, g.stride, out_dtype, precision)
-    for axis, (lo, hi) in enumerate(pads, x.ndim - g.rank - 1):
-        x = lax.slice_in_dim(x, max(-lo, 0), x.shape[axis] - max(-hi, 0), axis=axis)
+    return _cropped(x, pads, x.ndim - g.rank - 1)
+
+
+def pad(x: Array, pads: Sequence[tuple[int, int]], mode: str, first: int) -> Array:
+    """x with the axes from `first` on padded, or where a pad is negative cropped: "reflect" or "replicate"."""
+    around = [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
+    rest = x.ndim - first - len(around)
+    padded = jnp.pad(x, [(0, 0)] * first + around + [(0, 0)] * rest, mode=NUMPY_MODES[mode])
+    return _cropped(padded, pads, first)
+
+
+def stand_in_output(sizes: Sequence[Any], stride: Any, output_size: Any) -> tuple[int, ...]:
+    """The output size of a transpose, of which an axis may be open, with the stand-in for the sizes' symbols.
+
+    Raises:
+        ValueError: a size that is not the stride times the input's plus a number.
+    """
+    steps = per_axis(stride, "stride", len(sizes))
+    given = tuple(output_size) if is_sequence(output_size) else (output_size,) * len(sizes)
+    if len(given) != len(sizes):
+        raise ValueError(f"output_size={output_size!r} has {len(given)} entries, but there are {len(sizes)} sizes")
+    more = [m - s * n for m, s, n in zip(given, steps, sizes, strict=True)]
+    if is_open(more):
+        raise ValueError(
+            f"output_size={output_size} of the sizes {sizes}, which are open, must be the stride times these plus a "
+            "number, or give output_padding instead"
+        )
+    return tuple(d + s * n for d, s, n in zip(more, steps, stand_ins(sizes, STAND_IN), strict=True))
+
+
+def _cropped(x: Array, pads: Sequence[tuple[int, int]], first: int) -> Array:
+    for axis, (lo, hi) in enumerate(pads, first):
+        if min(lo, hi) < 0:
+            x = lax.slice_in_dim(x, max(-lo, 0), x.shape[axis] - max(-hi, 0), axis=axis)
     return x
+
+
+def _same(n: Any, g: ConvGeometry, a: int) -> tuple[Any, Any]:
+    """The pads of "SAME" along axis a of size n, which may be an expression; of one tap there are none."""
+    total = 0 if g.kernel_extent[a] == 1 else (-(-n // g.stride[a]) - 1) * g.stride[a] + g.kernel_extent[a] - n
+    less = total // 2
+    return (less, total - less) if g.padding_rule == "SAME" else (total - less, less)
 
 
 def _refuse(g: ConvGeometry, method: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv._checks import as_index
+from jaxconv._checks import any_below, as_index, is_open, refuse_open
 from jaxconv.resampling.axis_maps import AxisMap, area_map
 from jaxconv.resampling.axis_reads import apply_axis_maps
 from jaxconv.resampling.pooling import avg_pool, max_pool
@@ -29,7 +30,7 @@ def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
 
     Raises:
         ValueError: a size below 1, or more sizes than axes.
-        TypeError: integers, where a size does not divide its axis.
+        TypeError: integers, where a size does not divide its axis, or the axis is open.
 
     Example:
         >>> import jax.numpy as jnp
@@ -38,8 +39,9 @@ def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
     """
     x, targets = _targets(jnp.asarray(x), output_size)
     even, rest = _even(x, targets)
-    if rest and not jnp.issubdtype(x.dtype, jnp.inexact):
+    if (rest or is_open(even)) and not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(f"means over windows of several sizes need floating-point data, got {x.dtype}")
+    x, even = _whole(x, even, jnp.mean)
     y = avg_pool(x, even) if max(even) > 1 else x
     maps: list[AxisMap | None] = [None] * len(targets)
     for axis, m in rest:
@@ -67,6 +69,7 @@ def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
     """
     x, targets = _targets(jnp.asarray(x), output_size)
     even, rest = _even(x, targets)
+    x, even = _whole(x, even, jnp.max)
     y = max_pool(x, even) if max(even) > 1 else x
     assert not isinstance(y, tuple)
     for axis, m in rest:
@@ -83,9 +86,13 @@ def _targets(x: Array, output_size: Sequence[int | None]) -> tuple[Array, tuple[
     if not 1 <= rank < x.ndim:
         raise ValueError(f"output_size={tuple(output_size)} needs {rank} spatial axes before the channels of {x.shape}")
     sizes = x.shape[-rank - 1 : -1]
-    targets = tuple(n if m is None else as_index(m, "output_size") for n, m in zip(sizes, output_size, strict=True))
-    if min(targets) < 1 or min(sizes) < 1:
+    columns = zip(sizes, output_size, strict=True)
+    targets = tuple(n if m is None or is_open([m]) and m == n else as_index(m, "output_size") for n, m in columns)
+    if any_below((*targets, *sizes), 1):
         raise ValueError(f"output_size={tuple(output_size)} of x {x.shape}: all sizes must be at least 1")
+    for n, m in zip(sizes, targets, strict=True):
+        if m != 1 and m != n:
+            refuse_open(f"output_size={m}", [n])
     return x, targets
 
 
@@ -95,6 +102,13 @@ def _even(x: Array, targets: tuple[int, ...]) -> tuple[tuple[int, ...], list[tup
     sizes = x.shape[first:-1]
     even = tuple(n // m if n % m == 0 else 1 for n, m in zip(sizes, targets, strict=True))
     return even, [(first + i, m) for i, (n, m) in enumerate(zip(sizes, targets, strict=True)) if n % m]
+
+
+def _whole(x: Array, even: tuple[Any, ...], over: Callable[..., Array]) -> tuple[Array, tuple[int, ...]]:
+    """Axes of open size, whose one window is the whole axis: reduced, and no windows any more."""
+    first = x.ndim - 1 - len(even)
+    axes = tuple(first + i for i, k in enumerate(even) if is_open([k]))
+    return (over(x, axes, keepdims=True) if axes else x), tuple(1 if is_open([k]) else k for k in even)
 
 
 def _windows(n: int, m: int) -> list[tuple[int, int]]:

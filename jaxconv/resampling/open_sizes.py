@@ -129,8 +129,11 @@ def _along(x: Array, axis: int, n, m, scale, method: str, align_corners: bool, a
     if antialias:
         matrix = weight((jnp.arange(n) - at[:, None]) / jnp.maximum(ratio, 1)).astype(x.dtype)
         matrix = matrix / matrix.sum(1, keepdims=True)
-        y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
-        return jnp.moveaxis(y, -1, axis)
+        x = jnp.moveaxis(x, axis, -1)
+        y = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+        # The matrix's zeros would meet what is not finite.
+        apart = lambda x, _: jnp.where(matrix == 0, 0, x[..., None, :] * matrix).sum(-1)  # noqa: E731
+        return jnp.moveaxis(lax.cond(jnp.isfinite(y).all(), lambda _, y: y, apart, x, y), -1, axis)
     low, total = jnp.floor(at), jnp.zeros((), x.dtype)
     for shift in (0, 1) if method == "linear" else (-1, 0, 1, 2):
         own = weight(at - low - shift).astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._checks import is_open, is_sequence, per_axis, plain, refuse_open
+from jaxconv._checks import is_open, is_sequence, per_axis, plain, refuse_open, refuse_rest
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
 from jaxconv._hints import hinting
 from jaxconv.resampling import columns, open_sizes
@@ -191,8 +191,7 @@ def pixel_unshuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
     x = jnp.asarray(x)
     factors = _factors(x, factor, order)
     sizes = x.shape[x.ndim - 1 - len(factors) : -1]
-    if any(n % r for n, r in zip(sizes, factors)):
-        raise ValueError(f"spatial sizes {sizes} are not multiples of factor={factor!r}")
+    refuse_rest(sizes, factors, f"spatial sizes {sizes} are not multiples of factor={factor!r}")
     return _pixel_unshuffle(x, factors, order)
 
 

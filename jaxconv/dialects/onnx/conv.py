@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv import ops
+from jaxconv._checks import any_below
 from jaxconv.dialects._common import channels_first, channels_last, ints, preferred
 from jaxconv.dialects.onnx import _attributes as at
 
@@ -163,7 +164,7 @@ def _begin_and_size(
         if not rule.startswith("SAME"):
             pairs = at.pad_pairs(pads, rank)
             size = tuple(f - lo - hi for f, (lo, hi) in zip(full, pairs, strict=True))
-            if min(size) < 1:
+            if any_below(size, 1):
                 raise ValueError(
                     f"ConvTranspose: pads={pads!r} take away more than the full size {tuple(full)}, giving {size}"
                 )

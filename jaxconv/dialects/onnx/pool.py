@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv._checks import refuse_open
 from jaxconv.dialects._common import array, channels_first, channels_last, concrete, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 from jaxconv.resampling import pooling
@@ -204,6 +205,7 @@ def MaxUnpool(
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"MaxUnpool: I must hold integers, got {indices.dtype}")
     stride, pairs = at.steps(strides, "strides", rank), at.pad_pairs(pads, rank)
+    refuse_open("MaxUnpool", x.shape)
     size = tuple(
         (i - 1) * s + k - lo - hi for i, s, k, (lo, hi) in zip(x.shape[2:], stride, window, pairs, strict=True)
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxconv._checks import as_index
+from jaxconv._checks import as_index, refuse_rest
 from jaxconv.dialects._common import array, channels_first, channels_last, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 from jaxconv.geometry import ConvGeometry
@@ -77,8 +77,8 @@ def SpaceToDepth(input: ArrayLike, *, blocksize: int, mode: str = "DCR", opset: 
     """
     at.since("SpaceToDepth", opset, 1, {"mode": (mode, "DCR", 28)})
     x, b = _block_operands("SpaceToDepth", input, blocksize, mode)
-    if x.shape[2] % b or x.shape[3] % b:
-        raise ValueError(f"SpaceToDepth: height and width of shape {x.shape} are not multiples of blocksize={b}")
+    message = f"SpaceToDepth: height and width of shape {x.shape} are not multiples of blocksize={b}"
+    refuse_rest(x.shape[2:], (b, b), message)
     return channels_first(resample.pixel_unshuffle(channels_last(x, 2), (b, b), order=mode), 2)
 
 

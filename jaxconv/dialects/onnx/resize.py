@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxconv._checks import any_below, is_open, refuse_open
 from jaxconv.dialects._common import array, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
-from jaxconv.resampling import axis_maps, axis_reads
+from jaxconv.resampling import axis_maps, axis_reads, resample
 
 _COORDINATES = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
@@ -103,6 +104,9 @@ def Resize(
     for axis, n, m, factor, region in zip(which, inputs, outputs, factors, regions, strict=True):
         if m == n and math.isclose(factor, 1.0) and region in (None, (0.0, 1.0)):
             continue
+        if is_open([n]):
+            x = rule.open(x, axis, m, factor)
+            continue
         coordinates = rule.coordinates(n, m, factor, region)
         if region is not None:
             outside[axis] = (coordinates < 0) | (coordinates > n - 1)
@@ -183,6 +187,22 @@ class _Rule:
             return np.full(m, -0.5)
         half = (o + 0.5) / scale - 0.5
         return half + n / 2 * (1 - m / length) if self.kind == "half_pixel_symmetric" else half
+
+    def open(self, x: Array, axis: int, m: Any, scale: float) -> Array:
+        """x resized along an axis of open size, by a whole factor."""
+        places, halves = ("half_pixel", "pytorch_half_pixel"), ("round_prefer_floor", "round_prefer_ceil")
+        if self.mode == "nearest":
+            fits = (self.kind, self.nearest_mode) == ("asymmetric", "floor")
+            fits = fits or (self.kind in places and self.nearest_mode in halves)
+        else:
+            fits = self.kind in (*places, "align_corners") and not self.exclude_outside and not self.antialias
+        if not fits:
+            refuse_open(f"Resize with mode={self.mode!r} and coordinate_transformation_mode={self.kind!r}", x.shape)
+        coefficient = {"cubic_coeff": self.cubic_coeff_a} if self.mode == "cubic" else {}
+        corners = self.kind == "align_corners"
+        x = jnp.moveaxis(x, axis, -1)[..., None]
+        x = resample.resize(x, (m,), method=self.mode, align_corners=corners, **coefficient)
+        return jnp.moveaxis(x[..., 0], -1, axis)
 
     def axis_map(self, n: int, coordinates: np.ndarray, scale: float) -> axis_maps.AxisMap:
         """The linear map of an axis of n samples."""
@@ -274,25 +294,33 @@ def _targets(
         raise ValueError(f"Resize: give either scales or sizes, got scales={scales} and sizes={sizes}")
     if len(scales or sizes or ()) != len(inputs):
         raise ValueError(f"Resize: {len(scales or sizes or ())} entries in scales or sizes for {len(inputs)} axes")
-    if min(inputs, default=1) < 1:
+    if any_below(inputs, 1):
         raise ValueError(f"Resize: cannot resize empty axes, got sizes {tuple(inputs)}")
     if scales is not None:
         if any(not s > 0 for s in scales):
             raise ValueError(f"Resize: scales={scales} must be positive")
         factors = tuple(float(s) for s in scales)
-        outputs = tuple(int(n * s) for n, s in zip(inputs, factors, strict=True))
+        outputs = tuple(_scaled(n, s) for n, s in zip(inputs, factors, strict=True))
     else:
+        refuse_open("Resize by sizes, unless axes= leaves out the open ones,", inputs)
         outputs = ints(sizes, "sizes", len(inputs))
         factors = tuple(m / n for n, m in zip(inputs, outputs, strict=True))
         if policy != "stretch":
             factor = min(factors) if policy == "not_larger" else max(factors)
             factors = (factor,) * len(inputs)
             outputs = tuple(int(factor * n + 0.5) for n in inputs)
-    if min(outputs, default=1) < 1:
+    if any_below(outputs, 1):
         raise ValueError(
             f"Resize: sizes {tuple(inputs)} become {outputs}, which is empty (scales={scales}, sizes={sizes})"
         )
     return factors, outputs
+
+
+def _scaled(n: Any, scale: float) -> Any:
+    """floor(n * scale); of an open size, a whole multiple."""
+    if is_open([n]) and scale % 1:
+        refuse_open(f"Resize by scale {scale}", [n])
+    return n * int(scale) if is_open([n]) else int(n * scale)
 
 
 def _regions(roi: Any, count: int, kind: str) -> list[tuple[float, float] | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxconv._checks import as_index
+from jaxconv._checks import as_index, is_open
 from jaxconv.dialects._common import array, ints, static
 
 Pads = str | tuple[tuple[int, int], ...]
@@ -157,7 +157,8 @@ def windowed_sizes(
         return tuple(-(-n // s) for n, s in zip(inputs, strides, strict=True))
     pads = ((0, 0),) * len(inputs) if isinstance(padding, str) else padding
     columns = zip(inputs, kernel, strides, dilations, pads, strict=True)
-    return tuple(int((n + lo + hi - d * (k - 1) - 1 + s) / s) for n, k, s, d, (lo, hi) in columns)
+    wide = ((n + lo + hi - d * (k - 1) - 1 + s, s) for n, k, s, d, (lo, hi) in columns)
+    return tuple(n // s if is_open([n]) else int(n / s) for n, s in wide)
 
 
 def operands(name: str, layout: Layout, input, filters, batch_axes: int | None) -> tuple[Array, Array]:

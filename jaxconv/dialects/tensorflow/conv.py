@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv import ops
+from jaxconv._checks import any_below
 from jaxconv.dialects._common import array, ints, preferred
 from jaxconv.dialects.tensorflow._layout import Layout, operands, windowed_sizes
 
@@ -227,7 +228,8 @@ def _conv(name: str, layout: Layout, input, filters, strides, dilations, padding
         )
     x = layout.to_core(x)
     size = windowed_sizes(x.shape[-layout.rank - 1 : -1], w.shape[: layout.rank], strides, dilations, padding)
-    if 0 in (*size, w.shape[-1]) and min(size) >= 0 and 0 not in w.shape[:-1]:  # TensorFlow gives an empty array
+    # TensorFlow gives an empty array.
+    if 0 in (*size, w.shape[-1]) and not any_below(size, 0) and 0 not in w.shape[:-1]:
         return layout.from_core(jnp.zeros((*x.shape[: -layout.rank - 1], *size, w.shape[-1]), x.dtype))
     y = ops.conv(
         x,

@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxconv._checks import any_below, is_open, refuse_open
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, ints, static
-from jaxconv.resampling import axis_maps, axis_reads
+from jaxconv.resampling import axis_maps, axis_reads, resample
 
 _FILTERS: dict[str, tuple[_filters.Kernel, float]] = {
     "bilinear": (_filters.triangle, 1),
@@ -72,13 +73,20 @@ def image_resize(
     inputs, outputs = x.shape[-3:-1], _size(size)
     if 0 in x.shape[-3:]:
         raise ValueError(f"cannot resize an empty image of shape {x.shape}")
-    if preserve_aspect_ratio:
+    if preserve_aspect_ratio and not is_open((*inputs, *outputs)):
         outputs = _within(inputs, outputs)
-    if min(outputs) < 1:
+    if any_below(outputs, 1):
         raise ValueError(
             f"size={size!r} must be at least 1 on both axes (images of shape {x.shape} would get size {outputs})"
         )
     antialias = boolean(antialias, "antialias")
+    if is_open((*inputs, *outputs)):
+        names = {"bilinear": "linear", "nearest": "nearest-exact"}
+        if method not in names or preserve_aspect_ratio:
+            what = "preserve_aspect_ratio=True" if preserve_aspect_ratio else f"method={method!r}"
+            refuse_open(f"image_resize with {what}", (*inputs, *outputs))
+        x = x if method == "nearest" or x.dtype == jnp.float64 else x.astype(jnp.float32)
+        return resample.resize(x, outputs, method=names[method], antialias=antialias and method == "bilinear")
     maps = [_axis_map(n, m, method, antialias) for n, m in zip(inputs, outputs, strict=True)]
     if method != "nearest":
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -130,4 +138,4 @@ def _size(size: Any) -> tuple[int, ...]:
         size = static(size, "size").tolist()
     if not isinstance(size, Sequence) or len(size) != 2:
         raise ValueError(f"size={size!r} must be (new height, new width)")
-    return ints(size, "size", 2)
+    return tuple(size) if is_open(size) else ints(size, "size", 2)

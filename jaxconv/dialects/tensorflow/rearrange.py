@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._checks import as_index
+from jaxconv._checks import as_index, refuse_rest
 from jaxconv.dialects._common import array, ints, static
 from jaxconv.resampling import resample
 
@@ -72,10 +72,8 @@ def space_to_depth(input: ArrayLike, block_size: int, data_format: str = "NHWC",
     """
     x, b = _block_operands("space_to_depth", input, block_size, data_format)
     x = _to_last(x, data_format)
-    if x.shape[1] % b or x.shape[2] % b:
-        raise ValueError(
-            f"space_to_depth: height {x.shape[1]} and width {x.shape[2]} must be multiples of block_size={b}"
-        )
+    sizes = x.shape[1:3]
+    refuse_rest(sizes, (b, b), f"space_to_depth: height and width {sizes} must be multiples of block_size={b}")
     return _from_last(resample.pixel_unshuffle(x, (b, b), order="DCR"), data_format)
 
 
@@ -113,10 +111,8 @@ def space_to_batch(
         return x
     rest = x.ndim - 1 - rank
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), *((0, 0, 0),) * rest])
-    if any(n % b for n, b in zip(x.shape[1 : rank + 1], blocks, strict=True)):
-        raise ValueError(
-            f"space_to_batch: padded sizes {x.shape[1 : rank + 1]} are not multiples of block_shape={blocks}"
-        )
+    sizes = x.shape[1 : rank + 1]
+    refuse_rest(sizes, blocks, f"space_to_batch: padded sizes {sizes} are not multiples of block_shape={blocks}")
     return _batch_first(resample.pixel_unshuffle(_batch_last(x, rank), blocks, order="DCR"), rank)
 
 

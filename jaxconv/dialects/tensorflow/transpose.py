@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv import ops
-from jaxconv._checks import as_index
+from jaxconv._checks import as_index, is_open
 from jaxconv.dialects._common import ints, preferred, static
 from jaxconv.dialects.tensorflow._layout import Layout, operands, windowed_sizes
 
@@ -209,4 +209,4 @@ def _shape(output_shape: Any) -> tuple[int, ...]:
         raise TypeError(f"output_shape={output_shape!r} must be a list of integers")
     if hasattr(output_shape, "dtype"):
         output_shape = static(output_shape, "output_shape").tolist()
-    return tuple(as_index(n, "output_shape") for n in output_shape)
+    return tuple(n if is_open([n]) else as_index(n, "output_shape") for n in output_shape)

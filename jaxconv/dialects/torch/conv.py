@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv import ops
-from jaxconv._checks import as_index
+from jaxconv._checks import any_below, as_index
 from jaxconv.dialects._common import array, channels_first, channels_last, ints, preferred
 from jaxconv.geometry import ConvGeometry
 
@@ -281,7 +281,7 @@ def transpose_size(
     """
     columns = zip(input_size, kernel_size, stride, padding, output_padding, dilation, strict=True)
     size = tuple((i - 1) * s - 2 * p + d * (k - 1) + 1 + op for i, k, s, p, op, d in columns)
-    if min(size) < 1:
+    if any_below(size, 1):
         raise ValueError(
             f"input size {tuple(input_size)} with kernel {tuple(kernel_size)}, stride={tuple(stride)}, "
             f"padding={tuple(padding)}, "

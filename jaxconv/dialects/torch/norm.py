@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxconv._checks import as_index
+from jaxconv._checks import as_index, is_open, refuse_open
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
 from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool
 
@@ -262,7 +262,8 @@ def _adaptive(name: str, rank: int, pool: Callable[..., Array]) -> Callable[...,
         if output_size is None or (rank == 1 and None in wanted):
             raise TypeError(f"{name}: output_size={output_size!r} must be an int or {rank} of them")
         sizes = tuple(n if m is None else m for n, m in zip(x.shape[-rank:], wanted, strict=True))
-        sizes = ints(sizes, "output_size", rank, minimum=0)
+        if not is_open(sizes):
+            sizes = ints(sizes, "output_size", rank, minimum=0)
         if 0 in x.shape[-rank - 1 :]:
             raise ValueError(f"{name} needs channels and sizes of at least 1, got shape {x.shape}")
         if 0 in sizes:
@@ -271,6 +272,7 @@ def _adaptive(name: str, rank: int, pool: Callable[..., Array]) -> Callable[...,
         if pool is adaptive_avg_pool:
             _floating(x, 0)
         if return_indices:
+            refuse_open(f"{name} with return_indices", x.shape[-rank:])
             return _indexed(x, sizes)
         return channels_first(pool(channels_last(x, rank), sizes), rank)
 

@@ -11,9 +11,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv import padding as padding_modes
-from jaxconv._checks import as_index
+from jaxconv._checks import as_index, is_open, refuse_open, refuse_rest
 from jaxconv.dialects._common import array, channels_first, channels_last, ints
 from jaxconv.geometry import ConvGeometry
+from jaxconv.lowering import open_sizes
 from jaxconv.resampling import resample
 
 Ints = int | Sequence[int]
@@ -75,8 +76,8 @@ def pixel_unshuffle(input: ArrayLike, downscale_factor: int) -> Array:
     Source: the PyTorch documentation of PixelUnshuffle.
     """
     x, r = _shuffle_operands("pixel_unshuffle", input, downscale_factor, "downscale_factor")
-    if x.shape[-2] % r or x.shape[-1] % r:
-        raise ValueError(f"pixel_unshuffle: height and width of an input of shape {x.shape} must be multiples of {r}")
+    message = f"pixel_unshuffle: height and width of an input of shape {x.shape} must be multiples of {r}"
+    refuse_rest(x.shape[-2:], (r, r), message)
     return channels_first(resample.pixel_unshuffle(channels_last(x, 2), (r, r)), 2)
 
 
@@ -112,6 +113,7 @@ def unfold(input: ArrayLike, kernel_size: Ints, dilation: Ints = 1, padding: Int
             f"unfold takes (batch, C, H, W) or (C, H, W), only the batch may be empty, got shape {x.shape}"
         )
     window = _window(kernel_size, dilation, padding, stride)
+    refuse_open("unfold, which flattens them,", x.shape[-2:])
     cols = resample.unfold(channels_last(x, 2), window["window"], **_rest(window))
     *batch, height, width, _ = cols.shape
     taps, channels = math.prod(window["window"]), x.shape[-3]
@@ -237,6 +239,9 @@ def pad(input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: flo
 
 def _pad_by_mode(x: Array, rank: int, pairs: Sequence[tuple[int, int]], mode: str) -> Array:
     sizes = x.shape[-rank:]
+    if is_open(sizes) and mode in open_sizes.NUMPY_MODES:
+        return open_sizes.pad(x, pairs, mode, x.ndim - rank)
+    refuse_open(f"mode={mode!r}", sizes)
     empty = 0 in x.shape[-rank:] or (mode != "circular" and 0 in x.shape[-rank - 1 :])
     limit = {"reflect": -1, "circular": 0}.get(mode)
     for n, (lo, hi) in zip(sizes, pairs, strict=True):

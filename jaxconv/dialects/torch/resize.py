@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxconv._checks import is_open, refuse_open
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
-from jaxconv.resampling import axis_maps, axis_reads
+from jaxconv.resampling import axis_maps, axis_reads, resample
 
 Size = int | Sequence[int]
 Scale = float | Sequence[float]
@@ -54,7 +55,7 @@ def interpolate(
         (batch, channels, *size) of the input's type; uint8 rounds to the nearest integer.
 
     Raises:
-        ValueError: combinations, modes, ranks and sizes that PyTorch refuses.
+        ValueError: combinations, modes, ranks and sizes that PyTorch refuses; modes that open sizes cannot have.
         TypeError: sizes that are not integers, types that the mode cannot take.
 
     Example:
@@ -67,6 +68,8 @@ def interpolate(
     x = array(input, "input")
     rank = _check_mode(x, mode, align_corners, antialias)
     sizes = x.shape[2:]
+    if is_open((*sizes, *(size if isinstance(size, Sequence) else (size,)))):
+        return _open(x, size, scale_factor, mode, bool(align_corners), recompute_scale_factor, antialias)
     outputs, scales = _output_size(sizes, size, scale_factor, mode, recompute_scale_factor)
     if 0 in x.shape[1:] or min(outputs) < 1:
         raise ValueError(
@@ -80,6 +83,20 @@ def interpolate(
         for n, m, s in zip(sizes, outputs, scales, strict=True)
     ]
     return channels_first(_apply(channels_last(x, rank), maps, mode), rank)
+
+
+def _open(x: Array, size, scale_factor, mode, align_corners, recompute, antialias) -> Array:
+    """`interpolate` where an exported program leaves a size open; positions are not rounded as PyTorch rounds them."""
+    if mode == "lanczos" or (antialias and align_corners):
+        refuse_open(f"interpolate with mode={mode!r}, antialias and align_corners={align_corners}", x.shape[2:])
+    method = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    given = dict(method=method, align_corners=align_corners, antialias=antialias)
+    if recompute and scale_factor is not None and any(s % 1 for s in np.ravel(scale_factor)):
+        refuse_open(f"recompute_scale_factor=True with scale_factor={scale_factor}", x.shape[2:])
+    rank = x.ndim - 2
+    sized = (size if isinstance(size, Sequence) else (size,) * rank) if size is not None else None
+    scaled = (scale_factor if isinstance(scale_factor, Sequence) else (scale_factor,) * rank) if size is None else None
+    return channels_first(resample.resize(channels_last(x, rank), sized, scale=scaled, **given), rank)
 
 
 def upsample(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxconv._checks import refuse_open
 from jaxconv.dialects._common import array, channels_first, channels_last, concrete, ints
 from jaxconv.resampling import pooling
 
@@ -109,6 +110,7 @@ def _max_unpool(rank: int, input, indices, kernel_size, stride, padding, output_
     window = ints(kernel_size, "kernel_size", rank, minimum=1)
     stride = window if stride is None else ints(stride, "stride", rank, minimum=1)
     padding = ints(padding, "padding", rank)
+    refuse_open(name, y.shape[-rank:])
     size = _unpool_size(y.shape[-rank:], window, stride, padding, output_size)
     values, count = concrete(i), 1
     for n in size:
