@@ -210,12 +210,12 @@ TABLES = {
 }
 
 
-def filled(text):
-    """The page with every table from its record."""
+def filled(text, tables=None):
+    """The page with every table from its record; ``tables`` are names and functions, these here by default."""
 
     def table(found):
         try:
-            said = TABLES[found[2]]()
+            said = (tables or TABLES)[found[2]]()
         except NotRecorded:
             said = "Not recorded yet."
         return f"{found[1]}\n{said}\n\n{found[3]}"

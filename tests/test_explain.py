@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ import jax.numpy as jnp  # noqa: E402
 import jaxconv as jc  # noqa: E402
 from jaxconv.cli import main  # noqa: E402
 from jaxconv.explain.collect import explain, match  # noqa: E402
-from jaxconv.explain.findings import findings  # noqa: E402
+from jaxconv.explain.findings import _holes, findings  # noqa: E402
 from jaxconv.explain.page import page, write_page  # noqa: E402
 from jaxconv.explain.record import record  # noqa: E402
 from jaxconv.explain.rows import HEADS, rows  # noqa: E402
@@ -262,6 +263,28 @@ def test_findings_name_the_layers_and_verify_their_fixes(nets):
     assert f">{size}<small>" in text and f"{size} (the output&#39;s spread: {found.board.spread:.2g})" in text
     assert f"counts {found.board.counts:.2g}" in text and "paths into each output" not in Reader(text).texts[0]
     assert sum("Overlap of a kernel of 3×3 at stride 2×2" in i["alt"] for i in Reader(text).images) == 1
+
+
+def test_features_in_grids_are_found_though_all_pixels_are_read():
+    """As trained networks print them: benchmarks/experiments, schedules."""
+
+    def net(rates):
+        def run(x):
+            x = jc.conv(x, jnp.ones((5, 5, 1, 1)), stride=2, padding=2)
+            for rate in rates:
+                x = jc.conv(x, jnp.ones((3, 3, 1, 1)), padding=rate, dilation=rate)
+            return jc.resize(x, (64, 64))
+
+        return run
+
+    image = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
+    told = {}
+    for rates in ((2, 2, 2), (2, 4, 2), (1, 2, 3), (2, 2, 1)):
+        found = jc.analysis.gridding(net(rates), image)
+        assert found.coverage == 1
+        (told[rates],) = _holes(SimpleNamespace(gridding=found))
+    assert [f.kind for f in told.values()] == ["problem", "problem", "fine", "fine"]
+    assert told[2, 2, 2].title == "Features in grids of period 2×2" and "in place of 2, 2, 2" in told[2, 2, 2].fixes[0]
 
 
 def test_what_fails_is_said_and_the_rest_goes_on(nets):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 from jaxconv import analysis
 from jaxconv._text import place_and_whole
@@ -90,6 +91,8 @@ def _holes(found: Explanation) -> list[Finding]:
     opened = _list(_few([layer_name(layer) for layer in gridding.opens]))
     closed = _list(_few([layer_name(layer) for layer in gridding.closes]))
     if gridding.coverage >= 1:
+        if parted := _parted(gridding.layers):
+            return parted
         if not gridding.opens:
             return [Finding(FINE, "No holes", f"Every {found.place} of the receptive field reaches the output.")]
         return [
@@ -112,6 +115,33 @@ def _holes(found: Explanation) -> list[Finding]:
     fixes = tuple(fix for run in dilated_runs(gridding.layers) if (fix := rates_fix(run)))
     title = f"Holes: {percent(gridding.coverage)} of the receptive field is used"
     return [Finding(PROBLEM, title, text, *_columns(fixes))]
+
+
+def _parted(rows: Sequence[LayerGridding]) -> list[Finding]:
+    """Features that dilations with a common divisor part into grids, though all pixels reach the output.
+
+    Overlapping windows of a strided layer close holes of the pixels; the grids of its features stay apart.
+    """
+    levels: dict[tuple[object, ...], list[LayerGridding]] = {}
+    for row in rows:
+        levels.setdefault((row.jump, row.output_size), []).append(row)
+    made = []
+    for level in levels.values():
+        # What changes the resolution belongs to the level below: it is no way from one grid to another here.
+        here = [row for row in level if set(row.stride) == {1} and set(row.base) <= {1}]
+        axes = range(len(level[0].dilation))
+        step = [gcd(*(row.dilation[a] for row in here if row.kernel[a] > 1)) for a in axes]
+        if max(step, default=1) <= 1:
+            continue
+        fixes = tuple(fix for run in dilated_runs(here) if (fix := rates_fix(run)))
+        names = _list(_few([layer_name(row) for row in here if max(row.kernel) > 1]))
+        text = (
+            f"Every pixel reaches the output, but the dilations of {names} are multiples of {by(step)}: they part the "
+            "features there into grids that never meet, so that neighbouring outputs are decided apart from each "
+            "other. Trained networks show it as single pixels and stripes."
+        )
+        made.append(Finding(PROBLEM, f"Features in grids of period {by(step)}", text, *_columns(fixes)))
+    return made
 
 
 def dilated_runs(rows: Sequence[LayerGridding]) -> list[list[LayerGridding]]:

@@ -103,6 +103,9 @@ def gridding(
     coverage = (positions of the field's box that reach the output) / (positions of the box), for every layer that
     slides a window, at the middle of its output.
 
+    The positions are the input's: a strided layer of overlapping windows reaches all of them even where dilations part
+    its features into grids. Of those ask with the features as the input and what follows as the function.
+
     Args:
         fn: the function, as for `receptive_field`.
         args: its arguments; the image first.
