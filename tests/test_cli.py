@@ -174,7 +174,7 @@ def test_config_checks_values():
     for changes, message in (
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
-        ({"crop": (32, 0)}, r"crop=\(32, 0\) must be \(height, width\), both at least 1"),
+        ({"crop": (32, 0)}, r"crop=\(32, 0\) must be \(height, width\), or \(depth, height, width\), each at least 1"),
         ({"class_weighting": "focal"}, "class_weighting='focal' must be"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -66,8 +66,9 @@ def _pages(path: Path) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        pages = [(page.asarray(), page.samplesperpixel > 1 and int(page.planarconfig) == 2) for page in file.pages]
-    return np.stack([np.moveaxis(pixels, 0, -1) if apart else pixels for pixels, apart in pages])
+        first: Any = file.pages[0]
+        pages = np.stack([page.asarray() for page in file.pages])
+    return np.moveaxis(pages, 1, -1) if first.samplesperpixel > 1 and int(first.planarconfig) == 2 else pages
 
 
 def save_like(path: Path, source: Path, labels: np.ndarray) -> None:

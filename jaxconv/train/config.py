@@ -190,7 +190,8 @@ def load_config(name: str | Path | None = None) -> TrainConfig:
     """Reads a config: a Python file with a function ``config()`` that returns a TrainConfig or a dict of its keys.
 
     Args:
-        name: a path, or NAME for ``configs/NAME.py`` below the working directory; None for the main job.
+        name: a path, or NAME for ``configs/NAME.py`` below the working directory, or of those that come with jaxconv;
+            None for the main job.
 
     Raises:
         FileNotFoundError: no such config; the message lists those there are.
@@ -198,10 +199,16 @@ def load_config(name: str | Path | None = None) -> TrainConfig:
     """
     if name is None:
         return TrainConfig()
-    path = Path(name) if str(name).endswith(".py") else Path("configs") / f"{name}.py"
+    own = str(name).endswith(".py")
+    # In a wheel they lie in the package, in a checkout beside it.
+    places = [Path(name).parent] if own else [Path("configs"), *(p / "configs" for p in Path(__file__).parents[1:3])]
+    paths = [place / f"{Path(name).stem if own else name}.py" for place in places]
+    path = next((p for p in paths if p.is_file()), paths[0])
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.py"))) or "none"
-        raise FileNotFoundError(f"config {path} does not exist; configs in {path.parent}: {there}")
+        there = ", ".join(sorted({p.stem for place in places for p in place.glob("*.py")})) or "none"
+        raise FileNotFoundError(
+            f"config {path} does not exist; configs in {places[0]}{'' if own else ' and jaxconv'}: {there}"
+        )
     try:
         names = runpy.run_path(str(path))
     except Exception as error:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -137,6 +137,12 @@ class Devices:
         if jax.process_count() == 1:
             return jax.device_put(images, NamedSharding(self.mesh, PartitionSpec("data")))
         return jax.device_put(images, jax.local_devices()[0])
+
+
+def jit_once(fn: Callable[..., T]) -> Callable[..., T]:
+    """``fn`` compiled to be run once: on CPUs without the passes that take long, as of dozens of random kernels."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(fn, compiler_options=options if jax.default_backend() == "cpu" else None)
 
 
 def join_hosts(text: str) -> None:

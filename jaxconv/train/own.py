@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxconv.train.config import TrainConfig
-from jaxconv.train.devices import Devices
+from jaxconv.train.devices import Devices, jit_once
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import own_attribute
 
@@ -97,7 +97,7 @@ class Own:
             new, found = given.step(state, jax.random.fold_in(key, number), *batch)
             return new, found, jnp.stack([all_finite(found), all_finite(new)])
 
-        init = jax.jit(given.init)
+        init = jit_once(given.init)
         scores = tuple(given.metrics(init(key))) if hasattr(given, "metrics") else ()
         return cls(config, devices, abstract, tuple(found), scores, step, init, given, source)
 

@@ -227,14 +227,15 @@ def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     if image.shape[:-1] == tuple(size):
         return image
     if len(size) == 3:
-        return np.asarray(jc.resize(image.astype(np.float32), tuple(size), antialias=True))
+        return np.asarray(jc.resize(image.astype(np.float32), size, antialias=True))
+    shape = (size[1], size[0])
     if image.dtype != np.uint8:  # Pillow has floats for one channel only
         planes = [
-            Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.BILINEAR) for c in range(image.shape[2])
+            Image.fromarray(image[..., c]).resize(shape, Image.Resampling.BILINEAR) for c in range(image.shape[2])
         ]
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
     squeezed = image[..., 0] if image.shape[-1] == 1 else image
-    resized = Image.fromarray(squeezed).resize(size[::-1], Image.Resampling.BILINEAR)
+    resized = Image.fromarray(squeezed).resize(shape, Image.Resampling.BILINEAR)
     return np.asarray(resized).reshape(*size, image.shape[-1])
 
 

@@ -19,7 +19,7 @@ from jaxconv.train import runfolder
 from jaxconv.train.baseline import fit_intensity_classifier
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data
-from jaxconv.train.devices import Devices
+from jaxconv.train.devices import Devices, jit_once
 from jaxconv.train.losses import enet_class_weights, make_loss
 from jaxconv.train.metrics import Boundaries, confusion_of, mean_iou
 from jaxconv.train.own import all_finite
@@ -103,7 +103,7 @@ class Segmentation:
             states = (abstract["params"], abstract["frozen"], rngs, abstract["stats"])
             return jax.eval_shape(forward, states, images).shape
 
-        return cls(config, kwargs, data, devices, abstract, step, shape_of, jax.jit(init), forward, rngs)
+        return cls(config, kwargs, data, devices, abstract, step, shape_of, jit_once(init), forward, rngs)
 
     def init(self, say: Callable[[str], None]) -> State:
         """The state before the first step."""

@@ -212,8 +212,8 @@ def _note(config: TrainConfig, pairs: dict[str, list[tuple[Path, Path]]], found:
                 notes.append(f"{split.name}: labels are 0 and 255; is 255 a class (--labels 0:NAME0,255:NAME1)?")
         annotations = Path(config.data or "") / f"{split.name}annot"
         names = {name_of(image) for image, _ in pairs[split.name]}
-        spare = [p for p in sorted(annotations.iterdir()) if p.name.lower().endswith(folder.LABEL_SUFFIXES)]
-        spare = [p.name for p in spare if name_of(p) not in names and not p.name.startswith(".")]
+        files = [p for p in sorted(annotations.iterdir()) if p.name.lower().endswith(folder.LABEL_SUFFIXES)]
+        spare = [p.name for p in files if name_of(p) not in names and not p.name.startswith(".")]
         if spare:
             notes.append(f"{split.name}: {len(spare)} label maps have no image, {spare[0]} first")
     _repeated(found)
