@@ -102,6 +102,12 @@ FUNCTIONS = {
 }
 
 
+def refuse_sparse(value: Any, name: str) -> None:
+    """Say what to do with an array of jax.experimental.sparse or SciPy, which NumPy would read number by number."""
+    if hasattr(value, "todense"):
+        raise TypeError(f"{name}: a {type(value).__name__} is sparse; make it dense before the call (x.todense())")
+
+
 def hint_for(name: str, known: Iterable[str]) -> str:
     """`": jaxconv's word is stride="` for a peer's argument name, "" where there is nothing to say.
 
@@ -116,7 +122,7 @@ def hint_for(name: str, known: Iterable[str]) -> str:
 
 
 def hinting(function: F) -> F:
-    """The function, with refusals that name jaxconv's word for a peer's argument, and settings given by place."""
+    """The function, with refusals that name jaxconv's word for a peer's argument, settings by place, sparse arrays."""
     parameters = inspect.signature(function).parameters
     known = frozenset(parameters)
     positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
@@ -133,6 +139,8 @@ def hinting(function: F) -> F:
                 f"{function.__qualname__}() takes {positional} positional arguments, got {len(args)}: settings such as "
                 "stride and padding are given by name"
             )
+        for value in (*args, *kwargs.values()):
+            refuse_sparse(value, function.__qualname__)
         return function(*args, **kwargs)
 
     return called  # type: ignore[return-value]

@@ -12,7 +12,7 @@ from jax.experimental import checkify, sparse
 from test_core_faces import error
 
 import jaxconv as jc
-from jaxconv import trilinear
+from jaxconv import dialects, trilinear
 from jaxconv.geometry import ConvGeometry
 
 
@@ -154,4 +154,9 @@ def test_tools_that_look_at_primitives_as_the_conventions_say():
     assert plain.lower(x, w).compile().cost_analysis()["flops"] >= 2 * 6 * 3 * 3 * 2
     with pytest.raises(NotImplementedError, match="conv_apply"):
         sparse.sparsify(plain)(sparse.BCOO.fromdense(x), w)
-    np.testing.assert_array_equal(plain(sparse.BCOO.fromdense(x).todense(), w), plain(x, w))
+    few = sparse.BCOO.fromdense(x)
+    np.testing.assert_array_equal(plain(few.todense(), w), plain(x, w))
+    calls = (jc.conv, lambda x, w: jc.max_pool(x, 2), lambda x, w: dialects.torch.conv1d(x, w))
+    for call in calls:  # NumPy would read them number by number
+        with pytest.raises(TypeError, match="a BCOO is sparse; make it dense before the call"):
+            call(few, w)

@@ -12,12 +12,14 @@ import numpy as np
 from jax import Array
 
 from jaxconv._checks import as_index
+from jaxconv._hints import refuse_sparse
 
 
 def array(value: Any, name: str) -> Array:
     """`value` as a jax array; lists and numbers are refused by name."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    refuse_sparse(value, name)
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
