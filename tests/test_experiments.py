@@ -46,9 +46,9 @@ def test_speckles_are_single_pixels_away_from_borders(experiments):
 
 
 def test_pages_agree_with_the_records(experiments):
-    pages = experiments("pages")
+    pages, mark = experiments("pages"), importlib.import_module("benchmarks.write_tables").MARK
     texts = [page.read_text("utf-8") for page in pages.PAGES]
-    marks = {found[2] for text in texts for found in pages.MARK.finditer(text)}
+    marks = {found[2] for text in texts for found in mark.finditer(text)}
     assert marks <= set(pages.TABLES)
     for text in texts:
         assert pages.filled(text, pages.TABLES) == text, "run python -m benchmarks.experiments --pages"

@@ -4,7 +4,7 @@
     python -m benchmarks.experiments --pages [--check]
 
 Every run is one line of benchmarks/results/experiments/NAME.jsonl, and what stands there is not repeated. A reduced
-rerun goes to --out, a temporary folder by default, and takes less than ten minutes.
+rerun goes to --out, a temporary folder by default.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import jax
 
 from benchmarks.experiments.common import RESULTS, record
 
-NAMES = ("schedules", "upsamplers", "bilinear", "super_resolution")
+NAMES = ("schedules", "upsamplers", "bilinear")
 
 
 def main():

@@ -211,7 +211,7 @@ def record(experiment, variants, seeds, scale, folder=RESULTS, say=print):
     """Run what is not recorded yet, one line of JSON a run.
 
     Args:
-        experiment: module with NAME, SETTINGS (scale to steps and sizes), run(variant, seed, settings) and maybe ONCE.
+        experiment: module with NAME, SETTINGS (scale to steps and sizes) and run(variant, seed, settings).
         variants: their names.
         seeds: of initialisation and data.
         scale: "full" or "reduced".
@@ -222,10 +222,9 @@ def record(experiment, variants, seeds, scale, folder=RESULTS, say=print):
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for variant in variants:
-            again = seed != seeds[0] and variant in getattr(experiment, "ONCE", ())  # nothing of it is random
             wanted = {"variant": variant, "seed": seed, "settings": settings}
             # Read anew each time: two processes may share the work.
-            if again or any(wanted.items() <= one.items() for one in read(experiment.NAME, folder)):
+            if any(wanted.items() <= one.items() for one in read(experiment.NAME, folder)):
                 continue
             began = time.perf_counter(), time.process_time()
             found = experiment.run(variant, seed, settings)

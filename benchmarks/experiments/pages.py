@@ -11,21 +11,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import spearmanr
 
-from benchmarks.experiments import bilinear, common, schedules, super_resolution, upsamplers
-from benchmarks.write_tables import MARK, NotRecorded, filled
+from benchmarks.experiments import bilinear, common, schedules, upsamplers
+from benchmarks.write_tables import NotRecorded, filled
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = (*sorted((DOCS / "experiments").glob("*.md")), DOCS / "zh" / "experiments.md")
 PICTURES = DOCS / "experiments"
+EXPERIMENTS = (schedules, upsamplers, bilinear)
 MOMENTS = ("start", "middle", "end")
 FLOORS = (1e-4, 1e-4, 3e-3)  # of a score, a relative pattern and a share of the spectrum that are taken seriously
 COLOURS = np.array([[31, 119, 180], [44, 160, 44], [140, 86, 75], [255, 187, 120], [227, 119, 194], [23, 23, 80],
                     [255, 230, 0]], np.uint8)  # fmt: skip
 
 
-def runs_of(experiment, part="", folder=None):
+def runs_of(experiment, part=""):
     """Variant to its full runs, in the experiment's order."""
-    found = common.read(experiment.NAME, *([folder] if folder else []))
+    found = common.read(experiment.NAME)
     found = [run for run in found if run["settings"] == experiment.SETTINGS["full"] and part in run["variant"]]
     if not found:
         raise NotRecorded
@@ -277,47 +278,11 @@ def draw_bilinear():
     return figure
 
 
-# ---------------------------------------------------------------------------------------------------- super-resolution
-def super_resolution_scores():
-    """PSNR of the trained, of bicubic interpolation and of the published weights."""
-    found = runs_of(super_resolution)
-    ours, rows = found["FSRCNN x2"], []
-    sets = [("psnr", "bicubic", "test strips"), ("Set5, luma", "Set5 bicubic, luma", "Set5, luma"),
-            ("Set5, three planes", "Set5 bicubic, three planes", "Set5, three planes")]  # fmt: skip
-    published = found.get(super_resolution.PUBLISHED, [{"scores": {}}])[0]["scores"]
-    for mine, theirs, name in sets:
-        if mine in ours[0]["scores"]:
-            other = f"{published[mine]:.2f}" if mine in published else "-"
-            rows.append([name, said(values(ours, "scores", mine), 2), f"{ours[0]['scores'][theirs]:.2f}", other])
-    return table(["PSNR, dB", "from scratch", "bicubic", "published weights"], rows)
-
-
-def super_resolution_boards():
-    """Checkerboards of the trained and the published weights."""
-    rows = [
-        [variant, said(values(runs, "checkerboard", "score"), 4), said(values(runs, "checkerboard", "pattern"), 5),
-         said([excess(run["checkerboard"]) for run in runs], 3), said(values(runs, "checkerboard", "around"), 3)]
-        for variant, runs in runs_of(super_resolution).items()
-    ]  # fmt: skip
-    return table(["weights", "score", "pattern", "measured at the lines", "around the lines"], rows)
-
-
-def draw_super_resolution():
-    """Bicubic, FSRCNN, the truth."""
-    picture = common.unpacked(runs_of(super_resolution)["FSRCNN x2"][0]["picture"])
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for ax, part, name in zip(figure.subplots(1, 3), np.split(picture, 3, axis=1), ("bicubic", "FSRCNN", "truth")):
-        ax.imshow(part, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        ax.set(title=name)
-        ax.set_axis_off()
-    return figure
-
-
 # --------------------------------------------------------------------------------------------------------------- times
 def times():
     """Processor time of a training step of every variant."""
     rows = []
-    for experiment in (schedules, upsamplers, bilinear):
+    for experiment in EXPERIMENTS:
         try:
             for variant, runs in runs_of(experiment).items():
                 size = f"{runs[0]['parameters']:,}" if "parameters" in runs[0] else "-"
@@ -330,7 +295,7 @@ def times():
 def totals():
     """How many runs there are, how long they took, and on what."""
     rows = []
-    for experiment in (schedules, upsamplers, bilinear, super_resolution):
+    for experiment in EXPERIMENTS:
         runs = [run for run in common.read(experiment.NAME) if run["settings"] == experiment.SETTINGS["full"]]
         if runs:
             wall, cpu = (sum(run["seconds"][clock] for run in runs) / 60 for clock in ("wall", "cpu"))
@@ -344,7 +309,6 @@ def totals():
     return table(["experiment", "runs", "CPU minutes", "minutes by the wall", "load", "machine"], rows)
 
 
-__all__ = ["FIGURES", "MARK", "PAGES", "TABLES", "excess", "filled", "write"]
 TABLES = {
     "backbone": lambda: schedule_scores("backbone"),
     "pixels": lambda: schedule_scores("pixels"),
@@ -353,8 +317,6 @@ TABLES = {
     "unet": lambda: upsampler_scores("unet"),
     "gradients": gradients,
     "bilinear": bilinear_scores,
-    "superresolution": super_resolution_scores,
-    "superboards": super_resolution_boards,
     "times": times,
     "totals": totals,
 }
@@ -364,7 +326,6 @@ FIGURES = {
     "checkerboards": draw_checkerboards,
     "generated": draw_generated,
     "bilinear": draw_bilinear,
-    "super_resolution": draw_super_resolution,
 }
 
 
