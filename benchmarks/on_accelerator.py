@@ -362,7 +362,7 @@ def layers_of(run):
     """The registry's layers, or a few of them, in the order of their kinds: every third, then the rest."""
     from jaxconv.benchmark import cases
 
-    layers = cases.REAL[6::9] if run.rehearse else [v for i in range(3) for v in cases.REAL[i::3]]
+    layers = cases.REAL[6::15] if run.rehearse else [v for i in range(3) for v in cases.REAL[i::3]]
     return [sized(run, layer) for layer in layers]
 
 
@@ -427,7 +427,7 @@ def operations_of(run):
     """The operations beside the convolutions."""
     from jaxconv.benchmark import programs
 
-    return programs.neighbours(2, 16, 8) if run.rehearse else programs.neighbours(16, 256, 64)
+    return programs.neighbours(2, 16, 8)[::3] if run.rehearse else programs.neighbours(16, 256, 64)
 
 
 def section_neighbours(run, until):

@@ -48,7 +48,7 @@ def test_every_assignment_of_random_equations(x64):
 
 @pytest.mark.slow
 def test_every_assignment_of_many_random_equations(x64):
-    counts = collections.Counter(check_equation(seed) for seed in range(1000, 1120))
+    counts = collections.Counter(check_equation(seed) for seed in range(1000, 1050))
     total = sum(counts.values())
     print(f"of {total} random equations {total - counts[0]} were recognised; readings {counts}")
     assert counts[0] < total // 5

@@ -61,7 +61,7 @@ def test_random_argument_sets(x64):
 
 @pytest.mark.slow
 def test_random_argument_sets_by_the_hundred(x64):
-    sweep(cases_per_name(150))
+    sweep(cases_per_name(50))
 
 
 @pytest.mark.parametrize("transposed", [False, True])

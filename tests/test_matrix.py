@@ -88,21 +88,17 @@ def test_random_cases_equal_the_definition(seed):
     check_against_definition(random_case(seed))
 
 
-@pytest.mark.parametrize("case", REGISTRY[1::3], ids=range(1, len(REGISTRY), 3))
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=str(i), marks=() if i % 3 == 1 else pytest.mark.slow) for i, c in enumerate(REGISTRY)]
+)
 def test_formats_and_gradients_equal_the_operation(case):
-    check_against_ops(case)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", REGISTRY, ids=range(len(REGISTRY)))
-def test_registry_equals_the_operation(case):
     check_against_ops(case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", sorted(set(MODES)))
 def test_many_random_cases(mode):
-    for seed in range(1000, 1150):
+    for seed in range(1000, 1050):
         check_against_definition(random_case(seed, modes=(mode,)))
     for seed in range(2000, 2006):
         check_against_ops(random_case(seed, modes=(mode,)))

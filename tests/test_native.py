@@ -370,6 +370,6 @@ def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
         + ["-o", str(program), "-pthread"],
         check=True,
     )
-    done = subprocess.run([program, "1", "400"], capture_output=True, text=True)
+    done = subprocess.run([program, "1", "150"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     print(done.stdout)

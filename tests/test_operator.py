@@ -28,13 +28,10 @@ def check_products(case):
     assert operator.T.T is operator
 
 
-def test_products_are_the_matrix(x64):
-    check_products(REGISTRY[6])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", REGISTRY, ids=range(len(REGISTRY)))
-def test_products_are_the_matrix_over_the_registry(case, x64):
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=str(i), marks=() if i == 6 else pytest.mark.slow) for i, c in enumerate(REGISTRY)]
+)
+def test_products_are_the_matrix(case, x64):
     check_products(case)
 
 

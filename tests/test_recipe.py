@@ -29,7 +29,7 @@ def test_steps_end_in_the_transposed_convolution(index):
 
 @pytest.mark.slow
 def test_steps_over_the_registry_and_random_cases():
-    for case in [*REGISTRY, *map(random_case, range(4000, 4025))]:
+    for case in [*REGISTRY, *map(random_case, range(4000, 4006))]:
         check(case)
 
 
