@@ -108,7 +108,6 @@ case ${1:?name a step} in
     ;;
   parity)
     enter_environment test,parity
-    export JAX_DISABLE_MOST_OPTIMIZATIONS=0 # values as users get them
     .venv/bin/python -m pytest --dist load -m "parity and not gpu"
     # the blocks and examples that import PyTorch or onnx, skipped without them
     .venv/bin/python -m pytest tests/test_readme.py tests/test_docstrings.py -k "torch or onnx or paddings or conventions"
@@ -138,7 +137,8 @@ case ${1:?name a step} in
     .venv/bin/python -m pytest -m slow tests/test_core_sharding.py tests/test_accelerate_meshes.py
     echo "+ without the compiled kernels, every program optimised as a user's is"
     export JAX_DISABLE_MOST_OPTIMIZATIONS=0
-    JAXCONV_NATIVE=0 .venv/bin/python -m pytest tests/test_core_*.py tests/test_lowering_choice.py tests/test_native.py
+    JAXCONV_NATIVE=0 .venv/bin/python -m pytest tests/test_core_faces.py tests/test_core_transforms.py \
+      tests/test_lowering_choice.py tests/test_native.py -k "not hypothesis"
     ;;
   tpu) # the compiler of TPUs in an environment of its own; no TPU is needed
     enter_own tpu

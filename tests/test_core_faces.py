@@ -11,7 +11,7 @@ from ways import WAYS
 import jaxconv as jc
 
 # A geometry compiles three programs or more, so the default run takes 100 of them and the slow run 500 more.
-DEFAULT_SEEDS = range(100)
+DEFAULT_SEEDS = range(50)
 SLOW_SEEDS = range(1000, 1090)
 FEW = (*range(100, 112), 1228)  # the last: `fold` serves it padded only
 TOLERANCE = 1e-10
