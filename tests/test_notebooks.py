@@ -12,12 +12,16 @@ NEEDS = {
     "02_matrix_and_operator": ("lineax", "skimage"),
     "03_receptive_field_and_gridding": ("flax", "skimage"),
     "04_upsampling_and_checkerboard": ("skimage",),
+    "05_train_segmentation": ("orbax.checkpoint", "rich", "skimage"),
+    "06_generator": ("orbax.checkpoint", "rich", "skimage"),
     "08_accelerate_your_model": ("flax", "equinox", "haiku"),
 }
 SAYS = {
     "01_convolution_arithmetic": "refused",
     "03_receptive_field_and_gridding": "found   (1, 1, 1, 1, 2, 6)",
     "04_upsampling_and_checkerboard": "rank correlation 0.",
+    "05_train_segmentation": "large_labels.png",
+    "06_generator": "kernel 5: a flat input gives 0.160 to 0.360",
     "08_accelerate_your_model": "same loss and gradients: True",
 }
 

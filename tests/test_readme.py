@@ -24,6 +24,7 @@ LONG = {
     "visualise.md",
     "models.md",
     "matrix-and-operator.md",
+    "volumes.md",
 }  # and the Chinese pages, which run what the English ones do
 FENCE = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w+)[^\n]*\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE
