@@ -213,6 +213,14 @@ def test_derivatives_maps_and_tiles():
 WINDOW = ((1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
+def test_a_step_after_a_resize_is_that_of_its_positions():
+    def net(x):
+        return jc.resize(jc.conv(x, jnp.ones((3, 3, 1, 1)), stride=4, padding=1), (64, 64))
+
+    _, resized = gridding(net, jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)).layers
+    assert resized.kind == "resize" and resized.output_size == (64, 64) and resized.jump == (1, 1)
+
+
 def test_a_resize_by_a_given_scale_steps_by_it_at_every_size():
     for n in (64, 65, 101):
         field = receptive_field(lambda x: jc.resize(x, scale=1.5), jax.ShapeDtypeStruct((1, n, 1), jnp.float32))

@@ -282,7 +282,7 @@ def test_features_in_grids_are_found_though_all_pixels_are_read():
     for rates in ((2, 2, 2), (2, 4, 2), (1, 2, 3), (2, 2, 1)):
         found = jc.analysis.gridding(net(rates), image)
         assert found.coverage == 1
-        (told[rates],) = _holes(SimpleNamespace(gridding=found))
+        (told[rates],) = _holes(SimpleNamespace(gridding=found, place="pixel"))
     assert [f.kind for f in told.values()] == ["problem", "problem", "fine", "fine"]
     assert told[2, 2, 2].title == "Features in grids of period 2×2" and "in place of 2, 2, 2" in told[2, 2, 2].fixes[0]
 
@@ -314,6 +314,17 @@ def test_networks_over_volumes_and_signals_have_a_page():
         place, whole = {1: ("position", "signal"), 3: ("voxel", "volume")}[rank]
         assert "pixel" not in text.replace("pixel shuffle", "") and f" {place}s" in text and f"flat {whole}s" in text
         assert f"reads all {3**rank} {place}s" in said and "Map of how many paths" in said and "gradient energy" in said
+
+
+def test_a_resize_is_not_said_to_make_the_pattern_that_borders_make():
+    def net(x):
+        w = jnp.arange(9.0).reshape(3, 3, 1, 1)  # borders to the left and to the right cut other weights
+        return jc.resize(jc.conv(x, w, dilation=6, padding=6), (32, 32))
+
+    found = explain(Target("net", net, (jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32),)), draws=1, tile=8)
+    assert found.board.pattern > 1e-3
+    (said,) = (f for f in findings(found) if f"{found.board.pattern:.2g}" in f.text)
+    assert said.kind == "fine" and "borders" in said.text and not said.fixes
 
 
 def run(*arguments, capsys):
@@ -500,6 +511,12 @@ def test_crops_add_up_and_a_latent_is_not_cut():
     assert before + keep + after == crop and keep >= 32 and advice.work == (crop / keep) ** 2
     whole = collect.Explanation(target, field, tiling=advice)
     assert f"({before} + {keep} + {after} = {crop})" in tiling_sentence(whole)
+
+    def fixed(x):
+        return jc.conv(x.reshape(1, 24, 24, 1), jnp.ones((3, 3, 1, 1)), padding=1)
+
+    with pytest.raises(jc.analysis.TilingRefused, match="takes no larger input"):
+        collect.advise(Target("fixed", fixed, (image,)), field, 32, None)
 
     def latent(x):
         return jc.conv_transpose(x, jnp.ones((4, 4, 1, 1)), stride=2)

@@ -212,7 +212,13 @@ def advise(
     # Two crops of random pixels are compared where that is cheap.
     verify = concrete and _small(field, tile) and (cost is None or cost.equations < 300 and cost.multiply_adds < 2e9)
     run = analysis.tiled(target.fn, tile, spatial_axes=spatial_axes, verify=verify)
-    plans, *_ = run.plan(jax.ShapeDtypeStruct(tuple(shape), image.dtype), *rest)
+    try:
+        plans, *_ = run.plan(jax.ShapeDtypeStruct(tuple(shape), image.dtype), *rest)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, analysis.TilingRefused):
+            raise
+        larger = "×".join(str(shape[a]) for a in axes)
+        raise analysis.TilingRefused(f"the network takes no larger input, such as {larger}: none to cut") from error
     before = tuple(-(-p.low * p.size // p.out_size) for p in plans)
     after = tuple(-(-(p.out_crop - p.high) * p.size // p.out_size) for p in plans)
     crop = tuple(p.crop for p in plans)

@@ -68,7 +68,8 @@ def _size(found: Explanation) -> list[Finding]:
     )
     over = [n for n, m in zip(field.size, field.input_size, strict=True) if n > m]
     of = f"of an input {found.place}" if max(field.stride) < 1 else f"input {found.place}s"
-    step = f"; one step of the output is {by(field.stride)} {of}."
+    still = " (0: the output does not move along that axis)" * (0 in field.stride)
+    step = f"; one step of the output is {by(field.stride)} {of}{still}."
     made = [Finding(FINE, f"Receptive field {by(field.size)}", text + step)]
     if over:
         made.append(
@@ -135,10 +136,11 @@ def _parted(rows: Sequence[LayerGridding]) -> list[Finding]:
             continue
         fixes = tuple(fix for run in dilated_runs(here) if (fix := rates_fix(run)))
         names = _list(_few([layer_name(row) for row in here if max(row.kernel) > 1]))
+        place, _ = place_and_whole(len(step))
         text = (
-            f"Every pixel reaches the output, but the dilations of {names} are multiples of {by(step)}: they part the "
-            "features there into grids that never meet, so that neighbouring outputs are decided apart from each "
-            "other. Trained networks show it as single pixels and stripes."
+            f"Every {place} reaches the output, but the dilations of {names} are multiples of {by(step)}: they part "
+            "the features there into grids that never meet, so that neighbouring outputs are decided apart from each "
+            f"other. Trained networks show it as single {place}s and stripes."
         )
         made.append(Finding(PROBLEM, f"Features in grids of period {by(step)}", text, *_columns(fixes)))
     return made
@@ -249,7 +251,11 @@ def _checkerboard(found: Explanation) -> list[Finding]:
     made: list[Finding] = []
     uneven: dict[object, list[tuple[LayerOverlap, str, tuple[tuple[str, str], ...]]]] = {}
     drawn: dict[str, list[tuple[LayerOverlap, str, tuple[tuple[str, str], ...]]]] = {}
+    grid = found.gridding.layers if found.gridding else ()
+    resizes = [layer for number, layer in found.overlaps.items() if grid[number].kind == "resize"]
     for layer in board.layers:
+        if layer in resizes:  # its weights add up to one everywhere: flat comes out flat
+            continue
         name = overlap_name(found, layer)
         fixes = tuple(_fix(found, layer, f) for f in layer.fixes if f.after < f.before)
         if layer.counts > 0 and layer.name == "transposed convolution":
@@ -272,6 +278,12 @@ def _checkerboard(found: Explanation) -> list[Finding]:
         title = f"A pattern on flat {found.whole}s from {_list([name for _, name, _ in alike])}"
         *_, fixes = max(alike, key=lambda each: (len(each[-1]), each[0].added))  # said of the layer that adds most
         made.append(Finding(NOTE, title, text, *_columns(fixes)))
+    if not made and resizes and board.score >= 1e-6:
+        text = (
+            f"What differs between the phases of flat {found.whole}s, a pattern of {pattern(board)}, comes from their "
+            "borders: resizes interpolate it."
+        )
+        made.append(Finding(FINE, "No layer makes a checkerboard", text))
     if not made and board.score < 1e-6:
         made.append(Finding(FINE, "No checkerboard", "All phases of the output are treated alike."))
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -38,10 +38,13 @@ def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
         [1.0, 3.0]
     """
     x, targets = _targets(jnp.asarray(x), output_size)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        # The mean of a whole axis is said as such: the analysis would take a pooling for a window of this length.
+        first = x.ndim - 1 - len(targets)
+        x = x.mean([first + i for i, m in enumerate(targets) if m == 1], keepdims=True)
     even, rest = _even(x, targets)
     if (rest or is_open(even)) and not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(f"means over windows of several sizes need floating-point data, got {x.dtype}")
-    x, even = _whole(x, even, jnp.mean)
     y = avg_pool(x, even) if max(even) > 1 else x
     maps: list[AxisMap | None] = [None] * len(targets)
     for axis, m in rest:
@@ -69,7 +72,7 @@ def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
     """
     x, targets = _targets(jnp.asarray(x), output_size)
     even, rest = _even(x, targets)
-    x, even = _whole(x, even, jnp.max)
+    x, even = _whole(x, even)
     y = max_pool(x, even) if max(even) > 1 else x
     assert not isinstance(y, tuple)
     for axis, m in rest:
@@ -104,11 +107,11 @@ def _even(x: Array, targets: tuple[int, ...]) -> tuple[tuple[int, ...], list[tup
     return even, [(first + i, m) for i, (n, m) in enumerate(zip(sizes, targets, strict=True)) if n % m]
 
 
-def _whole(x: Array, even: tuple[Any, ...], over: Callable[..., Array]) -> tuple[Array, tuple[int, ...]]:
-    """Axes of open size, whose one window is the whole axis: reduced, and no windows any more."""
+def _whole(x: Array, even: tuple[Any, ...]) -> tuple[Array, tuple[int, ...]]:
+    """The maxima of axes of open size, whose one window is the whole axis, and no windows there any more."""
     first = x.ndim - 1 - len(even)
     axes = tuple(first + i for i, k in enumerate(even) if is_open([k]))
-    return (over(x, axes, keepdims=True) if axes else x), tuple(1 if is_open([k]) else k for k in even)
+    return (jnp.max(x, axes, keepdims=True) if axes else x), tuple(1 if is_open([k]) else k for k in even)
 
 
 def _windows(n: int, m: int) -> list[tuple[int, int]]:

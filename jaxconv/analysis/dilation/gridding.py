@@ -212,6 +212,8 @@ def _nominal(field: ReceptiveField, node: Node) -> dict[str, Any]:
         size.append(int((high - low)[inside].max()) + 1 if inside.any() else 0)
         moving = [(a, j) for a, j in enumerate(swept.jumps[node.number]) if j is not None]
         along, step = moving[0] if moving else (-1, None)
+        if step is not None:  # which is that of a class, and an interpolated axis has some positions in each
+            step *= Fraction(node.axes[along].count, node.axes[along].size)
         jump.append(0 if step is None else int(step) if step.denominator == 1 else step)
         output.append(node.axes[along].size if moving else 1)
     return {"nominal_size": tuple(size), "jump": tuple(jump), "output_size": tuple(output)}

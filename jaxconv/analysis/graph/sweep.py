@@ -202,12 +202,13 @@ class Bounds:
     """Per node the smallest and largest input position along one axis that each of its positions reads.
 
     With `choices` also what only chooses among values is followed. With `nominal` the input is taken to go on beyond
-    its borders. `jumps[node]` holds, per axis of a node, how many input positions one step is worth (None where the
-    axis does not move along the input).
+    its borders. Without `holes`, what reads nothing because of another axis's borders counts as if it read: arrays then
+    stay as long as this one axis, and bounds are never narrower. `jumps[node]` holds, per axis of a node, how many
+    input positions one step is worth (None where the axis does not move along the input).
     """
 
-    def __init__(self, source: Node, out: Node, axis: int, nominal: bool, choices: bool = False):
-        self.source, self.axis, self.nominal, self.choices = source, axis, nominal, choices
+    def __init__(self, source: Node, out: Node, axis: int, nominal: bool, choices: bool = False, holes: bool = True):
+        self.source, self.axis, self.nominal, self.choices, self.holes = source, axis, nominal, choices, holes
         line = [1] * len(source.axes)
         line[axis] = source.axes[axis].count
         start = np.arange(line[axis], dtype=np.float64).reshape(line)
@@ -249,6 +250,8 @@ class Bounds:
             jump = jumps[axis] if self.nominal else None
             if array.shape[axis] > 1 or (edge.src.axes[axis].count == 1 and jumps[axis] is not None):
                 array = link.extreme(array, axis, largest, jump)
+                continue
+            if not self.holes and array.size > 1:  # a lone row that was sliced off may be put anywhere
                 continue
             holes = link.empty_rows if not self.nominal or link.affine is None else _lattice_holes(link)
             if holes.any():
@@ -331,7 +334,7 @@ def _steps(traced: Any) -> list[tuple[list[Fraction], Fraction | None]]:
     """Per axis the steps of all nodes in input positions, and the result's."""
     found = []
     for a in traced.spatial_axes:
-        jumps = Bounds(traced.source, traced.out, a, True, choices=True).jumps
+        jumps = Bounds(traced.source, traced.out, a, True, choices=True, holes=False).jumps
         steps = [abs(j) for of_node in jumps.values() for j in of_node if j is not None and j != 0]
         last = [abs(j) for j in jumps.get(traced.out.number, ()) if j is not None and j != 0]
         found.append((steps, last[0] if len(last) == 1 else None))

@@ -112,7 +112,7 @@ def changed_step(at: AtSizes, crops: Sequence[int], i: int, shift: int, size: in
 
 
 def _jumps(traced: Traced, i: int) -> dict[int, list[Fraction | None]]:
-    return Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True).jumps
+    return Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True, holes=False).jumps
 
 
 def with_size(sizes: Sequence[int], i: int, size: int) -> list[int]:

@@ -23,7 +23,7 @@ def slide(axis: Axis, link: Link) -> tuple[Axis, Link | None]:
     """An axis seen through a window: positions count one by one if each has a class of its own, else classes once."""
     if _counts_positions(axis):
         return Axis(link.n_out, axis.role), link
-    touched = (link.dense() @ np.eye(axis.count, dtype=np.int64)[axis.positions]) > 0
+    touched = link.push(np.eye(axis.count, dtype=np.int64)[axis.positions], 0) > 0
     classes, first = merge_classes(touched)
     pattern = touched[first]
     identity = len(pattern) == axis.count and np.array_equal(pattern, np.eye(axis.count, dtype=bool))
@@ -197,39 +197,38 @@ def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relati
     """The window that a pooling call slides along each axis, found from what is inside of it; None where several
     outputs read a whole axis.
 
-    The inside is read on its own as a graph; along each axis the bounds of what an output reads, and the spacing of
-    the taps at one output in the middle, are the window.
+    The inside is read on its own as a graph, once for each axis, along which alone positions are told apart: the bounds
+    of what an output reads, and the spacing of the taps at one output in the middle, are the window.
     """
+    found = {}
+    for a, (axis, n, m) in enumerate(zip(value.axes, value.shape, eqn.outvars[0].aval.shape, strict=True)):
+        if n > 1 and (m != n or not _flat(axis)):
+            along = _window_along(reader, eqn, value, a)
+            if along is None:
+                return None
+            if along != Relation(n, n, 1):
+                found[a] = along
+    return found
+
+
+def _window_along(reader: Reader, eqn: Any, value: Value, a: int) -> Relation | None:
     from ..sweep import bounds, counts_at
 
-    inner = Reader(reader.eqn)
-    axes = [
-        Axis(n, "s") if n > 1 and (m != n or not _flat(a)) else uniform(n)
-        for a, n, m in zip(value.axes, value.shape, eqn.outvars[0].aval.shape, strict=True)
-    ]
+    inner, size, n_out = Reader(reader.eqn), value.shape[a], eqn.outvars[0].aval.shape[a]
+    axes = [Axis(n, "s") if b == a else uniform(n) for b, n in enumerate(value.shape)]
     source = inner.graph.node(axes, [], "input", "")
     array = np.broadcast_to(np.float32(0), value.shape)
     args: list[Anything] = [inner.graph.value(source), *[Const(array) for _ in eqn.invars[1:]]]
     outputs = inner.run(eqn.params["jaxpr"], args)
     out = inner.graph.materialize(next(v for v in outputs if isinstance(v, Value)))
-    found = {}
-    for a, axis in enumerate(value.axes):
-        if not axes[a].spatial:
-            continue
-        low, high = bounds(inner.graph, source, out, a, nominal=False)
-        low, high = np.broadcast_to(low, out.shape), np.broadcast_to(high, out.shape)
-        others = tuple(slice(None) if b == a else n // 2 for b, n in enumerate(out.shape))
-        if not np.isfinite(low[others]).any():  # one product with the whole axis
-            if out.shape[a] > 1:
-                return None
-            found[a] = Relation(axis.size, 1, axis.size)
-            continue
-        n_out, middle = out.shape[a], out.shape[a] // 2
-        index = tuple(middle if b == a else n // 2 for b, n in enumerate(out.shape))
-        block, starts = counts_at(source, out, index)
-        taps = np.nonzero(block.sum(axis=tuple(b for b in range(block.ndim) if b != a)))[0] + starts[a]
-        found[a] = _fit(axis.size, n_out, low[others], high[others], taps)
-    return {a: r for a, r in found.items() if r != Relation(value.shape[a], value.shape[a], 1)}
+    middle = tuple(int(x.positions[x.size // 2]) for x in out.axes)  # of the classes of each axis
+    others = tuple(slice(None) if b == a else n for b, n in enumerate(middle))
+    low, high = (np.broadcast_to(x, out.shape)[others] for x in bounds(inner.graph, source, out, a, nominal=False))
+    if not np.isfinite(low).any():  # one product with the whole axis
+        return None if n_out > 1 else Relation(size, 1, size)
+    block, starts = counts_at(source, out, middle)
+    taps = np.nonzero(block.sum(axis=tuple(b for b in range(block.ndim) if b != a)))[0] + starts[a]
+    return _fit(size, n_out, low, high, taps)
 
 
 def _flat(axis: Axis) -> bool:
