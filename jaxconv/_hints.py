@@ -104,7 +104,7 @@ FUNCTIONS = {
 
 def refuse_sparse(value: Any, name: str) -> None:
     """Say what to do with an array of jax.experimental.sparse or SciPy, which NumPy would read number by number."""
-    if hasattr(value, "todense"):
+    if hasattr(type(value), "todense"):  # of the type: `nnx.Rngs` has a stream of any name
         raise TypeError(f"{name}: a {type(value).__name__} is sparse; make it dense before the call (x.todense())")
 
 
