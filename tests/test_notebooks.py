@@ -14,6 +14,7 @@ NEEDS = {
     "04_upsampling_and_checkerboard": ("skimage",),
     "05_train_segmentation": ("orbax.checkpoint", "rich", "skimage"),
     "06_generator": ("orbax.checkpoint", "rich", "skimage"),
+    "07_many_devices": ("orbax.checkpoint", "rich", "skimage"),
     "08_accelerate_your_model": ("flax", "equinox", "haiku"),
 }
 SAYS = {
@@ -22,6 +23,7 @@ SAYS = {
     "04_upsampling_and_checkerboard": "rank correlation 0.",
     "05_train_segmentation": "large_labels.png",
     "06_generator": "kernel 5: a flat input gives 0.160 to 0.360",
+    "07_many_devices": "still the same: True",
     "08_accelerate_your_model": "same loss and gradients: True",
 }
 
