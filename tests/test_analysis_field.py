@@ -1,5 +1,6 @@
 """Receptive fields: textbook cases, size, stride and offset, global operations, modules, arguments, fallbacks."""
 
+import tracemalloc
 from fractions import Fraction
 
 import jax
@@ -11,6 +12,7 @@ from jax import lax
 import jaxconv as jc
 from jaxconv.analysis import NotUnderstood, check_rates, gridding, receptive_field
 from jaxconv.analysis.upsampling.checkerboard import _counted
+from jaxconv.resampling.adaptive import adaptive_avg_pool
 
 
 def conv(x, k=3, stride=1, rate=1, out=1, pads="SAME"):
@@ -211,6 +213,19 @@ def test_derivatives_maps_and_tiles():
 
 
 WINDOW = ((1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def test_a_pooling_is_read_axis_by_axis_and_the_mean_of_the_image_is_no_window():
+    large = jax.ShapeDtypeStruct((1, 4096, 4096, 1), jnp.float32)
+    tracemalloc.start()
+    field = receptive_field(lambda x: jc.max_pool(x, 3, stride=2, padding=1), large)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert field.size == (3, 3) and field.stride == (2, 2)
+    assert peak < 4096 * 4096  # bytes: no array of the size of the image
+
+    whole = receptive_field(lambda x: x + adaptive_avg_pool(x, (1, 1)), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
+    assert whole.size == (1, 1) and [op.axes for op in whole.global_ops] == [(1, 2)]
 
 
 def test_a_step_after_a_resize_is_that_of_its_positions():
