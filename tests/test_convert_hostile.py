@@ -99,6 +99,12 @@ def test_archives_that_unpack_to_more_than_weights_do(tmp_path):
 def test_damaged_archives_are_one_sentence(tmp_path):
     np.savez_compressed(tmp_path / "ok.npz", w=np.random.default_rng(0).normal(size=300))
     save_file({"w": np.ones(9, np.float32)}, tmp_path / "ok.safetensors")
+    with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
+        archive.writestr("../notes.npy", b"no array")
+    with pytest.raises(
+        ValueError, match=r"other.npz cannot be read as a NumPy archive: it holds what is no array: \.\./notes"
+    ):
+        read_checkpoint(tmp_path / "other.npz")
     rng = np.random.default_rng(1)
     for kind in ("npz", "safetensors"):
         content = (tmp_path / f"ok.{kind}").read_bytes()

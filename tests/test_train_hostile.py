@@ -225,6 +225,7 @@ def test_sizes_that_the_network_does_not_take_are_named_before_training(tmp_path
         ("model=7", "model=7 must be text"),
         ("channels=0", "channels=0 must be"),
         ("seed=-1", "seed=-1 must not be negative"),
+        ("seed=10000000000000000000", r"seed=10000000000000000000 must be less than 2\*\*63"),
         ("value_range=(9,9)", r"value_range=\(9, 9\) must be"),
         ("labels=5", "labels=5 must be a dict"),
         ("ignore_index=void", "ignore_index='void' must be a whole number or None"),

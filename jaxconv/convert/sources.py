@@ -99,6 +99,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         # Opened here: np.load leaves a broken archive open.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             content = dict(file)
+        if strangers := [name for name, value in content.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"it holds what is no array: {strangers[0]}")
     except Exception as error:  # zlib's and struct's own errors, MemoryError of a lying header, and many more
         raise ValueError(f"{path} cannot be read as a NumPy archive: {str(error) or type(error).__name__}") from None
     bad = [f"{name} ({array.dtype})" for name, array in content.items() if array.dtype.kind not in "fiub"]

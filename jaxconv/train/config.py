@@ -143,6 +143,8 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "seed", "early_stop", "aux_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed={self.seed} must be less than 2**63")
         if not 1 <= self.channels <= MOST_BANDS:
             raise ValueError(f"channels={self.channels} must be 1 (gray), 3 (RGB) or the images' bands, at most 4096")
         if len(self.crop) not in (2, 3) or min(self.crop) < 1:
