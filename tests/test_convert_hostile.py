@@ -73,6 +73,11 @@ def test_no_hint_drops_half_of_a_weight():
     report = load_tensors(small(), tensors, dry_run=True)
     assert not any("say so with rename" in hint for hint in report.hints)
     assert any("but again.weight_scale of the same layer would be dropped" in hint for hint in report.hints)
+    tensors = checkpoint()
+    tensors["again.weight_v"] = tensors.pop("again.weight")  # its scale is not in the file
+    report = load_tensors(small(), tensors, dry_run=True)
+    assert any("again.weight_v is one part of a normalised weight" in hint for hint in report.hints)
+    assert not any("say so with rename" in hint for hint in report.hints)
 
 
 def test_archives_that_unpack_to_more_than_weights_do(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.convert.layers import Layer, Need, walk
-from jaxconv.convert.norms import join_normalised
+from jaxconv.convert.norms import PARTS, join_normalised
 from jaxconv.convert.report import Placement, Report
 from jaxconv.convert.sources import torch_values
 from jaxconv.nn.folding import fold_batch_norm as fold, foldable
@@ -227,6 +227,12 @@ def _hints(missing, unexpected, ordered: bool, group_of: Mapping[str, _Source]) 
     for variable, name in fits:
         # What else its layer holds without a place may change its meaning: a scale, a norm, a low-rank addition.
         beside = [n for n in group_of[name].names.values() if n in over and n not in hinted] if name in group_of else []
+        if name.endswith(PARTS):
+            hints.append(
+                f"{name} is one part of a normalised weight, whose others are not in the file: store the weight that "
+                "they make together"
+            )
+            continue
         hints.append(
             f"{name} has the shape that {variable} needs, but {', '.join(beside)} of the same layer would "
             f"be dropped: store "

@@ -14,6 +14,9 @@ _FORMS = (
     ("spectral", "parametrizations.{}.original", "parametrizations.{}.0._u", "parametrizations.{}.0._v"),
 )
 
+# What the part of the weight's own shape ends in.
+PARTS = ("weight_v", "weight_orig", "weight.original0", "weight.original1", "weight.original")
+
 
 def join_normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors with each weight that is stored in parts in the place of its parts.
