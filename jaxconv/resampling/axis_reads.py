@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxconv._checks import is_open
 from jaxconv._compat import left_to_the_partitioner, partition_of, sharded_from
 from jaxconv._finite import made_again_where_not_finite
 from jaxconv.resampling import products
@@ -25,6 +26,10 @@ from jaxconv.resampling.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
 _LARGEST_DENSE = 1 << 22  # entries
+# Elements behind the axis from which on a product for each entry before it, which moves no axis, is faster on CPU: 2 to
+# 5 times for 512 -> 3 of (8, 512, 64) and for either axis of (4, 256, 256, 16). Its copies of the matrix are no larger
+# than x.
+_LEAST_TAIL = 8
 # Maps of two taps gain by shifts from this factor on, with this few elements behind the axis: a loop over them is then
 # mostly overhead.
 _SHORT_TAIL = (4, 16)
@@ -180,7 +185,11 @@ def _shifted_reads(x: Array, axis: int, m: AxisMap) -> Array:
 def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:
     """Maps with many taps: the dense product, or one gather and a sum where that matrix would be large."""
     if _is_product(m):
-        matrix = jnp.asarray(m.dense(), x.dtype)
+        matrix, lead, tail = jnp.asarray(m.dense(), x.dtype), x.shape[:axis], x.shape[axis + 1 :]
+        known = not is_open(tail) and partition_of(jax.typeof(x)) is None
+        if known and max(m.output_size, _LEAST_TAIL) <= math.prod(tail):
+            each, batch = jnp.broadcast_to(matrix, (*lead, *matrix.shape)), tuple(range(axis))
+            return lax.dot_general(each, x, (((axis + 1,), (axis,)), (batch, batch)), precision=lax.Precision.HIGHEST)
         y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
         return jnp.moveaxis(y, -1, axis)
     y = x.at[(*(slice(None),) * axis, m.taps)].get(mode="promise_in_bounds")
