@@ -11,6 +11,7 @@ from jax import lax
 
 import jaxconv as jc
 from jaxconv.analysis import checkerboard, effective_receptive_field, receptive_field
+from jaxconv.analysis.field.inputs import inputs_for
 
 CHANNELS = 6
 
@@ -251,6 +252,9 @@ def test_the_users_images_are_the_levels():
         net, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32), fixes=False, images=[bright, bright[:, :8]]
     )
     assert board.pattern == 0 and board.probed == "the 2 given images"
+    batch = inputs_for(bright, (1, 2), images=np.concatenate([bright, dark]))  # of more images than the network's one
+    assert batch.said == "the 2 given images"
+    np.testing.assert_array_equal(np.sort(batch.noise(1), axis=None), np.sort(dark, axis=None))
     for bad, message in (
         ({"input_range": (1, 0)}, "below the highest"),
         ({"input_range": (0, (1, 1))}, "one for every channel"),

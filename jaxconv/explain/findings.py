@@ -320,7 +320,8 @@ def _effective(found: Explanation) -> list[Finding]:
             NOTE if effective.ratio < 0.1 else FINE,
             f"Effectively, {percent(effective.ratio)} of the receptive field decides",
             f"95 % of the gradient energy lies in {effective.area()} {found.place}s around the middle (standard "
-            f"deviation {radius} {found.place}s), measured over random inputs with the weights as they are.",
+            f"deviation {radius} {found.place}s), measured on inputs from {effective.probed} with the weights as "
+            "they are.",
         )
     ]
 

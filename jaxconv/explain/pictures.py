@@ -165,4 +165,4 @@ def _effective(found: Explanation) -> Picture:
     share = "" if effective.ratio is None else f", {percent(effective.ratio)} of the theoretical field"
     alt = f"Heat map of gradient energy: 95 percent lies in {effective.area()} {found.place}s{share}."
     scale = ", on a logarithmic scale" * (len(found.field.input_size) > 1)
-    return embed(figure, alt, f"Gradient energy of the output in the middle over random inputs{scale}.")
+    return embed(figure, alt, f"Gradient energy of the output in the middle on inputs from {effective.probed}{scale}.")

@@ -20,13 +20,14 @@ class EffectiveField:
 
     `energy` has the input's spatial shape and sums to one. `box` is the theoretical field at `index` (None where the
     analysis does not understand the function, or only operations over the whole image read anything). `radius` is per
-    axis the standard deviation of the energy in pixels.
+    axis the standard deviation of the energy in pixels. `probed` says where the values of the inputs are from.
     """
 
     energy: np.ndarray
     index: tuple[int, ...]
     box: tuple[slice, ...] | None
     radius: tuple[float, ...]
+    probed: str = "a standard normal distribution"
 
     __repr__ = brief
 
@@ -138,4 +139,4 @@ def measured(
         place = np.arange(len(line))
         mean = (line * place).sum()
         radius.append(float(np.sqrt((line * (place - mean) ** 2).sum())))
-    return EffectiveField(total, at, box if theory.method == "jaxpr" else None, tuple(radius))
+    return EffectiveField(total, at, box if theory.method == "jaxpr" else None, tuple(radius), inputs.said)

@@ -87,7 +87,8 @@ def inputs_for(
         image: its first argument, an array or a shape. Of an array that isn't the same everywhere the values are used.
         axes: its spatial axes.
         input_range: (lowest, highest) value that the function is made for, numbers or one for each channel.
-        images: images that it is made for: an array, or several, with the image's axes and any spatial size.
+        images: images that it is made for: an array, or several, with the image's axes and any spatial size; a batch of
+            more than the image's is several.
 
     Returns:
         An `Inputs`. Where nothing is known: 0..1 for images of 1, 3 or 4 channels, 0..255 for bytes, else a standard
@@ -162,6 +163,7 @@ def _of_images(empty: Inputs, images: Any) -> Inputs:
         moving = [a for a in range(array.ndim) if empty._moves(a)]
         flat = np.moveaxis(array, moving, range(len(moving))).reshape(-1, *empty._colour)
         rows.append(flat[:: max(len(flat) // _PIXELS, 1)])
-        arrays.append(array)
-    said = "the given image" if len(several) == 1 else f"the {len(several)} given images"
+        batch = len(array) if 0 in empty.axes else min(empty.shape[0], len(array))
+        arrays += [array[i : i + batch] for i in range(0, len(array) - batch + 1, batch)]
+    said = "the given image" if len(arrays) == 1 else f"the {len(arrays)} given images"
     return Inputs(empty.shape, empty.dtype, empty.axes, said, pixels=np.concatenate(rows), images=tuple(arrays))
