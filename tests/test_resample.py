@@ -387,3 +387,18 @@ def test_scales_that_are_quotients_of_sizes_give_these_sizes():
     assert not [(n, m) for n, m in pairs if resample._scaled(n, m / n) != m]
     assert jc.resize(jnp.ones((1, 88, 1)), scale=120 / 88).shape == (1, 120, 1)
     assert jc.resize(jnp.ones((1, 10, 1)), scale=0.99).shape == (1, 9, 1)
+
+
+def test_signals_of_seconds_are_resized_and_pooled_without_tables_of_their_length_squared():
+    """The form for TPUs is traced on every platform: its matrix had 4 * 10^10 entries here."""
+    n = 100_000
+    x = jnp.arange(n, dtype=jnp.float32)[None, :, None]
+    got = jax.jit(lambda x: jc.resize(x, 2 * n))(x)[0, :, 0]
+    np.testing.assert_allclose(
+        got, np.interp((np.arange(2 * n) + 0.5) / 2 - 0.5, np.arange(n), np.arange(n)), rtol=1e-6
+    )
+    small = jax.vjp(lambda x: jc.resize(x, n // 2, antialias=True), x)[1](jnp.ones((1, n // 2, 1)))[0]
+    np.testing.assert_allclose(small[0, 8:-8, 0], 0.5, rtol=1e-6)
+    y, at = jc.max_pool(x, 3, stride=2, padding=1, return_indices=True)
+    np.testing.assert_array_equal(at[0, :, 0], np.minimum(2 * np.arange(n // 2) + 1, n - 1))
+    np.testing.assert_array_equal(y[0, :, 0], at[0, :, 0])

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+_LARGEST_DENSE = 1 << 22  # entries
 _LARGEST_FACTOR = 16  # of maps that are shifts; the factor bounds the size of the program
 
 
@@ -93,6 +94,11 @@ class AxisMap:
         keep = self.weights != 0
         taps, weights = _packed(self.taps[keep], rows[keep], self.weights[keep], self.input_size)
         return AxisMap(self.output_size, taps, weights)
+
+    @property
+    def has_small_matrix(self) -> bool:
+        """Whether programs may hold the matrix as a constant: 2048 positions from 2048, not a signal of a second."""
+        return self.input_size * self.output_size <= _LARGEST_DENSE
 
     def dense(self) -> np.ndarray:
         """The (out, in) matrix, float64."""

@@ -25,7 +25,6 @@ from jaxconv.resampling import products
 from jaxconv.resampling.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
-_LARGEST_DENSE = 1 << 22  # entries
 # Elements behind the axis from which on a product for each entry before it, which moves no axis, is faster on CPU: 2 to
 # 5 times for 512 -> 3 of (8, 512, 64) and for either axis of (4, 256, 256, 16). Its copies of the matrix are no larger
 # than x.
@@ -64,7 +63,8 @@ def _apply_maps(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
     # Shrinking axes first, so that the arrays in between stay small.
     todo.sort(key=lambda item: item[1].output_size / item[1].input_size)
     reads = partial(_apply_reads, todo=todo)
-    if partition_of(jax.typeof(x)) is not None:  # the transpose of a product in a branch loses an Explicit mesh's types
+    # The transpose of a product in a branch loses an Explicit mesh's types.
+    if partition_of(jax.typeof(x)) is not None or not all(m.has_small_matrix for _, m in todo):
         return reads(x)
     return lax.platform_dependent(x, tpu=partial(products.apply, todo=todo), default=reads)
 
@@ -102,7 +102,7 @@ def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
 
 
 def _is_product(m: AxisMap) -> bool:
-    return m.taps.shape[1] > _MOST_UNROLLED and m.input_size * m.output_size <= _LARGEST_DENSE
+    return m.taps.shape[1] > _MOST_UNROLLED and m.has_small_matrix
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -214,7 +214,7 @@ class _Stage(NamedTuple):
     stride: int
     low: int
     count: int  # type: ignore[assignment]  # hides tuple.count
-    first: tuple[int, ...]  # of each window, the first tap that is not padding
+    first: tuple[int, ...]  # the first tap that is not padding, of the windows that begin in it; that of others is 0
 
 
 def _stages(w: AxisWindow) -> list[_Stage]:
@@ -229,13 +229,14 @@ def _stages(w: AxisWindow) -> list[_Stage]:
             reach, low = reach * 4, 0
     steps = -(-w.taps // reach)
     plan.append((tuple(min(t * reach, w.taps - reach) * w.dilation for t in range(steps)), w.stride, low, w.n_out))
-    stages, real = [], np.ones(w.n_in, bool)
+    stages, real, end = [], np.ones(0, bool), w.n_in  # `real`: of the leading positions; others are, up to the end
     for offsets, stride, low, count in plan:
-        position = np.arange(count)[:, None] * stride + np.asarray(offsets) - low
-        inside = (position >= 0) & (position < len(real))
-        taps = inside & real[np.clip(position, 0, len(real) - 1)]
+        leading = np.arange(min(-(-(len(real) + low) // stride), count))
+        position = leading[:, None] * stride + np.asarray(offsets) - low
+        known = np.append(real, True)[np.clip(position, 0, len(real))]
+        taps = known & (position >= 0) & (position < end)
         stages.append(_Stage(w.axis, offsets, stride, low, count, tuple(int(t) for t in taps.argmax(axis=1))))
-        real = taps.any(axis=1)
+        real, end = taps.any(axis=1), end + low
     return stages
 
 
@@ -264,7 +265,7 @@ def _compare(x: Array, indices: Array | None, stage: _Stage) -> tuple[Array, Arr
         if jnp.issubdtype(x.dtype, jnp.floating):
             is_best |= tap != tap  # where a tap is NaN, so is the best
         # Pads before the input hold the lowest value and may tie with it.
-        is_best = _where_real(is_best, axis % x.ndim, np.asarray(first) <= t)
+        is_best = _where_real(is_best, axis % x.ndim, np.asarray(first, int) <= t)
         winner = jnp.where(is_best, jnp.int8(t), winner)
     if indices is not None:
         parts = axis_taps(indices, axis, offsets, stride, low, count, 0)
@@ -275,12 +276,14 @@ def _compare(x: Array, indices: Array | None, stage: _Stage) -> tuple[Array, Arr
 
 
 def _where_real(mask: Array, axis: int, real: np.ndarray) -> Array:
-    """`mask` where `real` holds along the axis; compares a counter, which vectorises, rather than reading a table."""
+    """`mask` where `real` holds along the axis, as it does behind its end; compares a counter, which vectorises, rather
+    than reading a table."""
     if real.all():
         return mask
-    begin = int(real.argmax())
-    if real[begin:].all():
+    begin = len(real) - int(real[::-1].argmin())  # behind the last that is not
+    if not real[:begin].any():
         return mask & (lax.broadcasted_iota(jnp.int32, mask.shape, axis) >= begin)
+    real = np.append(real, np.ones(mask.shape[axis] - len(real), bool))
     return mask & lax.broadcast_in_dim(jnp.asarray(real), mask.shape, (axis,))
 
 
