@@ -198,7 +198,7 @@ class _Rule:
             fits = self.kind in (*places, "align_corners") and not self.exclude_outside and not self.antialias
         if not fits:
             refuse_open(f"Resize with mode={self.mode!r} and coordinate_transformation_mode={self.kind!r}", x.shape)
-        coefficient = {"cubic_coeff": self.cubic_coeff_a} if self.mode == "cubic" else {}
+        coefficient: dict[str, Any] = {"cubic_coeff": self.cubic_coeff_a} if self.mode == "cubic" else {}
         corners = self.kind == "align_corners"
         x = jnp.moveaxis(x, axis, -1)[..., None]
         x = resample.resize(x, (m,), method=self.mode, align_corners=corners, **coefficient)
