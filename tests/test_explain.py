@@ -349,7 +349,7 @@ def test_uneven_gradients_are_told_kernel_by_kernel():
     text = told["The gradient at the input is uneven"]
     assert text.count("kernel 3 is not divisible by stride 2") == text.count("kernel 5 is not divisible") == 1
     (one,) = (title for title in told if title.startswith("Beyond these"))
-    assert one == "Beyond these, one operation reads the whole image"
+    assert one == "Beyond these, one operation reads the whole signal"
 
 
 @pytest.mark.slow
