@@ -214,9 +214,9 @@ def test_refusals_name_the_value(call, words):
 @pytest.mark.parametrize("n, m, method", [(3, 120, "linear"), (100, 2, "area")])
 def test_maps_with_many_taps(n, m, method, x64, monkeypatch):
     rng, A = np.random.default_rng(6), matrix(n, m, method)
-    for largest, channels in ((axis_maps._LARGEST_DENSE, 2), (axis_maps._LARGEST_DENSE, 9), (0, 2)):
+    for largest, channels in ((axis_reads._LARGEST_DENSE, 2), (axis_reads._LARGEST_DENSE, 9), (0, 2)):
         x, g = rng.standard_normal((2, n, channels)), rng.standard_normal((2, m, channels))
-        monkeypatch.setattr(axis_maps, "_LARGEST_DENSE", largest)
+        monkeypatch.setattr(axis_reads, "_LARGEST_DENSE", largest)
         jax.clear_caches()
         y, pull = jax.vjp(lambda x: jc.resize(x, m, method=method), x)
         np.testing.assert_allclose(y, np.einsum("pi,bic->bpc", A, x), atol=1e-12)

@@ -7,7 +7,6 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-_LARGEST_DENSE = 1 << 22  # entries
 _LARGEST_FACTOR = 16  # of maps that are shifts; the factor bounds the size of the program
 
 
@@ -96,9 +95,9 @@ class AxisMap:
         return AxisMap(self.output_size, taps, weights)
 
     @property
-    def has_small_matrix(self) -> bool:
-        """Whether programs may hold the matrix as a constant: 2048 positions from 2048, not a signal of a second."""
-        return self.input_size * self.output_size <= _LARGEST_DENSE
+    def entries(self) -> int:
+        """Of the dense matrix."""
+        return self.output_size * self.input_size
 
     def dense(self) -> np.ndarray:
         """The (out, in) matrix, float64."""

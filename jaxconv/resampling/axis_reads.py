@@ -25,6 +25,10 @@ from jaxconv.resampling import products
 from jaxconv.resampling.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
+_LARGEST_DENSE = 1 << 22  # entries
+# Entries of the matrices of TPUs, which programs for other platforms hold while they are traced: 4096 positions from as
+# many, but not the seconds of a signal.
+_LARGEST_PRODUCT = 1 << 24
 # Elements behind the axis from which on a product for each entry before it, which moves no axis, is faster on CPU: 2 to
 # 5 times for 512 -> 3 of (8, 512, 64) and for either axis of (4, 256, 256, 16). Its copies of the matrix are no larger
 # than x.
@@ -64,7 +68,7 @@ def _apply_maps(x: Array, maps: tuple[AxisMap | None, ...]) -> Array:
     todo.sort(key=lambda item: item[1].output_size / item[1].input_size)
     reads = partial(_apply_reads, todo=todo)
     # The transpose of a product in a branch loses an Explicit mesh's types.
-    if partition_of(jax.typeof(x)) is not None or not all(m.has_small_matrix for _, m in todo):
+    if partition_of(jax.typeof(x)) is not None or any(m.entries > _LARGEST_PRODUCT for _, m in todo):
         return reads(x)
     return lax.platform_dependent(x, tpu=partial(products.apply, todo=todo), default=reads)
 
@@ -102,7 +106,7 @@ def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
 
 
 def _is_product(m: AxisMap) -> bool:
-    return m.taps.shape[1] > _MOST_UNROLLED and m.has_small_matrix
+    return m.taps.shape[1] > _MOST_UNROLLED and m.entries <= _LARGEST_DENSE
 
 
 @partial(jax.jit, static_argnums=(2, 3))

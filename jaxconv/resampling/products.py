@@ -4,8 +4,8 @@ does everywhere.
 A matrix unit has the arithmetic to spare, and reads that are not whole tiles are what is slow there. Half-precision
 data is multiplied in its own type and added in float32, and rounded after each axis; weights that are no numbers of
 that type are split in two that are, so that no weight is rounded. Along an axis that is mapped by a product every
-output depends on every input, by zero weights too: a NaN or an infinity spreads along that axis, as in jax.image. Long
-axes, whose matrices would be large, are read as elsewhere (`AxisMap.has_small_matrix`).
+output depends on every input, by zero weights too: a NaN or an infinity spreads along that axis, as in jax.image. Axes
+that are longer than those of images are read as elsewhere.
 """
 
 from collections.abc import Sequence
