@@ -308,7 +308,7 @@ def sweep(count, names=tuple(GENERATORS)):
 
 
 def test_random_argument_sets(x64):
-    sweep(12)
+    sweep(8)
 
 
 @by_the_hundred
