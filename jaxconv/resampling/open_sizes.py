@@ -131,7 +131,8 @@ def _along(x: Array, axis: int, n, m, scale, method: str, align_corners: bool, a
         matrix = matrix / matrix.sum(1, keepdims=True)
         x = jnp.moveaxis(x, axis, -1)
         y = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
-        # The matrix's zeros would meet what is not finite.
+        # The matrix's zeros would meet what is not finite. A condition, for this is differentiated as it stands, which
+        # no loop of `made_again_where_not_finite` can be.
         apart = lambda x, _: jnp.where(matrix == 0, 0, x[..., None, :] * matrix).sum(-1)  # noqa: E731
         return jnp.moveaxis(lax.cond(jnp.isfinite(y).all(), lambda _, y: y, apart, x, y), -1, axis)
     low, total = jnp.floor(at), jnp.zeros((), x.dtype)

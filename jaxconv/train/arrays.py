@@ -9,12 +9,14 @@ import numpy as np
 from jaxconv._extras import need
 from jaxconv.train.files import write_beside
 
-ARRAYS = (".npy", ".npz", ".nii", ".nii.gz")
+NIFTI = (".nii", ".nii.gz")
+ARRAYS = (".npy", ".npz", *NIFTI)
+TIFF = (".tif", ".tiff")
 
 
 def is_array(path: Path, rank: int = 2) -> bool:
     """Whether a file is read by `open_array`: so are TIFFs of volumes."""
-    return path.name.lower().endswith((*ARRAYS, ".tif", ".tiff") if rank == 3 else ARRAYS)
+    return path.name.lower().endswith((*ARRAYS, *TIFF) if rank == 3 else ARRAYS)
 
 
 def name_of(path: Path) -> str:
@@ -38,9 +40,9 @@ def open_array(path: Path, what: str) -> np.ndarray:
         raise FileNotFoundError(f"{what} {path} does not exist")
     name = path.name.lower()
     try:
-        if name.endswith((".nii", ".nii.gz")):
+        if name.endswith(NIFTI):
             return np.asanyarray(_nifti(path).dataobj)
-        if name.endswith((".tif", ".tiff")):
+        if name.endswith(TIFF):
             return _pages(path)
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(found, np.ndarray):
@@ -74,7 +76,7 @@ def _pages(path: Path) -> np.ndarray:
 def save_like(path: Path, source: Path, labels: np.ndarray) -> None:
     """Writes labels (*spatial) as ``path.nii.gz`` at the place in space of ``source``, where that is NIfTI; else as
     ``path.npy``."""
-    nifti = source.name.lower().endswith((".nii", ".nii.gz")) and labels.ndim == 3
+    nifti = source.name.lower().endswith(NIFTI) and labels.ndim == 3
     path = path.with_name(path.name + (".nii.gz" if nifti else ".npy"))
     if nifti:
         import nibabel

@@ -29,9 +29,8 @@ def export(
     """Writes ``OUT/network.stablehlo``, a program of any number of images, and ``OUT/load.py``, which runs it.
 
     The program takes (n, *spatial, channels) float32 of 0..255 and gives (n, *spatial) classes, or masks (n, *spatial,
-    classes); weights,
-    scaling and padding are in it, and no call of this library's kernels. ``load.py`` needs jax (and flatbuffers, with
-    which jax.export reads), not jaxconv.
+    classes); weights, scaling and padding are in it, and no call of this library's kernels. ``load.py`` needs jax (and
+    flatbuffers, with which jax.export reads), not jaxconv.
 
     Args:
         run_folder: written by train or convert.

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.train.arrays import ARRAYS, name_of
+from jaxconv.train.arrays import ARRAYS, TIFF, name_of
 from jaxconv.train.augment import Augment
 from jaxconv.train.crops import Crops
 from jaxconv.train.reading import is_colour, label_counts, read_image, read_labels
 from jaxconv.train.record import COLOUR, Colour, Preprocessing, default_palette, told_label
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *ARRAYS)
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", *ARRAYS)  # what keeps every value
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF, ".webp", *ARRAYS)
+LABEL_SUFFIXES = (".png", *TIFF, ".bmp", *ARRAYS)  # what keeps every value
 
 
 def image_files(folder: Path) -> list[Path]:

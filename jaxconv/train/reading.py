@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import jaxconv as jc
-from jaxconv.train.arrays import is_array, open_array, read_array, stretched
+from jaxconv.train.arrays import TIFF, is_array, open_array, read_array, stretched
 from jaxconv.train.record import COLOUR
 
 
@@ -66,7 +66,7 @@ def read_image(
         return np.asarray(read_array(path, channels, value_range, rank))
     if rank == 3:
         raise ValueError(f"image {path} is no volume; those are .npy, .npz, .nii, .nii.gz or TIFF, as --set crop says")
-    pixels = _bands(path, channels) if path.suffix.lower() in (".tif", ".tiff") else None
+    pixels = _bands(path, channels) if path.suffix.lower() in TIFF else None
     if pixels is not None:
         mode, white = ("F", 1.0) if pixels.dtype.kind == "f" else ("I;16", 65535.0)
         if pixels.dtype == np.uint8:
@@ -161,7 +161,7 @@ def read_labels(path: str | Path, colours: bool = False, rank: int = 2) -> np.nd
 
 def _is_stack(path: Path) -> bool:
     """Whether a TIFF has several pages, or bands that are no colours."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    if path.suffix.lower() not in TIFF:
         return False
     import tifffile
 
@@ -175,7 +175,7 @@ def _is_stack(path: Path) -> bool:
 
 def _label_array(path: Path, rank: int) -> np.ndarray:
     values = open_array(path, "label map")
-    if rank == 2 and path.suffix.lower() in (".tif", ".tiff"):
+    if rank == 2 and path.suffix.lower() in TIFF:
         values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
     if values.dtype.kind == "f" and (values == np.rint(values)).all():  # as NIfTI has them
         values = values.astype(np.int64)

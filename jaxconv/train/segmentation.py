@@ -166,10 +166,8 @@ class Segmentation:
     def finish(self, state: State, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         """The final scores and that of the baseline, and their pictures, as far as they can be drawn."""
         data, record, size = self.data, self.record, self.config.batch_size
-        segment, boundaries = (
-            self.segment(state),
-            Boundaries(record.classes, record.ignore_index, multi_label=record.multi_label),
-        )
+        segment = self.segment(state)
+        boundaries = Boundaries(record.classes, record.ignore_index, multi_label=record.multi_label)
         confusion = self.devices.total(score(segment, self.devices.own_share(data.test()), record, size, boundaries))
         boundaries.counts = self.devices.total(boundaries.counts)
         images, labels = data.train.batch(0, min(600, 1 + 10_000_000 // math.prod(self.config.crop)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv.train import folder
-from jaxconv.train.arrays import is_array, name_of, open_array
+from jaxconv.train.arrays import TIFF, is_array, name_of, open_array
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.reading import is_colour, label_counts, read_image
 from jaxconv.train.record import Preprocessing, told_label, told_size
@@ -148,7 +148,7 @@ def header(path: Path, rank: int = 2) -> tuple[str, tuple[int, ...], bool]:
     if is_array(path, rank):
         pixels = open_array(path, "image")
         return f"{pixels.dtype} array", (pixels.shape + (0,) * rank)[:rank], False
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if path.suffix.lower() in TIFF:
         import tifffile
 
         try:

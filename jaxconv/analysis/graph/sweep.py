@@ -330,11 +330,16 @@ def periods(traced: Any) -> list[tuple[int, int, int | None]]:
     return found
 
 
+def widest(traced: Any, axis: int) -> Bounds:
+    """The bounds along an axis of everything that may reach the output, of an input that goes on beyond its borders."""
+    return Bounds(traced.source, traced.out, axis, True, choices=True, holes=False)
+
+
 def _steps(traced: Any) -> list[tuple[list[Fraction], Fraction | None]]:
     """Per axis the steps of all nodes in input positions, and the result's."""
     found = []
     for a in traced.spatial_axes:
-        jumps = Bounds(traced.source, traced.out, a, True, choices=True, holes=False).jumps
+        jumps = widest(traced, a).jumps
         steps = [abs(j) for of_node in jumps.values() for j in of_node if j is not None and j != 0]
         last = [abs(j) for j in jumps.get(traced.out.number, ()) if j is not None and j != 0]
         found.append((steps, last[0] if len(last) == 1 else None))

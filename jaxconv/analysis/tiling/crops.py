@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ..graph.reader import NotUnderstood
-from ..graph.sweep import Bounds, alignments
+from ..graph.sweep import alignments, widest
 from ..graph.trace import Traced
 from .moving import OTHER_STEPS, AtSizes, Change, changed_step, uneven_growth, with_size
 from .statistics import KINDS
@@ -266,7 +266,7 @@ def _middle_halo(traced: Traced, i: int) -> int:
 
 
 def _reach(traced: Traced, i: int) -> tuple[np.ndarray, np.ndarray]:
-    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True, holes=False)
+    swept = widest(traced, traced.spatial_axes[i])
     low, high = swept.low[traced.out.number], swept.high[traced.out.number]
     shape = [1] * low.ndim
     shape[i] = traced.output_size[i]
@@ -286,7 +286,7 @@ def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_siz
     out_crop = traced.output_size[i]
     if crop >= size:
         return Plan(size, size, align, out_size, out_size, 0, out_size)
-    swept = Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True, holes=False)
+    swept = widest(traced, traced.spatial_axes[i])
     low, high = swept.low[traced.out.number], swept.high[traced.out.number]
     low, high = (np.moveaxis(x, i, 0).reshape(x.shape[i], -1) for x in (low, high))
     low, high = low.min(axis=1), np.where(np.isfinite(high), high, -np.inf).max(axis=1)

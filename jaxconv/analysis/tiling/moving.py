@@ -13,7 +13,7 @@ from jaxconv.jaxprs.walk import jaxprs_in, label_of, opened
 from ..graph.links import Link
 from ..graph.nodes import Node
 from ..graph.reader import NAMED_CALLS
-from ..graph.sweep import Bounds, ancestors
+from ..graph.sweep import ancestors, widest
 from ..graph.trace import Traced, trace
 
 OTHER_STEPS = "the image takes other steps than its crops"
@@ -112,7 +112,7 @@ def changed_step(at: AtSizes, crops: Sequence[int], i: int, shift: int, size: in
 
 
 def _jumps(traced: Traced, i: int) -> dict[int, list[Fraction | None]]:
-    return Bounds(traced.source, traced.out, traced.spatial_axes[i], True, choices=True, holes=False).jumps
+    return widest(traced, traced.spatial_axes[i]).jumps
 
 
 def with_size(sizes: Sequence[int], i: int, size: int) -> list[int]:

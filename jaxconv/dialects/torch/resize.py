@@ -93,10 +93,8 @@ def _open(x: Array, size, scale_factor, mode, align_corners, recompute, antialia
     given = dict(method=method, align_corners=align_corners, antialias=antialias)
     if recompute and scale_factor is not None and any(s % 1 for s in np.ravel(scale_factor)):
         refuse_open(f"recompute_scale_factor=True with scale_factor={scale_factor}", x.shape[2:])
-    rank = x.ndim - 2
-    sized = (size if isinstance(size, Sequence) else (size,) * rank) if size is not None else None
-    scaled = (scale_factor if isinstance(scale_factor, Sequence) else (scale_factor,) * rank) if size is None else None
-    return channels_first(resample.resize(channels_last(x, rank), sized, scale=scaled, **given), rank)
+    rank, scale = x.ndim - 2, scale_factor if size is None else None
+    return channels_first(resample.resize(channels_last(x, rank), size, scale=scale, **given), rank)
 
 
 def upsample(
