@@ -121,7 +121,7 @@ case ${1:?name a step} in
   train) # the main job, in an environment of its own: the extra that the README names has to be enough
     run_readme_command train train
     ;;
-  newest) # the core's tests on the newest Python, and with it the newest jax, that is here
+  newest) # lint, types, docs and the core's tests on the newest Python, and with it the newest jax, that is here
     if ! newest=$(find_python python3.14 python3.13 python3.12); then
       echo "skipped: no Python newer than 3.11 is installed here"
       exit 0
@@ -129,7 +129,10 @@ case ${1:?name a step} in
     copy_tree newest
     cd "$WORK/newest/jaxconv"
     "$newest" -m venv .venv
-    .venv/bin/python -m pip install -e ".[test]"
+    .venv/bin/python -m pip install -e ".[dev]"
+    .venv/bin/ruff check .
+    .venv/bin/mypy
+    .venv/bin/mkdocs build --strict --quiet --site-dir "$WORK/site-newest"
     .venv/bin/python -m pytest tests/test_core_*.py tests/test_lattice.py tests/test_lowering_*.py tests/test_native.py \
       tests/test_pooling.py tests/test_resample.py tests/test_nn_*.py tests/test_matrix.py tests/test_operator*.py \
       tests/test_accelerate.py tests/test_accelerate_recognise.py tests/test_accelerate_meshes.py \

@@ -40,7 +40,7 @@ def maps_of(counts: np.ndarray, what: str) -> list[tuple[str, np.ndarray]]:
     if counts.ndim != 3 or not counts.size:
         return [("", as_map(counts, what))]
     used = np.argwhere(counts if counts.any() else np.ones_like(counts))
-    at = used[np.abs(2 * used - np.asarray(counts.shape) + 1).sum(axis=1).argmin()]
+    at = used[np.argmin(np.abs(2 * used - np.asarray(counts.shape) + 1).sum(axis=1))].tolist()
     return [(f"axis {a} at {at[a]}", plane.astype(np.float64)) for a, _, plane in planes(counts, at)]
 
 

@@ -113,7 +113,7 @@ def _packed(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, count: i
     lengths = np.bincount(rows, minlength=count)
     begins = np.cumsum(lengths) - lengths
     slot = np.arange(len(rows)) - begins[rows]
-    width = max(int(lengths.max(initial=0)), 1)
+    width = max(int(np.max(lengths, initial=0)), 1)
     first = np.zeros(count, np.int64)
     first[lengths > 0] = columns[begins[lengths > 0]]
     taps, packed = np.repeat(first[:, None], width, axis=1), np.zeros((count, width))
@@ -187,7 +187,7 @@ def area_map(input_size: int, output_size: int) -> AxisMap:
     """Adaptive average: output o is the mean of x[floor(o n / m)] .. x[ceil((o + 1) n / m) - 1]."""
     o = np.arange(output_size)
     begin, end = o * input_size // output_size, -(-(o + 1) * input_size // output_size)
-    taps = begin[:, None] + np.arange(int((end - begin).max()))
+    taps = begin[:, None] + np.arange(int(np.max(end - begin)))
     weights = np.where(taps < end[:, None], 1.0 / (end - begin)[:, None], 0.0)
     return AxisMap(input_size, np.minimum(taps, input_size - 1), weights)
 

@@ -280,7 +280,7 @@ def _where_real(mask: Array, axis: int, real: np.ndarray) -> Array:
     than reading a table."""
     if real.all():
         return mask
-    begin = len(real) - int(real[::-1].argmin())  # behind the last that is not
+    begin = len(real) - int(np.argmin(real[::-1]))  # behind the last that is not
     if not real[:begin].any():
         return mask & (lax.broadcasted_iota(jnp.int32, mask.shape, axis) >= begin)
     real = np.append(real, np.ones(mask.shape[axis] - len(real), bool))

@@ -35,6 +35,6 @@ def fit_intensity_classifier(
     kept = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
     place = _intensity(images)[kept] * bins // 256
     counts = np.bincount(place * classes + labels[kept], minlength=bins * classes).reshape(bins, classes)
-    counts = counts + counts.sum(0) / max(1, counts.sum())  # an unseen intensity gets the commonest class
-    best = counts.argmax(1)
+    commonest = counts.sum(0) / max(1, int(counts.sum()))  # the class of an unseen intensity
+    best = (counts + commonest).argmax(1)
     return lambda batch: [best[_intensity(image) * bins // 256] for image in batch]

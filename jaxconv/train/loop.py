@@ -223,7 +223,7 @@ def _sample(task: Task, state: Any, path: Path, say: Say) -> None:
 def _check_finite(finite: np.ndarray, task: Task, step: int, folder: Path) -> None:
     if finite.all():
         return
-    first = ("loss", *["gradient"] * (len(finite) - 2), "new state")[int(finite.argmin())]
+    first = ("loss", *["gradient"] * (len(finite) - 2), "new state")[int(np.argmin(finite))]
     names = task.names(step - 1)
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise FloatingPointError(

@@ -84,7 +84,8 @@ def predict(
         if record.multi_label:
             share = classes.mean(tuple(range(record.rank)))
         else:  # row by row: bincount copies to integers of 8 bytes
-            share = sum(np.bincount(row.ravel(), minlength=record.classes) for row in classes) / classes.size
+            counts = [np.bincount(row.ravel(), minlength=record.classes) for row in classes]
+            share = np.sum(counts, axis=0) / classes.size
         most = ", ".join(f"{record.class_names[i]} {share[i]:.0%}" for i in share.argsort()[::-1][:3] if share[i] > 0)
         say(f"{written[-1]}: {most}")
     return written

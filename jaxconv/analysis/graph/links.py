@@ -36,7 +36,7 @@ class Link:
         order = np.argsort(u, kind="stable")
         q, tap, u = q[order], tap[order], u[order]
         readers = np.bincount(u, minlength=self.n_in)
-        width = max(int(readers.max(initial=0)), 1)
+        width = max(int(np.max(readers, initial=0)), 1)
         slot = np.arange(len(u)) - np.repeat(np.cumsum(readers) - readers, readers)
         index = np.full((self.n_in, width), -1, np.int64)
         index[u, slot] = q
@@ -150,7 +150,7 @@ def from_pattern(pattern: np.ndarray, step: Fraction | None = None) -> Link:
     n_out, n_in = pattern.shape
     q, u = np.nonzero(pattern)
     per_row = np.bincount(q, minlength=n_out)
-    width = max(int(per_row.max(initial=0)), 1)
+    width = max(int(np.max(per_row, initial=0)), 1)
     index = np.full((n_out, width), -1, np.int64)
     slot = np.arange(len(q)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
     index[q, slot] = u

@@ -136,7 +136,7 @@ def pull_edge(edge: Edge, block: np.ndarray, starts: Sequence[int]) -> Block:
     array = block.sum(axis=gone) if gone else block
     kept = [a for a in range(block.ndim) if a in mapped]
     array = array.transpose([kept.index(t) for t in mapped])
-    array = np.expand_dims(array, [j for j, t in enumerate(edge.to) if t is None])
+    array = np.expand_dims(array, tuple(j for j, t in enumerate(edge.to) if t is None))
     corner = [0 if t is None else starts[t] for t in edge.to]
     if edge.mid is not None:
         whole = np.zeros(edge.mid, array.dtype)
@@ -195,7 +195,7 @@ def _placed(edge: Edge, array: np.ndarray, rank: int) -> np.ndarray:
     array = array.squeeze(axis=dropped) if dropped else array
     places = [t for t in edge.to if t is not None]
     array = array.transpose(np.argsort(places))
-    return np.expand_dims(array, [a for a in range(rank) if a not in places])
+    return np.expand_dims(array, tuple(a for a in range(rank) if a not in places))
 
 
 class Bounds:

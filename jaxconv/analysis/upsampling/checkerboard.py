@@ -133,7 +133,7 @@ def spread(phases: Sequence[float] | np.ndarray) -> float:
     """(max - min) / mean: zero where all phases are equal."""
     values = np.asarray(phases, np.float64)
     mean = values.mean() if values.size else 0.0
-    return float((values.max() - values.min()) / mean) if mean > 0 else 0.0
+    return float(np.ptp(values) / mean) if mean > 0 else 0.0
 
 
 def checkerboard(

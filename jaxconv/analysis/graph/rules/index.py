@@ -161,7 +161,7 @@ def _longest_run(steps: np.ndarray) -> tuple[int, int]:
     """The value that is repeated longest without a break, and how often."""
     ends = np.append(np.nonzero(np.diff(steps))[0], len(steps) - 1)
     lengths = np.diff(np.concatenate([[-1], ends]))
-    longest = int(lengths.argmax())
+    longest = int(np.argmax(lengths))
     return int(steps[ends[longest]]), int(lengths[longest])
 
 

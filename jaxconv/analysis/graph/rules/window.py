@@ -1,5 +1,6 @@
 """Rules for sliding windows: convolutions of every kind, reduce_window, and the library's pooling calls."""
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -238,7 +239,7 @@ def _flat(axis: Axis) -> bool:
 
 def _fit(n_in: int, n_out: int, low: np.ndarray, high: np.ndarray, taps: np.ndarray) -> Relation:
     """The sliding window whose cut reads run from low[q] to high[q], with taps spaced as the given ones are."""
-    dilation = int(np.gcd.reduce(np.diff(taps))) if len(taps) > 1 else 1
+    dilation = math.gcd(*np.diff(taps).tolist()) if len(taps) > 1 else 1
     real = np.isfinite(low)
     q = np.nonzero(real)[0]
     low, high = low[real].astype(int), high[real].astype(int)
