@@ -70,8 +70,8 @@ def train(
             early_stop=5, learning_rate=0.001, ...
         restart: keep an earlier run in --out beside it and start anew.
         extend: go on with the run in --out, finished or not, to more --steps.
-        mesh: devices that share the examples of a batch and the rows of its images, as data=4,height=2; without it all
-            of this machine that share the examples evenly.
+        mesh: devices that share the examples of a batch and the rows of its images, as data=4,height=2; fsdp=4 shares
+            examples, parameters and the optimiser's numbers; without it all of this machine share the examples.
         hosts: one training by several processes, each started with the same words but its NUMBER from 0 on:
             ADDRESS:PORT,PROCESSES,NUMBER with the address of the first one; auto on SLURM, Kubernetes and TPU pods.
         tensorboard: write the run's numbers for TensorBoard too, into OUT/tensorboard.

@@ -30,10 +30,10 @@ from jaxconv.train import TrainConfig, train
 
 class Small(nnx.Module):
     def __init__(self, in_channels, classes, *, rngs):
-        self.down = jaxconv.nn.Conv(in_channels, 4, (3, 3), stride=2, padding=1, rngs=rngs)
-        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.down = jaxconv.nn.Conv(in_channels, 32, (3, 3), stride=2, padding=1, rngs=rngs)
+        self.norm = nnx.BatchNorm(32, rngs=rngs)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.up = jaxconv.nn.ConvTranspose(4, classes, (4, 4), stride=2, padding=1, rngs=rngs)
+        self.up = jaxconv.nn.ConvTranspose(32, classes, (4, 4), stride=2, padding=1, rngs=rngs)
 
     def __call__(self, x):
         return self.up(self.dropout(nnx.relu(self.norm(self.down(x)))))
@@ -47,9 +47,9 @@ lines = []
 class Lines(Console):
     def print(self, *words, **options):
         lines.extend(map(str, words))
-for folder, steps, mesh, extend in json.loads(sys.argv[1]):
+for folder, steps, mesh, extend, *recipe in json.loads(sys.argv[1]):
     config = TrainConfig().override(model="small", crop=(32, 32), steps=steps, batch_size=8, log_every=1, eval_every=2,
-        eval_images=3, test_images=5, checkpoint_every=2, warmup_steps=1)
+        eval_images=3, test_images=5, checkpoint_every=2, warmup_steps=1).override(**(recipe[0] if recipe else {}))
     train(config, folder, mesh=mesh, extend=extend, console=Lines(quiet=True))
 print(*lines, sep="\\n")
 """
@@ -78,16 +78,7 @@ def _assert_same(table, other):
 
 
 @pytest.mark.slow
-def test_a_batch_split_by_example_and_by_rows_has_the_losses_of_one_device(tmp_path):
-    runs = [("one", 2, "data=1", False), ("rows", 2, "data=2,height=4", False)]
-    tables, scores, said = _trained(tmp_path, runs)
-    assert "8 devices, data=2, height=4" in said
-    _assert_same(tables["rows"], tables["one"])
-    assert scores["rows"] == pytest.approx(scores["one"], abs=5e-3)
-
-
-@pytest.mark.slow
-def test_meshes_read_each_others_checkpoints(tmp_path):
+def test_batches_split_by_example_and_by_rows_have_the_losses_of_one_device_and_read_each_others_checkpoints(tmp_path):
     runs = [
         ("one", 4, "data=1", False),
         ("all", 4, None, False),
@@ -96,10 +87,27 @@ def test_meshes_read_each_others_checkpoints(tmp_path):
         ("rows", 6, "data=1", True),
     ]
     tables, scores, said = _trained(tmp_path, runs)
-    assert "8 devices, data=8, height=1" in said and "resuming one after step 4 of 6" in said
+    assert "8 devices, data=8, height=1" in said and "8 devices, data=2, height=4" in said
+    assert "resuming one after step 4 of 6" in said
     _assert_same(tables["all"], tables["one"][:4])
     _assert_same(tables["rows"], tables["one"])
     assert len(tables["one"]) == 6 and scores["rows"] == pytest.approx(scores["one"], abs=5e-3)
+
+
+@pytest.mark.slow
+def test_parts_of_the_parameters_have_the_losses_of_one_device_and_go_to_other_meshes(tmp_path):
+    recipe = {"ema": 0.9, "accumulate": 2, "batch_size": 16}
+    runs = [
+        ("one", 2, "data=1", False, recipe),
+        ("parts", 2, "data=2,fsdp=4", False, recipe),
+        ("one", 4, "fsdp=4,height=2", True, recipe),
+        ("parts", 4, "data=1", True, recipe),
+    ]
+    tables, scores, said = _trained(tmp_path, runs)
+    # Kernels of 32 output channels and what the optimiser keeps of them lie in four parts, the small arrays do not.
+    assert "8 devices, data=2, height=1, fsdp=4; each holds 3" in said
+    _assert_same(tables["parts"], tables["one"])
+    assert scores["parts"] == pytest.approx(scores["one"], abs=5e-3)
 
 
 @pytest.mark.slow
@@ -110,7 +118,7 @@ def test_two_processes_have_the_losses_of_one_and_continue_its_run(tmp_path):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     _trained(tmp_path, [("one", 4, "data=1", False)])
     shutil.copytree(tmp_path / "one", tmp_path / "longer")
-    runs = json.dumps([("two", 4, None, False), ("longer", 6, None, True)])
+    runs = json.dumps([("two", 4, None, False), ("longer", 6, "fsdp=8", True)])
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     processes = [
@@ -162,6 +170,7 @@ def test_parts_of_one_process_are_the_whole():
         ("data=1,data=1", "comes twice"),
         ("data", "'data' is not"),
         ("data=0", "'data=0' is not"),
+        ("data=2,fsdp=5", "needs 10 devices"),
     ],
 )
 def test_meshes_that_cannot_be_are_refused(mesh, message):

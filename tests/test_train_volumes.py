@@ -1,5 +1,7 @@
 """Volumes, and label maps with a mask for each class: read, trained on, scored and predicted."""
 
+import struct
+
 import jax
 import numpy as np
 import pytest
@@ -68,6 +70,55 @@ def test_volumes_are_read_alike_from_all_files(tmp_path, name):
     assert np.array_equal(read_image(path, 1, rank=3)[..., 0], VOLUME)
     assert np.array_equal(read_image(path, 1, (0, 510), rank=3)[..., 0], VOLUME / np.float32(2))
     assert np.array_equal(read_labels(path, rank=3), VOLUME)
+
+
+def test_headers_of_nifti_that_are_wrong_are_refused_or_read_right(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(VOLUME, np.eye(4)), tmp_path / "good.nii")
+    good = (tmp_path / "good.nii").read_bytes()
+
+    def read(name, content, read=read_labels, **options):
+        (tmp_path / name).write_bytes(content)
+        return read(tmp_path / name, rank=3, **options)
+
+    def edited(place, kind, *values):
+        content = bytearray(good)
+        struct.pack_into(kind, content, place, *values)
+        return bytes(content)
+
+    refused = {
+        "voxels in the header": edited(108, "<f", 0.0),
+        "voxels beyond the end": edited(108, "<f", 1e9),
+        "voxels nowhere": edited(108, "<f", np.nan),
+        "slope with an intercept that is no number": edited(112, "<ff", 1.0, np.nan),
+        "values beyond 64 bits": edited(112, "<ff", 1e38, 0.0),
+        "no axis": edited(40, "<h", 0),
+        "a negative axis": edited(42, "<h", -5),
+        "colours": edited(70, "<hh", 128, 24) + bytes(2 * VOLUME.size),
+        "complex": edited(70, "<hh", 32, 64) + bytes(7 * VOLUME.size),
+        "an unknown type": edited(70, "<h", 9999),
+        "no place in space": edited(280, "<f", np.nan),
+        "truncated header": good[:200],
+        "truncated": good[:-1],
+        "empty": b"",
+    }
+    for content in refused.values():
+        with pytest.raises(ValueError, match="bad.nii"):
+            read("bad.nii", content)
+    for content in (good, edited(68, "<h", 1002), edited(112, "<f", 0.0), edited(40, "<hhhhh", 4, 5, 9, 7, 1)):
+        assert np.array_equal(read("a.nii", content), VOLUME)
+    assert np.array_equal(read("a.nii", edited(112, "<ff", 2.0, 1.0)), 2 * VOLUME.astype(int) + 1)
+    header = nibabel.Nifti1Header(endianness=">")
+    nibabel.save(nibabel.Nifti1Image(VOLUME.astype(np.int16) * 100, np.eye(4), header), tmp_path / "big.nii")
+    big = (tmp_path / "big.nii").read_bytes()
+    assert np.array_equal(read("a.nii", big), VOLUME.astype(int) * 100)
+    assert np.array_equal(read("a.nii", big, read_image, channels=1, value_range=(0, 25500))[..., 0], VOLUME)
+    noise = np.random.default_rng(0).integers(0, 256, (20, 50, 20)).astype(np.uint8)  # what gzip stores as it is
+    nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), tmp_path / "a.nii.gz")
+    packed = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    packed[len(packed) // 2] ^= 1
+    with pytest.raises(ValueError, match="bad.nii.gz cannot be read: CRC check failed"):
+        read("bad.nii.gz", packed)
 
 
 def pair(root, image, labels, split="train", name="0"):

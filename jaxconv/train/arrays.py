@@ -1,6 +1,7 @@
 """Images and volumes in files of arrays: ``.npy``, mapped into memory and read where they are looked at, ``.npz``,
 NIfTI, and the pages of a TIFF."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def open_array(path: Path, what: str) -> np.ndarray:
     name = path.name.lower()
     try:
         if name.endswith(NIFTI):
-            return np.asanyarray(_nifti(path).dataobj)
+            found = np.asanyarray(_nifti(path).dataobj)
+            return found.reshape(found.shape[:3] + tuple(n for n in found.shape[3:] if n > 1))  # time of one moment
         if name.endswith(TIFF):
             return _pages(path)
         found = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -61,7 +63,14 @@ def _nifti(path: Path) -> Any:
     need("NIfTI", "nibabel")
     import nibabel
 
-    return nibabel.as_closest_canonical(nibabel.load(path))
+    if path.name.lower().endswith(".gz"):
+        with gzip.open(path) as file:  # as far as its checksum, which nibabel does not reach
+            while file.read(1 << 20):
+                pass
+    image: Any = nibabel.load(path)
+    if image.dataobj.offset < image.header.single_vox_offset:
+        raise ValueError(f"its voxels would begin at byte {image.dataobj.offset}, which is in its header")
+    return nibabel.as_closest_canonical(image)
 
 
 def _pages(path: Path) -> np.ndarray:

@@ -123,18 +123,10 @@ class TrainConfig:
         for field in dataclasses.fields(self):  # JSON has lists for tuples
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
-        at_least_1 = (
-            "steps",
-            "batch_size",
-            "log_every",
-            "eval_every",
-            "eval_images",
-            "test_images",
-            "checkpoint_every",
-            "size_multiple",
-            "accumulate",
+        counts = (
+            "steps batch_size log_every eval_every eval_images test_images checkpoint_every size_multiple accumulate"
         )
-        for name in at_least_1:
+        for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("learning_rate", "clip_norm"):

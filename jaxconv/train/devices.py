@@ -1,8 +1,8 @@
-"""The devices that a run computes on: examples are split among them, parameters lie on each."""
+"""The devices that a run computes on: examples are split among them, parameters lie on each or are split, too."""
 
 import dataclasses
-import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -12,16 +12,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
-AXES = ("data", "height")
+AXES = ("data", "height", "fsdp")
+SMALL = 1024  # elements: smaller arrays lie whole on each device
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """A mesh of ``data`` times ``height`` devices, and what lies where on it.
+    """A mesh of ``data`` times ``fsdp`` times ``height`` devices, and what lies where on it.
 
-    Batches are split over ``data`` by example and over ``height`` by rows of pixels; XLA exchanges the rows that
-    convolutions see of their neighbours, and sums gradients and batch statistics over all. So a step computes what one
-    device computes, but for the order of sums.
+    Batches are split over ``data`` and ``fsdp`` by example and over ``height`` by rows of pixels; XLA exchanges the
+    rows that convolutions see of their neighbours, and sums gradients and batch statistics over all. So a step computes
+    what one device computes, but for the order of sums.
+
+    Parameters, their means and the optimiser's numbers lie on each device, or split over ``fsdp`` (fully sharded data
+    parallel): each array along its longest axis that can be, the output channels where two are equal. A step gathers
+    the parameters that it computes with.
 
     With several processes (`jax.distributed`) each reads its own part of a batch and scores its own part of the images
     on its own devices; the first one alone reads and writes the run folder.
@@ -34,7 +39,7 @@ class Devices:
 
     @classmethod
     def of(cls, mesh: str | None, batch_size: int, rows: int) -> "Devices":
-        """From "data=4,height=2"; None takes as many devices, of all processes alike, as share the batch evenly.
+        """From "data=4,height=2,fsdp=1"; None takes as many devices, of all processes alike, as share the batch evenly.
 
         Raises:
             ValueError: no such mesh, more devices than there are, or they do not share examples and rows evenly.
@@ -47,20 +52,22 @@ class Devices:
         if batch_size % hosts:
             raise ValueError(f"batch_size={batch_size} must be a multiple of the {hosts} processes")
         each = _largest_share(batch_size // hosts, len(devices) // hosts)
-        sizes = _parsed(mesh) if mesh is not None else {"data": each * hosts, "height": 1}
-        data, height = (sizes[name] for name in AXES)
-        if data % hosts:
-            raise ValueError(f"--mesh {mesh}: data={data} must be a multiple of the {hosts} processes")
+        sizes = _parsed(mesh) if mesh is not None else {"data": each * hosts}
+        data, height, fsdp = (sizes.get(name, 1) for name in AXES)
+        shares, count = data * fsdp, data * fsdp * height
+        if shares % hosts:
+            raise ValueError(f"--mesh {mesh}: data * fsdp = {shares} must be a multiple of the {hosts} processes")
         own = [[device for device in devices if device.process_index == host] for host in range(hosts)]
-        devices = [device for mine in own for device in mine[: data * height // hosts]] if hosts > 1 else devices
-        if data * height > len(devices):
-            raise ValueError(f"--mesh {mesh} needs {data * height} devices, and jax has {len(devices)}")
-        if batch_size % data or rows % height:
+        devices = [device for mine in own for device in mine[: count // hosts]]
+        if count > len(devices):
+            raise ValueError(f"--mesh {mesh} needs {count} devices, and jax has {jax.device_count()}")
+        if batch_size % shares or rows % height:
             raise ValueError(
-                f"--mesh {mesh}: batch_size={batch_size} and crops of {rows} rows must be multiples of data={data} and "
-                f"height={height}"
+                f"--mesh {mesh}: batch_size={batch_size} and crops of {rows} rows must be multiples of data={data} "
+                f"(times fsdp={fsdp}) and height={height}"
             )
-        return cls(Mesh(np.array(devices[: data * height]).reshape(data, height), AXES))
+        # Examples outermost: each process has a run of neighbours of a batch.
+        return cls(Mesh(np.array(devices).reshape(data, fsdp, height).swapaxes(1, 2), AXES))
 
     @property
     def count(self) -> int:
@@ -75,7 +82,43 @@ class Devices:
     @property
     def split(self) -> NamedSharding:
         """Images (n, h, w, channels) or labels (n, h, w), by example and by rows."""
-        return NamedSharding(self.mesh, PartitionSpec(*AXES))
+        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp"), "height"))
+
+    @property
+    def by_example(self) -> NamedSharding:
+        """Arrays (n, ...), by example alone."""
+        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
+    def placement(self, state: Any) -> Any:
+        """Where each array of a state lies.
+
+        Raises:
+            ValueError: ``fsdp`` splits none of them.
+        """
+        parts = self.mesh.shape["fsdp"]
+
+        def place(leaf: Any) -> NamedSharding:
+            axes = [(n, axis) for axis, n in enumerate(leaf.shape) if n % parts == 0]
+            if parts == 1 or not axes or math.prod(leaf.shape) < SMALL:
+                return self.everywhere
+            return NamedSharding(self.mesh, PartitionSpec(*[None] * max(axes)[1], "fsdp"))
+
+        placed = jax.tree.map(place, state)
+        if parts > 1 and all(sharding.is_fully_replicated for sharding in jax.tree.leaves(placed)):
+            raise ValueError(
+                f"--mesh fsdp={parts}: no array of {SMALL} elements or more has an axis that is a multiple of {parts}"
+            )
+        return placed
+
+    def moved(self, tree: Any, placement: Any) -> Any:
+        """Inside of a step: arrays where ``placement`` says, `everywhere` to gather what ``fsdp`` splits."""
+        return tree if self.mesh.shape["fsdp"] == 1 else jax.lax.with_sharding_constraint(tree, placement)
+
+    def share(self, state: Any) -> float:
+        """The share of a state's bytes that one device holds."""
+        leaves = jax.tree.leaves(state)
+        held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+        return held / sum(leaf.nbytes for leaf in leaves)
 
     @property
     def first(self) -> bool:
@@ -91,13 +134,16 @@ class Devices:
         own = count // jax.process_count()
         return jax.process_index() * own, own
 
-    def replicate(self, tree: Any) -> Any:
-        """A pytree with all of it on each device; the first process's where there are several."""
+    def lay_state(self, state: Any) -> Any:
+        """A state as `placement` says; the first process's where there are several."""
         if jax.process_count() == 1:
-            return jax.device_put(tree, self.everywhere)
-        tree = multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
-        lay = functools.partial(jax.make_array_from_process_local_data, self.everywhere)
-        return jax.tree.map(lambda leaf: lay(np.asarray(leaf)), tree)
+            return jax.device_put(state, self.placement(state))
+        state = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, state)))
+        return jax.tree.map(
+            lambda leaf, sharding: jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part]),
+            state,
+            self.placement(state),
+        )
 
     def lay(self, arrays: Any, sharding: NamedSharding) -> Any:
         """This process's part of a batch, with those of the others."""
@@ -106,7 +152,9 @@ class Devices:
         return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
 
     def local(self, tree: Any) -> Any:
-        """This process's copy of what is on each device."""
+        """This process's copy of a state, or of a part of it; all processes call it."""
+        if self.mesh.shape["fsdp"] > 1:
+            tree = jax.jit(lambda tree: tree, out_shardings=self.everywhere)(tree)
         return tree if jax.process_count() == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
     def on_host(self, tree: Any) -> Any:
@@ -117,7 +165,7 @@ class Devices:
         """This process's part of an array that lies as batches do."""
         if jax.process_count() == 1:
             return np.asarray(array)
-        return np.asarray(multihost_utils.global_array_to_host_local_array(array, self.mesh, PartitionSpec(*AXES)))
+        return np.asarray(multihost_utils.global_array_to_host_local_array(array, self.mesh, self.split.spec))
 
     def total(self, counts: np.ndarray) -> np.ndarray:
         """The sum of whole numbers over all processes."""
@@ -135,7 +183,7 @@ class Devices:
     def examples(self, images: np.ndarray) -> jax.Array:
         """Whole images of any size, split by example alone over this process's devices."""
         if jax.process_count() == 1:
-            return jax.device_put(images, NamedSharding(self.mesh, PartitionSpec("data")))
+            return jax.device_put(images, self.by_example)
         return jax.device_put(images, jax.local_devices()[0])
 
 
@@ -167,9 +215,10 @@ def _parsed(text: str) -> dict[str, int]:
     for part in text.split(","):
         name, _, number = (word.strip() for word in part.partition("="))
         if name not in AXES or name in sizes or not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"--mesh {text}: {part!r} is not data=NUMBER or height=NUMBER, or it comes twice")
+            told = " or ".join(f"{axis}=NUMBER" for axis in AXES)
+            raise ValueError(f"--mesh {text}: {part!r} is not {told}, or it comes twice")
         sizes[name] = int(number)
-    return {name: sizes.get(name, 1) for name in AXES}
+    return sizes
 
 
 def _largest_share(batch_size: int, devices: int) -> int:

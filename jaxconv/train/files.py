@@ -48,20 +48,25 @@ def remove_temporaries(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Holds ``folder/.lock`` (the folder is made if missing), so that one process at a time works there.
+    """Holds ``folder/.lock``, so that one process at a time works there.
 
-    The lock ends with the process, however that ends. File systems without locks are used without one.
+    The folder is made if missing, and removed if nothing was written into it. The lock ends with the process, however
+    that ends. File systems without locks are used without one.
 
     Raises:
         BlockingIOError: another process holds it; the message names the folder.
+        FileExistsError: ``folder`` is a file.
     """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another --out")
     try:
         import fcntl
     except ModuleNotFoundError:  # not a POSIX system
         yield
         return
-    path = Path(folder) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, existed = folder / ".lock", folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
     while True:
         handle = path.open("w")
         try:
@@ -79,6 +84,8 @@ def locked(folder: str | Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         handle.close()
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_json(path: str | Path, value: Any) -> Path:

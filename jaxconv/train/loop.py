@@ -4,6 +4,8 @@ A run is decided by its config alone. Example i of the data, and every random nu
 seed and of i or k; so a run that was interrupted and started again continues as if nothing had happened.
 """
 
+import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,7 +60,8 @@ def train(
         restart: start anew although ``out`` holds a run; that run is kept beside, as ``OUT.1`` or the next free number.
         extend: go on with the run in ``out``, finished or not, to more ``steps``: the learning rate follows the
             schedule of the longer run from here on.
-        mesh: how many devices share the examples of a batch and the rows of its images, as "data=4,height=2"; by
+        mesh: how many devices share the examples of a batch and the rows of its images, as "data=4,height=2"; fsdp=4
+            shares the examples, too, and each keeps only its part of the parameters and of the optimiser's numbers. By
             default all that share the examples evenly, those of all processes where `jax.distributed` has several: each
             then calls this with the same arguments, and the first one writes. A run may go on with another mesh.
         tensorboard: write the numbers of metrics.csv for TensorBoard too, into ``out/tensorboard``.
@@ -79,82 +82,61 @@ def train(
     >>> train(TrainConfig(steps=100), "runs/short")["test_miou"]  # doctest: +SKIP
     """
     console = console or Console()
-    if jax.process_index():  # the first process alone has the run's folder
-        with tempfile.TemporaryDirectory(prefix="jaxconv-") as own:
-            return _started(config, Path(own) / "run", data, step, False, False, mesh, False, Console(quiet=True))
-    return _started(config, Path(out), data, step, restart, extend, mesh, tensorboard, console)
-
-
-def _started(
-    config: TrainConfig,
-    folder: Path,
-    data: Data | None,
-    step: OwnStep | None,
-    restart: bool,
-    extend: bool,
-    mesh: str | None,
-    tensorboard: bool,
-    console: Console,
-) -> dict:
-    """`train` in the folder of this process."""
-
-    def say(text: str) -> None:
-        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose another --out")
-    existed = folder.is_dir()
     if step is not None:
         config = config.override(model=f"{type(step).__module__}:{type(step).__qualname__}")
     else:
         step = own_step(config)
     devices = Devices.of(mesh, config.batch_size, config.crop[0])
-    try:
-        with locked(folder):
-            return _train(config, folder, data, step, devices, restart, extend, tensorboard, console, say)
-    finally:
-        if not existed and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # refused before anything was written
+    with contextlib.ExitStack() as stack:
+        if jax.process_index():  # the first process alone has the run's folder
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxconv-")), "run")
+            restart, extend, tensorboard, console = False, False, False, Console(quiet=True)
+        folder, say = Path(out), functools.partial(_say, console)
+        stack.enter_context(locked(folder))
+        remove_temporaries(folder)
+        earlier = open_run(folder, config, restart, say, extend)
+        task = _task(config, data, step, devices, earlier, say)
+        if earlier is None:
+            if config.init is not None:
+                source_tensors(config.init)  # a wrong name is said before anything is written
+            run = runfolder.Run(folder, config.model, task.kwargs, task.record, config.to_dict())
+            runfolder.write_description(run)
+        return _trained(task, folder, tensorboard, console, say)
 
 
-def _train(
+def _say(console: Console, text: str) -> None:
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _task(
     config: TrainConfig,
-    folder: Path,
-    given: Data | None,
+    data: Data | None,
     step: OwnStep | None,
     devices: Devices,
-    restart: bool,
-    extend: bool,
-    tensorboard: bool,
-    console: Console,
+    earlier: runfolder.Run | None,
     say: Say,
-) -> dict:
-    """`train` where no other process works in the folder."""
-    remove_temporaries(folder)
-    earlier = open_run(folder, config, restart, say, extend)
-    own = step is not None and hasattr(step, "batch")
-    data = given if own else given or load_data(config, earlier.preprocessing if earlier else None)
-    if earlier is None and given is None and config.data is not None and not own:
+) -> Task:
+    """What is trained: a step of one's own, or a network that gives each pixel a class."""
+    if hasattr(step, "batch"):
+        return Own.build(config, step, None, devices)
+    folder_is_new = earlier is None and data is None and config.data is not None
+    data = data or load_data(config, earlier.preprocessing if earlier else None)
+    if folder_is_new:
         look(config, say)
-    task: Task
     if step is not None:
-        task = Own.build(config, step, data and data.train, devices)
-    else:
-        assert data is not None  # without a step of its own
-        segmentation = Segmentation.build(config, data, devices)
-        check_sizes(segmentation.shape_of, config, data)
-        task = segmentation
-    if earlier is None:
-        if config.init is not None:
-            source_tensors(config.init)  # a wrong name is said before the folder is made
-        runfolder.write_description(
-            folder, model_name=config.model, model_kwargs=task.kwargs, preprocessing=task.record, train=config.to_dict()
-        )
+        return Own.build(config, step, data.train, devices)
+    task = Segmentation.build(config, data, devices)
+    check_sizes(task.shape_of, config, data)
+    return task
+
+
+def _trained(task: Task, folder: Path, tensorboard: bool, console: Console, say: Say) -> dict:
+    """The scores of a task that is trained and scored."""
     checkpoints = Checkpoints(folder / "checkpoints", say)
     done, columns = task.devices.agreed(checkpoints.latest or 0), (*task.numbers, *task.scores)
     log = MetricsLog(folder / "metrics.csv", done, columns, folder / "tensorboard" if tensorboard else None)
     try:
-        state = _run_steps(task, config, folder, checkpoints, done, log, console, say)
+        state = _run_steps(task, folder, checkpoints, done, log, console, say)
     finally:
         checkpoints.close()
         log.close()
@@ -167,20 +149,14 @@ def _train(
 
 
 def _run_steps(
-    task: Task,
-    config: TrainConfig,
-    folder: Path,
-    checkpoints: Checkpoints,
-    done: int,
-    log: MetricsLog,
-    console: Console,
-    say: Say,
+    task: Task, folder: Path, checkpoints: Checkpoints, done: int, log: MetricsLog, console: Console, say: Say
 ) -> dict[str, Any]:
     """All steps after ``done``; returns the state."""
-    devices = task.devices
-    state = devices.replicate(checkpoints.restore(done, task.abstract) if done and devices.first else task.init(say))
+    config, devices = task.config, task.devices
+    state = devices.lay_state(checkpoints.restore(done, task.abstract) if done and devices.first else task.init(say))
     if devices.count > 1:
-        say(f"{devices.count} devices, {', '.join(f'{name}={size}' for name, size in devices.mesh.shape.items())}")
+        sizes = ", ".join(f"{name}={size}" for name, size in devices.mesh.shape.items())
+        say(f"{devices.count} devices, {sizes}; each holds {devices.share(state):.0%} of the state")
     best = Best(folder / "best.safetensors", done, task.scores)
     began = time.perf_counter() - log.seconds
     if done:
@@ -203,8 +179,10 @@ def _run_steps(
                 show(number, numbers, scores)
             over = patience > 0 and devices.agreed(scored and patience <= best.age(number))
             stop = (devices.agreed(interrupt.requested) or over) and number < config.steps
-            if devices.first and (number % config.checkpoint_every == 0 or number == config.steps or stop):
-                checkpoints.save(number, devices.on_host(state))
+            if number % config.checkpoint_every == 0 or number == config.steps or stop:
+                saved = devices.on_host(state)  # gathered by all processes
+                if devices.first:
+                    checkpoints.save(number, saved)
             if over and stop:
                 say(f"stopped after step {number}: no better score since step {best.step}")
                 break

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.devices import Devices, jit_once
@@ -92,9 +91,11 @@ class Own:
         if not found or bad:
             raise ValueError(f"the step gives the numbers {', '.join(found) or 'none'}, of which {bad} are no scalars")
 
-        @functools.partial(jax.jit, donate_argnums=0, out_shardings=devices.everywhere)
+        placed = (devices.placement(abstract), devices.everywhere, devices.everywhere)
+
+        @functools.partial(jax.jit, donate_argnums=0, out_shardings=placed)
         def step(state, number, *batch):
-            new, found = given.step(state, jax.random.fold_in(key, number), *batch)
+            new, found = given.step(devices.moved(state, devices.everywhere), jax.random.fold_in(key, number), *batch)
             return new, found, jnp.stack([all_finite(found), all_finite(new)])
 
         init = jit_once(given.init)
@@ -123,8 +124,7 @@ class Own:
 
     def lay(self, batch: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
         """The rows of each array shared by all devices."""
-        rows = NamedSharding(self.devices.mesh, PartitionSpec("data"))
-        return (batch[0], *self.devices.lay(batch[1:], rows))
+        return (batch[0], *self.devices.lay(batch[1:], self.devices.by_example))
 
     def logged(self, found: dict[str, Any], batch: tuple[np.ndarray, ...]) -> dict[str, float]:
         """The numbers of a step."""

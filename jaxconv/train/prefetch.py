@@ -1,7 +1,7 @@
 """Data prepared by a thread while the device computes."""
 
-import queue
-import threading
+import collections
+import concurrent.futures
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -16,33 +16,13 @@ def prefetch(make: Callable[[int], T], start: int, stop: int, depth: int = 3) ->
     >>> list(prefetch(lambda i: i * i, 2, 5))
     [4, 9, 16]
     """
-    made: queue.Queue[tuple] = queue.Queue(depth)
-    ended = threading.Event()
-
-    def put(item: tuple[T | None, BaseException | None]) -> None:
-        while not ended.is_set():
-            try:
-                return made.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for index in range(start, stop):
-                if ended.is_set():
-                    return
-                put((make(index), None))
-        except BaseException as error:  # handed over: the reader raises it
-            put((None, error))
-
-    thread = threading.Thread(target=work, name="jaxconv-prefetch", daemon=True)
-    thread.start()
+    pool = concurrent.futures.ThreadPoolExecutor(1, "jaxconv-prefetch")
+    ahead: collections.deque[concurrent.futures.Future[T]] = collections.deque()
     try:
-        for _ in range(start, stop):
-            item, error = made.get()
-            if error is not None:
-                raise error
-            yield item
+        for index in range(start, stop + depth):
+            if index < stop:
+                ahead.append(pool.submit(make, index))
+            if index >= start + depth:
+                yield ahead.popleft().result()
     finally:
-        ended.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

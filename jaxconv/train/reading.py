@@ -177,8 +177,8 @@ def _label_array(path: Path, rank: int) -> np.ndarray:
     values = open_array(path, "label map")
     if rank == 2 and path.suffix.lower() in TIFF:
         values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
-    if values.dtype.kind == "f" and (values == np.rint(values)).all():  # as NIfTI has them
-        values = values.astype(np.int64)
+    if values.dtype.kind == "f" and (values == np.rint(values)).all() and (abs(values) < 2**62).all():
+        values = values.astype(np.int64)  # as NIfTI has them
     if values.ndim not in (rank, rank + 1) or values.dtype.kind not in "iub" or not values.size:
         axes = "h, w" if rank == 2 else "d, h, w"
         raise ValueError(

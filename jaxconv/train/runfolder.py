@@ -95,24 +95,15 @@ def is_finished(folder: str | Path) -> bool:
     return (Path(folder) / "weights.safetensors").is_file()
 
 
-def write_description(
-    folder: str | Path,
-    *,
-    model_name: str,
-    model_kwargs: dict[str, Any],
-    preprocessing: Preprocessing,
-    train: dict[str, Any] | None = None,
-    extra: dict[str, Any] | None = None,
-    fold_batch_norm: bool = False,
-) -> None:
+def write_description(run: Run) -> None:
     """Writes preprocessing.json and then config.json (whose presence says that the folder is a run folder)."""
-    folder = Path(folder)
-    described = {"name": model_name, "kwargs": model_kwargs} | ({"fold_batch_norm": True} if fold_batch_norm else {})
-    config: dict[str, Any] = {"format": FORMAT, "model": described}
-    config |= {"train": train} if train is not None else {}
-    config |= {"extra": extra} if extra else {}
-    write_json(folder / "preprocessing.json", preprocessing.to_dict())
-    write_json(folder / "config.json", config)
+    model = {"name": run.model_name, "kwargs": run.model_kwargs}
+    config: dict[str, Any] = {"format": FORMAT, "model": model}
+    config["model"] |= {"fold_batch_norm": True} if run.fold_batch_norm else {}
+    config |= {"train": run.train} if run.train is not None else {}
+    config |= {"extra": run.extra} if run.extra else {}
+    write_json(run.folder / "preprocessing.json", run.preprocessing.to_dict())
+    write_json(run.folder / "config.json", config)
 
 
 def read_description(folder: str | Path) -> Run:
@@ -179,10 +170,7 @@ def save_run(
             raise FileExistsError(f"{folder} is not empty and not a run folder; choose another --out")
         if not overwrite:
             raise FileExistsError(f"{folder} already holds a run; choose another --out, or remove it first")
-    write_description(
-        folder, model_name=model_name, model_kwargs=model_kwargs, preprocessing=preprocessing, extra=extra,
-        fold_batch_norm=fold_batch_norm,
-    )  # fmt: skip
+    write_description(Run(folder, model_name, model_kwargs, preprocessing, None, extra or {}, fold_batch_norm))
     save_weights(folder / "weights.safetensors", nnx.state(model))
     return folder
 

@@ -1,6 +1,7 @@
 """A network with its preprocessing: images in, label maps out."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -143,14 +144,9 @@ def _gathered(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> It
 
 def _groups(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> Iterator[list[Any]]:
     """Runs of at most ``count`` neighbours with equal keys."""
-    group: list[Any] = []
-    for item in items:
-        if group and (len(group) == count or key(item) != key(group[0])):
+    for _, run in itertools.groupby(items, key):
+        while group := list(itertools.islice(run, count)):
             yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
 
 
 def _pad(image: np.ndarray, multiple: int) -> np.ndarray:

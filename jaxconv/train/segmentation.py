@@ -95,8 +95,8 @@ class Segmentation:
             return state | means | {"step": jnp.int32(0)}
 
         loss = make_loss(losses, record.ignore_index, _class_weights(config, data), config.aux_weight)
-        step = make_step(graph, trained, rngs, optimizer, loss, record, config, devices)
         forward, abstract = make_forward(graph_eval, record), jax.eval_shape(init)
+        step = make_step(graph, trained, rngs, optimizer, loss, record, config, devices, abstract)
 
         def shape_of(size: tuple[int, ...]) -> tuple[int, ...]:
             images = jax.ShapeDtypeStruct((1, *size, record.channels), np.uint8)
@@ -207,15 +207,18 @@ def make_step(
     record: Preprocessing,
     config: TrainConfig,
     devices: Devices,
+    abstract: State,
 ) -> Callable[[State, np.ndarray, np.ndarray], tuple[State, dict[str, Any], jax.Array]]:
     """The jitted step ``(state, images, labels) -> (state, {loss, classes}, finite)``; it consumes its state.
 
     ``finite`` says of the loss, the gradient and the new state, in this order, whether all of it is.
     """
     key, half = jax.random.key(config.seed), jnp.dtype(config.compute)
-    placed = (devices.everywhere, {"loss": devices.everywhere, "classes": devices.split}, devices.everywhere)
+    where = devices.placement(abstract)
+    placed = (where, {"loss": devices.everywhere, "classes": devices.split}, devices.everywhere)
 
     def outputs_of(params, frozen, stats, streams, images):
+        params, frozen, stats = devices.moved((params, frozen, stats), devices.everywhere)
         if half != jnp.float32:
             params, frozen = (jax.tree.map(lambda leaf: leaf.astype(half), tree) for tree in (params, frozen))
         model = nnx.merge(graph, params, streams, frozen, stats, copy=True)  # it will be changed
@@ -230,7 +233,9 @@ def make_step(
         outputs, stats = outputs_of(params, frozen, stats, streams, images)
         return loss(outputs, labels), (stats, best_class(main_output(outputs), record).astype(jnp.int32))
 
-    gradient = jax.value_and_grad(objective, has_aux=True)
+    def gradient(params, *given):
+        found, grads = jax.value_and_grad(objective, has_aux=True)(params, *given)
+        return found, devices.moved(grads, where["params"])
 
     def of_parts(state, draw, images, labels):
         """The mean gradient of the parts of a batch; part i has examples i, i + parts, ...: all devices have some."""

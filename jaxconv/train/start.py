@@ -29,8 +29,6 @@ def open_run(
         FileExistsError: the folder holds a finished run, or something that is no run.
         ValueError: it holds a run of another config; the message names the keys that differ.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose another --out")
     # preprocessing.json alone: killed before config.json, which is written after it.
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if all(name.startswith(".tmp.") or name in ("preprocessing.json", ".lock") for name in names):
@@ -68,13 +66,11 @@ def _extended(run: Run, config: TrainConfig) -> Run:
     _same_config(run, dataclasses.replace(config, steps=before.steps))
     if not any(path.name.isdigit() for path in (run.folder / "checkpoints").glob("*")):
         raise FileNotFoundError(f"{run.folder} has no checkpoint to go on from")
-    write_description(
-        run.folder, model_name=run.model_name, model_kwargs=run.model_kwargs, preprocessing=run.preprocessing,
-        train=config.to_dict(), extra=run.extra, fold_batch_norm=run.fold_batch_norm,
-    )  # fmt: skip
+    extended = dataclasses.replace(run, train=config.to_dict())
+    write_description(extended)
     if is_finished(run.folder):
         (run.folder / "weights.safetensors").rename(run.folder / f"weights.{before.steps}.safetensors")
-    return read_description(run.folder)
+    return extended
 
 
 def _put_aside(folder: Path) -> Path:
