@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, PartitionSpec, auto_axes
 
 
@@ -98,6 +99,14 @@ def _parts(aval: Any) -> tuple[int, ...]:
 def _mesh_axes(entry: Any) -> tuple[str, ...]:
     """The mesh axes in one entry of a partition spec."""
     return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+
+
+def lower_untyped(function: Callable[..., Any], ctx: Any, *args: Any) -> Any:
+    """A lowering rule's result: `function(*args)`, traced where shardings are no longer types."""
+    lower = mlir.lower_fun(function, multiple_results=False)
+    untyped = {key: [without_type(aval) for aval in getattr(ctx, key)] for key in ("avals_in", "avals_out")}
+    with no_mesh():
+        return lower(ctx.replace(**untyped), *args)
 
 
 @contextlib.contextmanager

@@ -317,10 +317,7 @@ def _lowering_rule(prim, platform: str | None):
     def rule(ctx, *args, **params):
         runs_here = _compat.runs_here_on_one_device(ctx)
         evaluate = functools.partial(_evaluate, prim, platform=platform, runs_here=runs_here, **params)
-        lower = mlir.lower_fun(evaluate, multiple_results=False)
-        untyped = [_compat.without_type(aval) for aval in ctx.avals_in]
-        with _compat.no_mesh():
-            return lower(ctx.replace(avals_in=untyped, avals_out=[_compat.without_type(ctx.avals_out[0])]), *args)
+        return _compat.lower_untyped(evaluate, ctx, *args)
 
     return rule
 

@@ -10,7 +10,7 @@ from flax import nnx
 import jaxconv as jc
 from jaxconv import nn
 from jaxconv.nn.dense import UPSAMPLERS
-from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool
+from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool, adaptive_max_pool_with_indices
 
 RNGS = {"rngs": nnx.Rngs(0)}
 
@@ -30,6 +30,22 @@ def test_adaptive_pooling_is_its_definition(n, m):
         adaptive_avg_pool(x, (0, 2))
     with pytest.raises(ValueError, match="mean"):
         nn.AdaptivePool((1,), "median")
+
+
+def test_of_equal_maxima_the_first_has_the_index_and_the_gradient():
+    """Row-major, also where one axis is shared out evenly and the other is not."""
+    x = jnp.asarray(np.random.default_rng(3).integers(0, 2, (1, 8, 7, 1)), jnp.float32)
+    want, places = np.zeros(56), []
+    for q in range(2):
+        for a, b in [(0, 3), (2, 5), (4, 7)]:
+            u = [(i, j) for i in range(4 * q, 4 * q + 4) for j in range(a, b)]
+            i, j = max(u, key=lambda at: float(x[0, *at, 0]))  # of equal ones the first
+            places.append(7 * i + j)
+            want[7 * i + j] += 1
+    assert adaptive_max_pool_with_indices(x, (2, 3))[1].ravel().tolist() == places
+    with_indices = lambda x: jnp.sum(adaptive_max_pool_with_indices(x, (2, 3))[0])  # noqa: E731
+    for f in (lambda x: jnp.sum(adaptive_max_pool(x, (2, 3))), with_indices):
+        np.testing.assert_array_equal(jax.jit(jax.grad(f))(x).ravel(), want)
 
 
 @pytest.mark.parametrize("how", UPSAMPLERS)

@@ -11,6 +11,7 @@ from cases import random_case
 from ways import WAYS
 
 import jaxconv as jc
+from jaxconv.dialects import torch
 from jaxconv.resampling.adaptive import adaptive_avg_pool
 
 FACES = {
@@ -108,9 +109,9 @@ RESAMPLED = {
     "area": (lambda x: jc.resize(x, (3, 5), method="area"), (17, 23)),
     "adaptive": (lambda x: adaptive_avg_pool(x, (3, 4)), (7, 8)),
     "enlarged": (lambda x: jc.resize(x, (64, 20)), (4, 5)),
+    "enlarged beyond 64 readers": (lambda x: jc.resize(x, (4, 210)), (2, 3)),
 }
 SLOW = ("wide means side by side", "the mean of all", "cubic", "enlarged", "beyond 64 taps")
-UNGUARDED = ("beyond 64 taps",)  # in their gradient
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in RESAMPLED])
@@ -120,7 +121,44 @@ def test_means_and_resizes_pass_on_what_they_read(name):
     rng = np.random.default_rng(4)
     x = jnp.zeros((2, *size, 2), jnp.float32)
     y, pull = jax.vjp(jax.jit(f), x)
-    for g, a in [(f, x), (lambda a: pull(a)[0], y)][: 1 if name in UNGUARDED else 2]:
+    for g, a in [(f, x), (lambda a: pull(a)[0], y)]:
         for value in (np.nan, np.inf):
             at = tuple(int(rng.integers(n)) for n in a.shape)
             np.testing.assert_array_equal(~np.isfinite(jax.jit(g)(a.at[at].set(value))), g(a.at[at].set(1)) != 0)
+
+
+@pytest.mark.parametrize("name", ["mean", "resize"])
+def test_derivatives_of_wide_maps_read_what_the_definition_reads(name, x64, rng):
+    """In double precision, in both modes, and under vmap: sums over the entries of the matrix that are not zero."""
+    if name == "mean":  # of 70 from 5 positions with pads of 69: windows of padding alone read nothing
+        f, n = (lambda x: jc.avg_pool(x, 70, stride=2, padding=69)), 5
+        matrix = np.array([[0 <= j + 69 - 2 * q < 70 for j in range(n)] for q in range(37)]) / 70
+    else:
+        f, n = (lambda x: jc.resize(x, 210)), 3
+        at = [min(max((o + 0.5) * n / 210 - 0.5, 0), n - 1) for o in range(210)]
+        matrix = np.array([[max(0, 1 - abs(j - a)) for j in range(n)] for a in at])
+
+    def by_definition(matrix, vectors):
+        return np.array([[sum(m * v for m, v in zip(row, vector) if m) for row in matrix] for vector in vectors])
+
+    def series(shape, value):
+        vectors = rng.standard_normal((2, shape))
+        vectors[0, rng.integers(shape)] = value
+        return vectors
+
+    _, pull = jax.vjp(f, jnp.zeros((1, n, 1)))
+    for value in (np.nan, np.inf):
+        tangents, cotangents = series(n, value), series(len(matrix), value)
+        forward = jax.vmap(lambda t: jax.jvp(f, (0 * t,), (t,))[1])(tangents[:, None, :, None])
+        reverse = jax.vmap(lambda t: pull(t)[0])(jnp.asarray(cotangents[:, None, :, None]))
+        np.testing.assert_allclose(forward[:, 0, :, 0], by_definition(matrix, tangents), 1e-12, 1e-12)
+        np.testing.assert_allclose(reverse[:, 0, :, 0], by_definition(matrix.T, cotangents), 1e-12, 1e-12)
+
+
+def test_samples_beyond_the_border_read_nothing():
+    x = jnp.full((1, 1, 2, 2), jnp.inf)
+    grid = jnp.asarray([[[[-3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]]])
+    y, pull = jax.vjp(torch.grid_sample, x, grid)
+    assert y.ravel().tolist() == [0, 0, np.inf]
+    assert np.isfinite(pull(jnp.ones_like(y))[1][0, 0, :2]).all()
+    assert np.isfinite(pull(jnp.asarray([[[[jnp.nan, jnp.inf, 1.0]]]]))[0]).all()

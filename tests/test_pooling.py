@@ -1,5 +1,6 @@
 """Pooling and unpooling against the definition written as float64 loops."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -9,6 +10,9 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxconv as jc
+from jaxconv.dialects import onnx, tensorflow, torch
+from jaxconv.resampling import pooling, unpooling
+from jaxconv.resampling.windows import resolve_windows
 
 
 def windows(n, k, s, d, pads, ceil_mode):
@@ -298,3 +302,35 @@ def test_indices_beyond_int32():
         y, indices = jax.eval_shape(pool, x)
         assert indices.dtype == np.int64
         assert jax.eval_shape(lambda y, i: jc.max_unpool(y, i, x.shape[1:3]), y, indices).shape == x.shape
+
+
+def test_dialects_whose_indices_count_more_than_int32():
+    def argmax(**options):
+        return lambda x: tensorflow.max_pool_with_argmax(x, 2, 2, "VALID", **options)
+
+    grid = jnp.zeros((1, 2, 2, 2))
+    for f, shape in (
+        (argmax(), (1, 1 << 15, 1 << 15, 2)),  # channels count
+        (argmax(include_batch_in_index=True), (2, 1 << 15, 1 << 15, 1)),
+        (lambda x: onnx.MaxPool(x, kernel_shape=[2], return_indices=True), (3, 1, 1 << 30)),
+        (lambda x: torch.adaptive_max_pool1d(x, 3, return_indices=True), (1, 1, (1 << 31) + 2)),
+        (lambda x: (x, torch.grid_sample(x, grid)), (1, 1, 1 << 16, 1 << 15)),
+    ):
+        x = jax.ShapeDtypeStruct(shape, "float32")
+        with pytest.raises(ValueError, match="more than int32 indices can count"):
+            jax.eval_shape(f, x)
+        with jax.enable_x64(True):
+            assert jax.eval_shape(f, x)[1].dtype in ("int64", "float32")
+    with jax.enable_x64(True), pytest.raises(ValueError, match="output_dtype='int32' does not count"):
+        jax.eval_shape(argmax(output_dtype="int32"), jax.ShapeDtypeStruct((1, 1 << 15, 1 << 15, 2), "float32"))
+
+
+def test_positions_beyond_int32_by_value(x64):
+    """Two rows of 2^31 + 2 positions, of which only the first four of each are there."""
+    n = (1 << 31) + 2
+    rows, columns = resolve_windows((1, 2, 4, 1), (1, 2), None, 0, 1)
+    x = jnp.asarray([[3, 1, 2, 9], [1, 4, 9, 9]], jnp.float32)[None, :, :, None]
+    _, indices = pooling._max_pool_indexed(x, (rows, dataclasses.replace(columns, n_in=n)))
+    assert indices.ravel().tolist() == [0, 3, n + 1, n + 2]
+    places = unpooling._places((1, 2, 2, 1), (2, n), (1, 2), (0, 1))
+    assert places.ravel().tolist() == [1, 3, n + 1, n + 3]

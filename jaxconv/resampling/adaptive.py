@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import any_below, as_index, is_open, refuse_open
 from jaxconv.resampling.axis_maps import AxisMap, area_map
 from jaxconv.resampling.axis_reads import apply_axis_maps
 from jaxconv.resampling.pooling import avg_pool, max_pool
+from jaxconv.resampling.windows import index_dtype
 
 Sizes = int | None | Sequence[int | None]
 
@@ -53,7 +56,7 @@ def adaptive_avg_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
 
 
 def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
-    """Maximum over the windows of `adaptive_avg_pool`.
+    """Maximum over the windows of `adaptive_avg_pool`; of equal ones the first in row-major order has the gradient.
 
     Args:
         x: (*batch, *spatial, channels).
@@ -73,15 +76,50 @@ def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int | None]) -> Array:
     x, targets = _targets(jnp.asarray(x), output_size)
     even, rest = _even(x, targets)
     x, even = _whole(x, even)
-    y = max_pool(x, even) if max(even) > 1 else x
-    assert not isinstance(y, tuple)
-    for axis, m in rest:
-        windows = _windows(y.shape[axis], m)
-        longest = max(stop - start for start, stop in windows)
-        # A shorter window repeats its last element, which changes no maximum.
-        taps = np.array([[min(start + t, stop - 1) for t in range(longest)] for start, stop in windows])
-        y = jnp.max(jnp.take(y, taps, axis=axis), axis=axis + 1)
-    return y
+    if not rest:
+        y = max_pool(x, even) if max(even) > 1 else x
+        assert not isinstance(y, tuple)
+        return y
+    uneven = dict(rest)
+    for i, k in reversed(list(enumerate(even))):
+        axis = x.ndim - 1 - len(even) + i
+        if axis in uneven:
+            x = _first_max(jnp.take(x, _taps(x.shape[axis], uneven[axis]), axis=axis), axis + 1)
+        elif k > 1:
+            x = max_pool(x, tuple(k if i == j else 1 for j in range(len(even))))
+    return x
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _first_max(x: Array, axis: int) -> Array:
+    """The maximum along an axis; of equal ones the first receives the gradient."""
+    return jnp.max(x, axis)
+
+
+@_first_max.defjvp
+def _first_max_jvp(axis, primals, tangents):
+    winner = jnp.argmax(primals[0], axis, keepdims=True)
+    return jnp.max(primals[0], axis), jnp.take_along_axis(tangents[0], winner, axis).squeeze(axis)
+
+
+def adaptive_max_pool_with_indices(x: Array, output_size: Sequence[int | None]) -> tuple[Array, Array]:
+    """`adaptive_max_pool`, and where each maximum stands: flat over the spatial axes, the first of equal ones.
+
+    Raises:
+        ValueError: as `adaptive_max_pool`, and where there are more positions than the indices' type counts.
+    """
+    x, targets = _targets(x, output_size)
+    first = x.ndim - 1 - len(targets)
+    sizes = x.shape[first:-1]
+    dtype, place = index_dtype(sizes), 1
+    indices = jnp.zeros_like(x, dtype)
+    for axis, n, m in reversed(list(zip(range(first, x.ndim - 1), sizes, targets, strict=True))):
+        indices, place = indices + lax.broadcasted_iota(dtype, x.shape, axis) * place, place * n
+        if n != m:
+            x, indices = (jnp.take(a, _taps(n, m), axis=axis) for a in (x, indices))
+            winner = jnp.argmax(x, axis + 1, keepdims=True)
+            x, indices = (jnp.take_along_axis(a, winner, axis + 1).squeeze(axis + 1) for a in (x, indices))
+    return x, indices
 
 
 def _targets(x: Array, output_size: Sequence[int | None]) -> tuple[Array, tuple[int, ...]]:
@@ -111,8 +149,14 @@ def _whole(x: Array, even: tuple[Any, ...]) -> tuple[Array, tuple[int, ...]]:
     """The maxima of axes of open size, whose one window is the whole axis, and no windows there any more."""
     first = x.ndim - 1 - len(even)
     axes = tuple(first + i for i, k in enumerate(even) if is_open([k]))
-    return (jnp.max(x, axes, keepdims=True) if axes else x), tuple(1 if is_open([k]) else k for k in even)
+    for axis in reversed(axes):
+        x = jnp.expand_dims(_first_max(x, axis), axis)
+    return x, tuple(1 if is_open([k]) else k for k in even)
 
 
-def _windows(n: int, m: int) -> list[tuple[int, int]]:
-    return [(q * n // m, -(-(q + 1) * n // m)) for q in range(m)]
+def _taps(n: int, m: int) -> Array:
+    """What each window reads, (m, longest); a shorter one repeats its last element, which changes no maximum."""
+    q, dtype = np.arange(m), index_dtype([n])
+    begin, end = q * n // m, -(-(q + 1) * n // m)
+    taps = jnp.asarray(begin, dtype)[:, None] + lax.iota(dtype, int((end - begin).max()))
+    return jnp.minimum(taps, jnp.asarray(end - 1, dtype)[:, None])

@@ -4,8 +4,7 @@ A map of T reads an output is T gathers in one fused loop, or less where the rea
 applies the transposed map in the same way, so that no scatter is left there. A product with the dense matrix is slower
 on CPU, but for very wide maps, and so is a gather whose transpose is a scatter.
 
-The zeros of a matrix would meet what is not finite: where a wide map's product is not, it is read after all. In a
-gradient it is not, and a NaN of it spreads along the axis.
+The zeros of a matrix would meet what is not finite: where a wide map's product is not, it is read after all.
 """
 
 import math
@@ -21,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxconv._checks import is_open
 from jaxconv._compat import left_to_the_partitioner, partition_of, sharded_from
 from jaxconv._finite import made_again_where_not_finite
-from jaxconv.resampling import products
+from jaxconv.resampling import along, products
 from jaxconv.resampling.axis_maps import AxisMap
 
 _MOST_UNROLLED = 64  # taps; each costs about 10 ms of compilation
@@ -97,12 +96,20 @@ def _repeat(x: Array, axis: int, times: int) -> Array:
     return y.reshape(x.shape[:axis] + (x.shape[axis] * times,) + x.shape[axis + 1 :])
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _read_taps(x: Array, axis: int, m: AxisMap) -> Array:
+def _read_map(x: Array, axis: int, m: AxisMap) -> Array:
     if m.repeats:
         return _repeat(x, axis, m.repeats)
     y = _reads(x, axis, m)
     return finite_or_read(y, x, axis, m) if _is_product(m) else y
+
+
+# The primal is left open to whoever reads the jaxpr; derivatives are one equation.
+_read_taps = jax.custom_jvp(_read_map, nondiff_argnums=(1, 2))
+
+
+@_read_taps.defjvp
+def _read_taps_jvp(axis, m, primals, tangents):
+    return _read_taps(primals[0], axis, m), along.apply(tangents[0], axis, m, _read_map)
 
 
 def _is_product(m: AxisMap) -> bool:
@@ -197,16 +204,7 @@ def _wide_reads(x: Array, axis: int, m: AxisMap) -> Array:
         y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
         return jnp.moveaxis(y, -1, axis)
     y = x.at[(*(slice(None),) * axis, m.taps)].get(mode="promise_in_bounds")
-    return jnp.sum(y * _along(m.weights, x, axis, y.ndim), axis=axis + 1)
-
-
-@_read_taps.defjvp
-def _read_taps_jvp(axis, m, primals, tangents):
-    y = _read_taps(primals[0], axis, m)
-    # The tangent as the transpose (a scatter) of reading the transposed map: reverse mode transposes it back into that
-    # reading. `y` only lends its type, with shardings and varying axes.
-    _, transpose = jax.vjp(lambda z: _reads(z, axis, m.transpose), y)
-    return y, transpose(tangents[0])[0]
+    return jnp.sum(_weighted(y, m.weights, axis), axis=axis + 1)
 
 
 def _along(weights: np.ndarray, x: Array, axis: int, ndim: int, dtype=None) -> Array:

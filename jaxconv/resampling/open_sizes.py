@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from jaxconv._checks import is_open, is_sequence, per_axis, refuse_open, stand_ins
+from jaxconv._finite import made_again_where_not_finite
+from jaxconv.resampling import along
 from jaxconv.resampling.windows import resolve_windows, spatial_rank
 
 # Taken for an open size where settings are checked: larger than any window.
@@ -110,36 +113,71 @@ def _along(x: Array, axis: int, n, m, scale, method: str, align_corners: bool, a
     if method == "nearest-exact":
         middle = (2 * out + 1) * n // (2 * m) if scale is None else jnp.floor((out + 0.5) / scale).astype(int)
         return _take(x, axis, n, middle)
-    size = jnp.asarray(n, x.dtype)
-    if align_corners:
-        ratio = (size - 1) / jnp.maximum(jnp.asarray(m - 1, x.dtype), 1)
-        at = out * ratio
-    else:
-        ratio = size / m if scale is None else jnp.asarray(1 / scale, x.dtype)
-        at = (out + 0.5) * ratio - 0.5
-    c = (-0.5 if antialias else -0.75) if cubic_coeff is None else cubic_coeff
-
-    def weight(t: Array) -> Array:
-        t = jnp.abs(t)
-        if method == "linear":
-            return jnp.maximum(1 - t, 0)
-        far = jnp.where(t < 2, ((c * t - 5 * c) * t + 8 * c) * t - 4 * c, 0)
-        return jnp.where(t <= 1, ((c + 2) * t - (c + 3)) * t * t + 1, far)
-
     if antialias:
-        matrix = weight((jnp.arange(n) - at[:, None]) / jnp.maximum(ratio, 1)).astype(x.dtype)
-        matrix = matrix / matrix.sum(1, keepdims=True)
-        x = jnp.moveaxis(x, axis, -1)
-        y = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
-        # The matrix's zeros would meet what is not finite. A condition, for this is differentiated as it stands, which
-        # no loop of `made_again_where_not_finite` can be.
-        apart = lambda x, _: jnp.where(matrix == 0, 0, x[..., None, :] * matrix).sum(-1)  # noqa: E731
-        return jnp.moveaxis(lax.cond(jnp.isfinite(y).all(), lambda _, y: y, apart, x, y), -1, axis)
+        return along.apply(x, axis, _Widened(n, m, scale, method, align_corners, cubic_coeff), _product)
+    at, _ = _coordinates(n, m, scale, align_corners, x.dtype)
+    weight = partial(_weight, method=method, c=-0.75 if cubic_coeff is None else cubic_coeff)
     low, total = jnp.floor(at), jnp.zeros((), x.dtype)
     for shift in (0, 1) if method == "linear" else (-1, 0, 1, 2):
         own = weight(at - low - shift).astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
         total = total + jnp.where(own == 0, 0, own * _take(x, axis, n, low.astype(int) + shift))
     return total
+
+
+def _coordinates(n, m, scale, align_corners: bool, dtype) -> tuple[Array, Array]:
+    """Where the m outputs lie on the grid of the n inputs, and the distance between them."""
+    size = jnp.asarray(n, dtype)
+    if align_corners:
+        ratio = (size - 1) / jnp.maximum(jnp.asarray(m - 1, dtype), 1)
+        return jnp.arange(m) * ratio, ratio
+    ratio = size / m if scale is None else jnp.asarray(1 / scale, dtype)
+    return (jnp.arange(m) + 0.5) * ratio - 0.5, ratio
+
+
+def _weight(t: Array, method: str, c: float) -> Array:
+    t = jnp.abs(t)
+    if method == "linear":
+        return jnp.maximum(1 - t, 0)
+    far = jnp.where(t < 2, ((c * t - 5 * c) * t + 8 * c) * t - 4 * c, 0)
+    return jnp.where(t <= 1, ((c + 2) * t - (c + 3)) * t * t + 1, far)
+
+
+class _Widened(NamedTuple):
+    """The map of an antialiased resize along one axis, n -> m, or its transpose."""
+
+    n: Any
+    m: Any
+    scale: float | None
+    method: str
+    align_corners: bool
+    cubic_coeff: float | None
+    transposed: bool = False
+
+    @property
+    def output_size(self) -> Any:
+        return self.n if self.transposed else self.m
+
+    @property
+    def transpose(self) -> _Widened:
+        return self._replace(transposed=not self.transposed)
+
+    def matrix(self, dtype) -> Array:
+        """(out, in)."""
+        at, ratio = _coordinates(self.n, self.m, self.scale, self.align_corners, dtype)
+        distance = (jnp.arange(self.n) - at[:, None]) / jnp.maximum(ratio, 1)
+        matrix = _weight(distance, self.method, -0.5 if self.cubic_coeff is None else self.cubic_coeff).astype(dtype)
+        matrix = matrix / matrix.sum(1, keepdims=True)
+        return matrix.T if self.transposed else matrix
+
+
+def _product(x: Array, axis: int, m: _Widened) -> Array:
+    matrix, x = m.matrix(x.dtype), jnp.moveaxis(x, axis, -1)
+    y = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+    def apart(_, y: Array) -> Array:  # the matrix's zeros would meet what is not finite
+        return jnp.where(matrix == 0, 0, x[..., None, :] * matrix).sum(-1)
+
+    return jnp.moveaxis(made_again_where_not_finite(y, 1, apart), -1, axis)
 
 
 def _take(x: Array, axis: int, n, positions: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxconv._checks import is_sequence, per_axis
+from jaxconv._checks import is_open, is_sequence, per_axis
 from jaxconv._compat import left_to_the_partitioner, sharded_from
 from jaxconv.lattice import Padding, Relation, Window, parse_padding
 
@@ -100,13 +100,16 @@ def resolve_windows(
 
 
 def index_dtype(sizes: Sequence[int]) -> Any:
-    """Of flat positions in spatial axes: int32 where it counts them all, else int64, which needs jax's x64 mode."""
-    if (count := math.prod(sizes)) <= jnp.iinfo(jnp.int32).max:
+    """Of flat positions in axes of these sizes: int32 where it counts them all, else int64, which needs jax's x64 mode.
+
+    Open sizes are not known and not counted.
+    """
+    if (count := math.prod(n for n in sizes if not is_open([n]))) <= jnp.iinfo(jnp.int32).max:
         return jnp.int32
     if jnp.zeros((), int).dtype == jnp.int64:
         return jnp.int64
     raise ValueError(
-        f"the spatial sizes {tuple(sizes)} have {count} positions, more than int32 indices can count; for int64 "
+        f"the sizes {tuple(sizes)} have {count} positions, more than int32 indices can count; for int64 "
         "indices enable 64 bits (jax_enable_x64)"
     )
 

@@ -15,6 +15,7 @@ from jaxconv._checks import refuse_open
 from jaxconv.dialects._common import array, channels_first, channels_last, concrete, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 from jaxconv.resampling import pooling
+from jaxconv.resampling.windows import index_dtype
 
 
 def MaxPool(
@@ -49,7 +50,7 @@ def MaxPool(
         the integer type is int64 where jax has 64-bit types.
 
     Raises:
-        ValueError: shapes, names and numbers that do not fit.
+        ValueError: shapes, names and numbers that do not fit, more positions than the indices' type counts.
         TypeError: numbers that are not integers, complex data.
 
     Example:
@@ -86,6 +87,7 @@ def MaxPool(
 def _whole_indices(flat: Array, shape: tuple[int, ...], column_first: bool) -> Array:
     """Positions in the spatial axes of one channel to positions in the whole tensor."""
     batch, channels, *sizes = shape
+    index_dtype(shape)  # refuses what it cannot count
     flat = flat.astype(jax.dtypes.canonicalize_dtype(jnp.int64))
     if column_first:
         rest, flat, place = flat, jnp.zeros_like(flat), math.prod(sizes)

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxconv.dialects._common import array, boolean
 from jaxconv.dialects.tensorflow._layout import Layout
 from jaxconv.resampling import pooling
+from jaxconv.resampling.windows import index_dtype
 
 Steps = int | Sequence[int]
 
@@ -45,7 +46,8 @@ def max_pool_with_argmax(
         Two arrays (batch, H', W', C): the maxima and their indices.
 
     Raises:
-        ValueError: sizes, names and numbers of entries that do not fit, an empty input.
+        ValueError: sizes, names and numbers of entries that do not fit, an empty input, more positions than the type
+            of the index counts.
         TypeError: numbers that are not integers, complex data, an `include_batch_in_index` that is no bool.
 
     Example:
@@ -71,8 +73,12 @@ def max_pool_with_argmax(
     pads = layout.padding(padding, explicit=False)
     y, flat = pooling.max_pool(x, window, stride=stride, padding=pads, return_indices=True)
     _, height, width, channels = x.shape
+    with_batch = boolean(include_batch_in_index, "include_batch_in_index")
+    counted = x.shape if with_batch else x.shape[1:]
+    if index_dtype(counted) == jnp.int64 and dtype == jnp.int32:
+        raise ValueError(f"output_dtype={output_dtype!r} does not count the positions of {counted}; take 'int64'")
     flat = flat.astype(jax.dtypes.canonicalize_dtype(dtype))
     index = flat * channels + jnp.arange(channels, dtype=flat.dtype)
-    if boolean(include_batch_in_index, "include_batch_in_index"):
+    if with_batch:
         index = index + jnp.arange(x.shape[0], dtype=flat.dtype)[:, None, None, None] * (height * width * channels)
     return y, index

@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 
 from jaxconv._checks import as_index, is_open, refuse_open
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
-from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool
+from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool, adaptive_max_pool_with_indices
+from jaxconv.resampling.windows import index_dtype
 
 Sizes = int | None | Sequence[int | None]
 
@@ -208,13 +209,17 @@ def grid_sample(
             place = _inside(place, n, padding_mode, corners)
         axes.append(_taps(place, n, mode, padding_mode, corners))
     flat, out = x.reshape(*x.shape[:2], -1), jnp.zeros((*x.shape[:2], *g.shape[1:-1]), x.dtype)
+    dtype = index_dtype(x.shape[2:])
     for taps in itertools.product(*axes):
-        index, weight = jnp.zeros(g.shape[:-1], jnp.int32), jnp.ones(g.shape[:-1], g.dtype)
+        index, weight = jnp.zeros(g.shape[:-1], dtype), jnp.ones(g.shape[:-1], g.dtype)
+        inside = jnp.ones(g.shape[:-1], bool)
         for (i, w), n in zip(taps, x.shape[2:], strict=True):
-            index = index * n + jnp.clip(i, 0, n - 1).astype(jnp.int32)
-            weight = weight * jnp.where((i >= 0) & (i < n), w, 0)
-        read = jnp.take_along_axis(flat, index.reshape(x.shape[0], 1, -1), axis=2)
-        out = out + read.reshape(out.shape) * weight[:, None].astype(x.dtype)
+            index, inside = index * n + jnp.clip(i, 0, n - 1).astype(dtype), inside & (i >= 0) & (i < n)
+            weight = weight * w
+        read = jnp.take_along_axis(flat, index.reshape(x.shape[0], 1, -1), axis=2).reshape(out.shape)
+        # Nothing is read outside: zero times infinity is not nothing.
+        read = jnp.where(inside[:, None], read, jnp.zeros((), x.dtype))
+        out = out + read * jnp.where(inside, weight, 0)[:, None].astype(x.dtype)
     return out
 
 
@@ -273,7 +278,8 @@ def _adaptive(name: str, rank: int, pool: Callable[..., Array]) -> Callable[...,
             _floating(x, 0)
         if return_indices:
             refuse_open(f"{name} with return_indices", x.shape[-rank:])
-            return _indexed(x, sizes)
+            y, indices = adaptive_max_pool_with_indices(channels_last(x, rank), sizes)
+            return channels_first(y, rank), channels_first(indices, rank)
         return channels_first(pool(channels_last(x, rank), sizes), rank)
 
     def mean(input: ArrayLike, output_size: Sizes) -> Any:
@@ -299,21 +305,6 @@ def _adaptive(name: str, rank: int, pool: Callable[..., Array]) -> Callable[...,
         (1, 2{", 2" * rank})
     """
     return function
-
-
-def _indexed(x: Array, sizes: tuple[int, ...]) -> tuple[Array, Array]:
-    rank, spatial, flat = len(sizes), x.shape[-len(sizes) :], np.zeros((), np.int64)
-    for n, m in zip(spatial, sizes, strict=True):
-        windows = [(q * n // m, -(-(q + 1) * n // m)) for q in range(m)]
-        longest = max(stop - start for start, stop in windows)
-        taps = np.array([[min(start + t, stop - 1) for t in range(longest)] for start, stop in windows])
-        flat = flat[..., None, None] * n + taps
-    order = (*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
-    flat = flat.transpose(order).reshape(*sizes, -1)
-    values = x.reshape(*x.shape[:-rank], math.prod(spatial))[..., flat]
-    chosen = jnp.argmax(values, axis=-1)
-    indices = jnp.take_along_axis(jnp.broadcast_to(jnp.asarray(flat, jnp.int32), values.shape), chosen[..., None], -1)
-    return jnp.max(values, axis=-1), indices[..., 0]
 
 
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (
