@@ -1,6 +1,7 @@
 """Runs every analysis on a target and keeps what each one says, or why it could not say it."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ TILE = 512
 FLAT_IMAGES = 4
 DRAWS = 8
 LATENT = 16  # positions a side: what is no larger and is enlarged stands for a whole image already
-BUDGET = 1e11  # multiply-adds: one gradient of 25e9 takes 1.5 seconds of two CPU cores
+BUDGET = 6e10  # multiply-adds: one gradient of 25e9 takes 1.5 seconds of two CPU cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +159,8 @@ def explain(
     compiled = Thread(target=lambda: _quietly(pullback.compile), daemon=True)
     compiled.start()
     affordable = int(BUDGET / max(pullback.cost.multiply_adds, 1))
-    flat = min(max(affordable // 2, 2), FLAT_IMAGES)
-    draws = draws or min(max(affordable, 2), DRAWS)
+    gradients = min(max(affordable // 2, 1), FLAT_IMAGES)
+    draws = draws or min(max(affordable, 1), DRAWS)
     traced: Traced | str
     if isinstance(field, ReceptiveField):
         traced = field.traced
@@ -172,7 +173,17 @@ def explain(
     step("compiling the gradient", compiled.join)
     whole.board = step(
         "checkerboard",
-        lambda: predicted(target.fn, target.args, axes, output, traced, pullback, flat, inputs=inputs),
+        lambda: predicted(
+            target.fn,
+            target.args,
+            axes,
+            output,
+            traced,
+            pullback,
+            max(gradients, 2),
+            inputs=inputs,
+            gradients=gradients,
+        ),
     )
     effective = step("effective receptive field", lambda: measured(field, pullback, axes, draws=draws, inputs=inputs))
     whole.effective = effective
@@ -209,8 +220,8 @@ def advise(
             continue  # a signal laid out as an image: nobody has more of that axis
         shape[axis] += -(-(8 * tile + 4 * int(size)) // align) * align  # congruent to a size that the function takes
     concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(rest))
-    # Two crops of random pixels are compared where that is cheap.
-    verify = concrete and _small(field, tile) and (cost is None or cost.equations < 300 and cost.multiply_adds < 2e9)
+    # Crops of random pixels are compared where that is cheap.
+    verify = concrete and (cost is None or cost.equations < 300 and _work(cost, field, tile) < BUDGET / 10)
     run = analysis.tiled(target.fn, tile, spatial_axes=spatial_axes, verify=verify)
     try:
         plans, *_ = run.plan(jax.ShapeDtypeStruct(tuple(shape), image.dtype), *rest)
@@ -227,5 +238,6 @@ def advise(
     return TilingAdvice(tile, tuple(p.align for p in plans), before, after, crop, keep, work)
 
 
-def _small(field: Any, tile: int) -> bool:
-    return float(np.prod([n + tile for n in field.size])) < 1e5
+def _work(cost: Cost, field: Any, tile: int) -> float:
+    """Multiply-adds of one crop: the function's own, by how much larger a crop is than its image."""
+    return cost.multiply_adds * math.prod((f + tile) / n for f, n in zip(field.size, field.input_size, strict=True))

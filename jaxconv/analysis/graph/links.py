@@ -7,10 +7,11 @@ as a table with one row per output position: the input positions it reads, padde
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
-from jaxconv.lattice import NOWHERE, Relation
+from jaxconv.lattice import Relation
 
 _DENSE_TAPS = 48  # tables wider than this are applied as dense matrices
 
@@ -19,14 +20,19 @@ class Link:
     """A sparse count matrix of shape (n_out, n_in).
 
     `index[q]` holds the inputs that output q reads (-1: none), `weight` how often (None: once each). `affine` is the
-    sliding relation the table was cut from, where there is one: it is what a nominal, unclipped field follows.
+    sliding relation the table is cut from, where there is one (then `index` may be None, and is made where it is asked
+    for): it is what a nominal, unclipped field follows.
     `step` is how many input positions one output step is worth.
     """
 
     def __init__(self, n_out, n_in, index, weight=None, affine: Relation | None = None, step: Fraction | None = None):
         self.n_out, self.n_in = n_out, n_in
-        self.index, self.weight, self.affine = index, weight, affine
+        self._index, self.weight, self.affine = index, weight, affine
         self.step = step if step is not None else Fraction(max(n_in, 1), max(n_out, 1))
+
+    @cached_property
+    def index(self) -> Any:
+        return self.affine.met() if self._index is None and self.affine is not None else self._index
 
     @cached_property
     def columns(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -79,16 +85,29 @@ class Link:
         own period, so that the nominal field ignores the borders.
         """
         nothing = -np.inf if largest else np.inf
+        array = np.moveaxis(array, axis, -1)
         if jump is not None and self.affine is not None:
-            reads = self.affine.reads()
-            valid = reads != NOWHERE
-            inside, shift = _periodic(np.where(valid, reads, 0), self.n_in, jump)
-            values = np.moveaxis(array, axis, -1)[..., inside] + shift
+            values = _slid(array, self.affine, jump, np.maximum if largest else np.minimum, nothing)
         else:
-            valid = self.index >= 0
-            values = np.moveaxis(array, axis, -1)[..., np.where(valid, self.index, 0)]
-        values = np.where(valid, values, nothing)
-        return np.moveaxis(values.max(-1) if largest else values.min(-1), -1, axis)
+            values = np.where(self.index >= 0, array[..., np.where(self.index >= 0, self.index, 0)], nothing)
+            values = values.max(-1) if largest else values.min(-1)
+        return np.moveaxis(values, -1, axis)
+
+
+def _slid(array: np.ndarray, at: Relation, jump: Fraction, better: np.ufunc, nothing: float) -> np.ndarray:
+    """The best value of every window along the last axis, on the line that input, taps and outputs share.
+
+    That line is filled once, the input going on with its period, and every tap is a slice of it: no table of windows.
+    """
+    reach = at.stride * (at.n_out - 1) + at.extent if at.n_out else 0
+    inputs = np.arange(-(at.low // at.base), (reach - 1 - at.low) // at.base + 1)
+    inside, shift = _periodic(inputs, at.n_in, jump)
+    line = np.full((*array.shape[:-1], reach), nothing)
+    line[..., at.low % at.base :: at.base] = array[..., inside] + shift
+    found = np.full((*array.shape[:-1], at.n_out), nothing)
+    for offset in at.offsets:
+        better(found, line[..., offset :: at.stride][..., : at.n_out], out=found)
+    return found
 
 
 def _periodic(at: np.ndarray, size: int, jump: Fraction) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +154,7 @@ def _collect(block: np.ndarray, axis: int, start: int, index: np.ndarray, weight
 @lru_cache(maxsize=4096)
 def window(affine: Relation) -> Link:
     """The link of a sliding window, cut at the borders."""
-    return Link(affine.n_out, affine.n_in, affine.met(), None, affine, Fraction(affine.stride, affine.base))
+    return Link(affine.n_out, affine.n_in, None, None, affine, Fraction(affine.stride, affine.base))
 
 
 def take(positions: np.ndarray, n_in: int, step: Fraction | None = None) -> Link:
@@ -202,7 +221,7 @@ def compose(after: Link | None, before: Link | None) -> Link | None:
 
 def once(link: Link) -> Link:
     """The same link with every count cut to one."""
-    return Link(link.n_out, link.n_in, link.index, None, link.affine, link.step)
+    return Link(link.n_out, link.n_in, link._index, None, link.affine, link.step)
 
 
 def groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -4,7 +4,6 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -82,13 +81,20 @@ class Plan:
         return first, last
 
 
-def plan_of(fn, image, args, axes, tiles, sizes, advise: bool = True) -> tuple[tuple[Plan, ...], tuple[int, ...]]:
-    """Alignment from the steps of all nodes, the crop from the halo; both checked on the crop's own graph."""
+def plan_of(
+    fn, image, args, axes, tiles, sizes, advise: bool = True
+) -> tuple[tuple[Plan, ...], tuple[int, ...], jax.ShapeDtypeStruct]:
+    """Alignment from the steps of all nodes, the crop from the halo; both checked on the crop's own graph.
+
+    Returns a plan per axis, the places of these axes in the result, and the whole result's shape and dtype.
+    """
     at = AtSizes(fn, image, args, axes)
-    whole = jax.eval_shape(fn, *at.arguments(sizes))
-    if len(jax.tree.leaves(whole)) != 1:
-        found = len(jax.tree.leaves(whole))
-        raise TilingRefused(f"the function has {found} outputs; tile a function of each, such as lambda x: fn(x)[0]")
+    results = at.results(sizes)
+    if len(results) != 1:
+        raise TilingRefused(
+            f"the function has {len(results)} outputs; tile a function of each, such as lambda x: fn(x)[0]"
+        )
+    whole = results[0]
     try:
         aligns = alignments(_local(at, [min(n, 256) for n in sizes]))
         for _ in range(_ROUNDS):
@@ -108,11 +114,13 @@ def plan_of(fn, image, args, axes, tiles, sizes, advise: bool = True) -> tuple[t
     except NotUnderstood as problem:
         raise TilingRefused(f"halo and alignment cannot be derived: {problem}") from None
     traced = at.traced(crops)
-    out_axes = _whole_axes(whole, traced, axes)
+    out_axes = traced.result_axes
+    if len(out_axes) != len(axes):
+        raise TilingRefused(f"the result has {len(out_axes)} spatial axes, the image {len(axes)}")
     plans = []
     for i, (n, crop, align) in enumerate(zip(sizes, crops, aligns, strict=True)):
         plans.append(_axis_plan(traced, i, n, crop, align, whole.shape[out_axes[i]], circular[i]))
-    return tuple(plans), out_axes
+    return tuple(plans), out_axes, whole
 
 
 def _local(at: AtSizes, sizes: Sequence[int]) -> Traced:
@@ -148,10 +156,14 @@ def _crops(at: AtSizes, sizes, tiles, aligns) -> tuple[list[int], list[int]]:
 
 def _changed(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[int, Change] | None:
     """An axis to be cut along which a value's steps are not the same in every crop, and that value."""
-    for i, (n, t) in enumerate(zip(sizes, tiles, strict=True)):
-        change = changed_step(at, crops, i, aligns[i], n) if t < n else None
-        if change is not None:
-            return i, change
+    cut = [i for i, (n, t) in enumerate(zip(sizes, tiles, strict=True)) if t < n]
+    together = [crop + align * (i in cut) for i, (crop, align) in enumerate(zip(crops, aligns, strict=True))]
+    for i in cut:
+        # All axes at once first: every size that is looked at is one more trace of the function.
+        if changed_step(at, crops, i, together, sizes[i]) is not None:
+            change = changed_step(at, crops, i, with_size(crops, i, together[i]), sizes[i])
+            if change is not None:
+                return i, change
     return None
 
 
@@ -180,13 +192,18 @@ def _even_growth(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], l
     Refused where there is none.
     """
     aligns, crops = list(aligns), list(crops)
-    for i, n in enumerate(sizes):
-        uneven = _uneven(at, crops, i, aligns[i], n) if crops[i] < n else None
+    cut = [i for i, n in enumerate(sizes) if crops[i] < n]
+    if len(cut) > 1 and _even(at, sizes, crops, aligns, cut):
+        return aligns, crops
+    for i in cut:
+        n = sizes[i]
+        uneven = _uneven(at, crops, i, aligns[i], n)
         if not uneven:
             continue
         for period in dict.fromkeys(math.lcm(aligns[i], m) for m in _MULTIPLES):
             tried = with_size(crops, i, _congruent(crops[i] + 2 * (period - aligns[i]), n, period))
-            if not _uneven(at, tried, i, period, n) and changed_step(at, tried, i, period, n) is None:
+            longer = with_size(tried, i, tried[i] + period)
+            if not _uneven(at, tried, i, period, n) and changed_step(at, tried, i, longer, n) is None:
                 aligns[i], crops = period, with_size(tried, i, min(tried[i], n))
                 break
         else:
@@ -195,11 +212,23 @@ def _even_growth(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], l
     return aligns, crops
 
 
+def _even(at: AtSizes, sizes: Sequence[int], crops: Sequence[int], aligns: Sequence[int], cut: Sequence[int]) -> bool:
+    """Whether every value grows in proportion where all axes grow at once, which takes fewer traces."""
+    shifts = [align * (i in cut) for i, align in enumerate(aligns)]
+    near = {(sizes[i] - crops[i]) // aligns[i] for i in cut}
+    far = max(_far(aligns[i]) for i in cut)
+    return len(near) == 1 and not any(uneven_growth(at, crops, shifts, steps) for steps in (*near, far))
+
+
 def _uneven(at: AtSizes, crops: Sequence[int], i: int, period: int, size: int) -> str | None:
     """A value that does not grow in proportion, to the image or far beyond: a few steps may look even by chance."""
-    far = crops[i] + max(8, 2048 // period) * period
-    near = uneven_growth(at, crops, i, period, size) if size > crops[i] else None
-    return near or uneven_growth(at, crops, i, period, far)
+    shifts = with_size([0] * len(crops), i, period)
+    near = uneven_growth(at, crops, shifts, (size - crops[i]) // period) if size > crops[i] else None
+    return near or uneven_growth(at, crops, shifts, _far(period))
+
+
+def _far(period: int) -> int:
+    return max(8, 2048 // period)
 
 
 def _around(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], list[bool]]:
@@ -219,7 +248,14 @@ def _around(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], list[b
                 break
             crop = need
         tried = with_size(crops, i, crop)
-        if n % a or crop >= n or need > crop or changed_step(at, tried, i, a, n) or uneven_growth(at, tried, i, a, n):
+        longer, shifts = with_size(tried, i, crop + a), with_size([0] * len(crops), i, a)
+        if (
+            n % a
+            or crop >= n
+            or need > crop
+            or changed_step(at, tried, i, longer, n)
+            or uneven_growth(at, tried, shifts, (n - crop) // a)
+        ):
             raise TilingRefused(grows(at.axes[i], n, t))
         crops, circular[i] = tried, True
     return crops, circular
@@ -273,13 +309,6 @@ def _reach(traced: Traced, i: int) -> tuple[np.ndarray, np.ndarray]:
     at = np.arange(shape[i]).reshape(shape) * (traced.input_size[i] / traced.output_size[i])
     seen = np.isfinite(low)
     return np.where(seen, at - low, 0), np.where(seen, high - at, 0)
-
-
-def _whole_axes(whole: Any, traced: Traced, axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The places of the result's spatial axes, one for each of the image's."""
-    if len(traced.result_axes) != len(axes):
-        raise TilingRefused(f"the result has {len(traced.result_axes)} spatial axes, the image {len(axes)}")
-    return traced.result_axes
 
 
 def _axis_plan(traced: Traced, i: int, size: int, crop: int, align: int, out_size: int, circular: bool) -> Plan:

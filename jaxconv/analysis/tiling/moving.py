@@ -26,6 +26,7 @@ class AtSizes:
     def __init__(self, fn: Any, image: Any, args: Sequence[Any], axes: Sequence[int]):
         self.fn, self.image, self.args, self.axes = fn, image, tuple(args), tuple(axes)
         self._traced: dict[tuple[int, ...], Traced] = {}
+        self._jaxprs: dict[tuple[int, ...], Any] = {}
         self._equations: dict[tuple[int, ...], Shapes] = {}
 
     def arguments(self, sizes: Sequence[int]) -> tuple[Any, ...]:
@@ -40,14 +41,25 @@ class AtSizes:
             self._traced[key] = trace(self.fn, self.arguments(key), self.axes, None)
         return self._traced[key]
 
+    def results(self, sizes: Sequence[int]) -> list[jax.ShapeDtypeStruct]:
+        """What the function returns at this size."""
+        return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self._closed(sizes).out_avals]
+
     def equations(self, sizes: Sequence[int]) -> Shapes:
         """Every equation that the result needs at this size: its name and the shapes of its operands and results."""
         key = tuple(sizes)
         if key not in self._equations:
-            known = self._traced.get(key)
-            closed = jax.make_jaxpr(self.fn)(*self.arguments(key)) if known is None else known.jaxpr
+            closed = self._closed(key)
             self._equations[key] = list(_equations(closed, [True] * len(closed.jaxpr.outvars)))
         return self._equations[key]
+
+    def _closed(self, sizes: Sequence[int]) -> Any:
+        key = tuple(sizes)
+        if key in self._traced:
+            return self._traced[key].jaxpr
+        if key not in self._jaxprs:
+            self._jaxprs[key] = jax.make_jaxpr(self.fn)(*self.arguments(key))
+        return self._jaxprs[key]
 
 
 def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
@@ -97,14 +109,14 @@ class Change:
         return f"{self.kind} of {self.n_in} to {self.n_out} positions at {self.place or 'top level'}"
 
 
-def changed_step(at: AtSizes, crops: Sequence[int], i: int, shift: int, size: int) -> Change | None:
-    """The first value that has another step along axis i where the image is `shift` pixels longer than `crops`.
+def changed_step(at: AtSizes, crops: Sequence[int], i: int, longer: Sequence[int], size: int) -> Change | None:
+    """The first value that has another step along axis i, of `size` pixels in the image, at `longer` than at `crops`.
 
     Steps are compared as a set: a resize takes its axes in an order that depends on their sizes.
     """
     here = at.traced(crops)
-    jumps, longer = _jumps(here, i), _jumps(at.traced(with_size(crops, i, crops[i] + shift)), i)
-    kept = {j for found in longer.values() for j in found}
+    jumps, there = _jumps(here, i), _jumps(at.traced(longer), i)
+    kept = {j for found in there.values() for j in found}
     for node in ancestors(here.out, choices=True):
         if any(j and j not in kept for j in jumps.get(node.number, ())):
             return _described(at, crops, i, size, node, jumps)
@@ -142,19 +154,20 @@ def _whole_sizes(at: AtSizes, crops: Sequence[int], i: int, size: int, link: Lin
     return link.n_in, link.n_out
 
 
-def uneven_growth(at: AtSizes, crops: Sequence[int], i: int, shift: int, size: int) -> str | None:
-    """A value whose size does not grow in proportion from the crop to the image; None where all do.
+def uneven_growth(at: AtSizes, crops: Sequence[int], shifts: Sequence[int], steps: int) -> str | None:
+    """A value whose size does not grow in proportion from the crops, by `steps` times `shifts`; None where all do.
 
     `OTHER_STEPS` where that cannot be told: loops over parts of the image, or a padding that only some sizes have.
     """
-    shapes = []
-    for n in (crops[i], crops[i] + shift, size):
-        shapes.append(at.equations(with_size(crops, i, n)))
-    steps = (size - crops[i]) // shift
+    sizes = [[n + k * shift for n, shift in zip(crops, shifts, strict=True)] for k in (0, 1, steps)]
+    shapes = [at.equations(s) for s in sizes]
     if len({tuple(name for name, _ in found) for found in shapes}) != 1:
         return OTHER_STEPS
     for (name, small), (_, next_), (_, whole) in zip(*shapes, strict=True):
         for a, b, c in zip(small, next_, whole, strict=False):
             if any(z - x != steps * (y - x) for x, y, z in zip(a, b, c, strict=False)):
-                return f"{name} has shapes {a}, {b}, {c} at {crops[i]}, {crops[i] + shift} and {size} pixels"
+                here, there, far = (
+                    " by ".join(str(n) for n, shift in zip(s, shifts, strict=True) if shift) for s in sizes
+                )
+                return f"{name} has shapes {a}, {b}, {c} at {here}, {there} and {far} pixels"
     return None

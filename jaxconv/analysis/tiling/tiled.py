@@ -122,14 +122,13 @@ class Tiled:
                     raise TilingRefused(f"its statistics cannot be taken out: {problem}") from None
                 if split.passes:
                     fn, more = split, (split.shapes,)
-            plans, out_axes = plan_of(fn, image, (*more, *args), axes, tiles, sizes)
+            plans, out_axes, result = plan_of(fn, image, (*more, *args), axes, tiles, sizes)
             if more:
                 cut = [
-                    plan_of(split.operand(k), image, (split.shapes[: split.before(k)], *args), axes, tiles, sizes)
+                    plan_of(split.operand(k), image, (split.shapes[: split.before(k)], *args), axes, tiles, sizes)[:2]
                     for k in range(len(split.passes))
                 ]
                 self._passes[key] = Passes(split, cut)
-            result = jax.eval_shape(self._fn, jax.ShapeDtypeStruct(image.shape, image.dtype), *args)
             around = any(p.circular for p in plans)
             if self._verify is not None and (self._verify or around) and any(p.crop < p.size for p in plans):
                 if around and not more:

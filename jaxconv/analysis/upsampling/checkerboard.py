@@ -208,8 +208,12 @@ def predicted(
     seed: int = 0,
     fixes: bool = True,
     inputs: Inputs | None = None,
+    gradients: int | None = None,
 ) -> Checkerboard:
-    """`checkerboard` with the graph (or why there is none) and the gradient that somebody has already."""
+    """`checkerboard` with the graph (or why there is none) and the gradient that somebody has already.
+
+    The gradient is taken at as many of the flat images as `gradients` says.
+    """
     places, jaxpr = (traced.result_axes, traced.jaxpr) if isinstance(traced, Traced) else (axes, None)
     inputs = inputs or inputs_for(args[0], axes)
     images = inputs.flat(draws, seed)
@@ -236,7 +240,7 @@ def predicted(
     last = records[-1]
     back = None
     try:
-        back = None if pullback is None else gradient_phases(pullback, axes, steps, images, seed)
+        back = None if pullback is None else gradient_phases(pullback, axes, steps, images[:gradients], seed)
     except (NotImplementedError, ValueError) as problem:  # loops and windows that JAX does not differentiate
         notes.append(f"the gradient at the input is not measured: {str(problem).splitlines()[0]}")
     if not np.isfinite(last.phases).all():
