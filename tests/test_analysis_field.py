@@ -228,6 +228,28 @@ def test_a_pooling_is_read_axis_by_axis_and_the_mean_of_the_image_is_no_window()
     assert whole.size == (1, 1) and [op.axes for op in whole.global_ops] == [(1, 2)]
 
 
+UPSAMPLINGS = {
+    "nearest": lambda x: jc.resize(x, scale=4, method="nearest"),
+    "linear": lambda x: jc.resize(x, scale=4),
+    "repeat": lambda x: jnp.repeat(jnp.repeat(x, 4, 1), 4, 2),
+    "transposed": lambda x: jc.conv_transpose(x, jnp.ones((4, 4, 1, 1)), stride=4),
+}
+
+
+@pytest.mark.parametrize("kind", UPSAMPLINGS)
+def test_an_upsampled_branch_beside_a_skip_keeps_its_step(kind):
+    def net(x):
+        coarse, skip = conv(x, stride=8, pads=[(1, 1)] * 2), conv(x, stride=2, pads=[(1, 1)] * 2)
+        merged = conv(jnp.concatenate([UPSAMPLINGS[kind](coarse), skip], axis=-1))
+        return jc.conv_transpose(merged, jnp.ones((2, 2, 1, 1)), stride=2)
+
+    found = receptive_field(net, jax.ShapeDtypeStruct((1, 256, 256, 1), jnp.float32))
+    box = found.box(found.central_index)
+    assert found.stride == (1, 1)
+    # No border is near: what is read is the nominal field.
+    assert found.size == tuple(b.stop - b.start for b in box)
+
+
 def test_a_step_after_a_resize_is_that_of_its_positions():
     def net(x):
         return jc.resize(jc.conv(x, jnp.ones((3, 3, 1, 1)), stride=4, padding=1), (64, 64))

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxconv.lattice import Relation
 
-from .links import Link, compose, from_pattern, once, sum_all, take
+from .links import Link, compose, from_pattern, once, repeated, sum_all, take
 
 
 class Axis:
@@ -370,7 +370,9 @@ def _join(axes: Sequence[Axis]) -> Axis:
 def _refinement(old: Axis, new: Axis) -> Link:
     """New classes to the old class that each lies in."""
     _, first = np.unique(new.positions, return_index=True)
-    return take(old.positions[first], old.count, Fraction(1))
+    made = take(old.positions[first], old.count)
+    made.step = repeated(made.index, old.count) or made.step
+    return made
 
 
 def add_edge(edges: list[Edge], edge: Edge, axes: Sequence[Axis]) -> None:
