@@ -230,7 +230,7 @@ def explain(
     out: Path | None = None,
     spatial_axes: str | None = None,
     output: int | None = None,
-    tile: int = 512,
+    tile: int | None = None,
     input_range: str | None = None,
 ) -> None:
     """Explain a network: what it sees, where it has holes, where it prints checkerboards. Writes one HTML page.
@@ -243,7 +243,7 @@ def explain(
         out: HTML file; default explain.html in a run folder, else NAME-explain.html.
         spatial_axes: spatial axes of the image, as 2,3; all but the first and the last by default.
         output: which output is meant, of a function with several.
-        tile: tile size in pixels that the advice on large images is for.
+        tile: tile size in pixels that the advice on large images is for; 512, and 96 for a volume.
         input_range: lowest and highest value that the network is made for, as 0,1 or -1,1 (written
             --input-range=-1,1); a run folder knows its own.
     """

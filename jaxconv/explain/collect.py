@@ -24,7 +24,7 @@ from jaxconv.analysis.graph.trace import Traced, spatial_axes_of
 from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, predicted
 from jaxconv.explain.target import Target
 
-TILE = 512
+TILE, TILE_OF_VOLUMES = 512, 96  # as `predict` takes
 FLAT_IMAGES = 4
 DRAWS = 8
 LATENT = 16  # positions a side: what is no larger and is enlarged stands for a whole image already
@@ -104,7 +104,7 @@ def explain(
     spatial_axes: Sequence[int] | None = None,
     output: int | None = None,
     draws: int | None = None,
-    tile: int = TILE,
+    tile: int | None = None,
     report: Callable[[str], None] = lambda step: None,
 ) -> Explanation:
     """Run all analyses on a network.
@@ -115,7 +115,7 @@ def explain(
         output: which output is meant, where there are several.
         draws: number of random inputs for the effective receptive field; None for 8, fewer of a network that computes
             more than 12 billion multiply-adds.
-        tile: tile in input pixels that the advice on tiling is for.
+        tile: tile in input pixels that the advice on tiling is for; None for 512, and 96 for a volume.
         report: is told the name of each step before it begins.
 
     Returns:
@@ -169,7 +169,8 @@ def explain(
         traced = failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
     latent = max(field.stride) < 1 and max(field.input_size) <= LATENT
     if not latent and max(field.input_size) > 1:  # nobody has a larger one
-        whole.tiling = step("tiling", lambda: advise(target, field, tile, spatial_axes, pullback.cost))
+        size = tile or (TILE if len(axes) < 3 else TILE_OF_VOLUMES)
+        whole.tiling = step("tiling", lambda: advise(target, field, size, spatial_axes, pullback.cost))
     step("compiling the gradient", compiled.join)
     whole.board = step(
         "checkerboard",

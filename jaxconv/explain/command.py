@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxconv._extras import need
 from jaxconv._text import printable
-from jaxconv.explain.collect import TILE, explain
+from jaxconv.explain.collect import explain
 from jaxconv.explain.page import write_page
 from jaxconv.explain.target import resolve
 from jaxconv.explain.terminal import show
@@ -20,7 +20,7 @@ def explain_command(
     out: Path | None = None,
     spatial_axes: Sequence[int] | None = None,
     output: int | None = None,
-    tile: int = TILE,
+    tile: int | None = None,
     input_range: tuple[float, float] | None = None,
     console: Any = None,
 ) -> Path:
@@ -33,7 +33,7 @@ def explain_command(
         out: the HTML file; explain.html in a run folder, else NAME-explain.html here.
         spatial_axes: spatial axes of the image.
         output: which output is meant, where there are several.
-        tile: tile size that the advice is for.
+        tile: tile size that the advice is for; 512, and 96 for a volume.
         input_range: (lowest, highest) value that the network is made for.
         console: rich console to print on.
 
@@ -46,7 +46,7 @@ def explain_command(
     need("the page", "jinja2")
     from rich.console import Console
 
-    if tile < 1:
+    if tile is not None and tile < 1:
         raise ValueError(f"--tile {tile} must be at least 1")
     console = console or Console()
     path = out or _default_path(what)

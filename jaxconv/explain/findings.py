@@ -290,7 +290,7 @@ def _checkerboard(found: Explanation) -> list[Finding]:
     for reason, alike in drawn.items():
         trained = "" if found.target.weights == "trained" else "; training can remove it, but need not"
         text = (
-            f"{_capital(reason)}. With the weights as they are, flat {found.whole}s of {board.probed} come out with a "
+            f"{_capital(reason)}. With the weights as they are, flat {found.whole}s with levels of {board.probed} come out with a "
             f"pattern of {pattern(board)}{trained}."
         )
         title = f"A pattern on flat {found.whole}s from {_list([name for _, name, _ in alike])}"
