@@ -290,8 +290,8 @@ def _checkerboard(found: Explanation) -> list[Finding]:
     for reason, alike in drawn.items():
         trained = "" if found.target.weights == "trained" else "; training can remove it, but need not"
         text = (
-            f"{_capital(reason)}. With the weights as they are, flat {found.whole}s with levels of {board.probed} come out with a "
-            f"pattern of {pattern(board)}{trained}."
+            f"{_capital(reason)}. With the weights as they are, flat {found.whole}s with levels of {board.probed} come "
+            f"out with a pattern of {pattern(board)}{trained}."
         )
         title = f"A pattern on flat {found.whole}s from {_list([name for _, name, _ in alike])}"
         *_, fixes = max(alike, key=lambda each: (len(each[-1]), each[0].added))  # said of the layer that adds most

@@ -120,7 +120,8 @@ def _board(found: Explanation) -> str:
     known.append(("gradient on flat cotangents", board.gradient_score))
     listed = "; ".join(f"{name} {value:.2g}" for name, value in known if value is not None)
     return (
-        f"The pattern on flat {found.whole}s with levels of {board.probed}: {pattern(board)}. Unevenness: {listed or 'not known'}."
+        f"The pattern on flat {found.whole}s with levels of {board.probed}: {pattern(board)}. "
+        f"Unevenness: {listed or 'not known'}."
     )
 
 
