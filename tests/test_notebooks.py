@@ -2,6 +2,8 @@
 
 import importlib.util
 import pathlib
+import shutil
+import tomllib
 
 import pytest
 
@@ -56,6 +58,29 @@ def test_a_changed_cell_is_noticed():
 def test_first_cell_installs_from_a_checkout_or_the_index_and_keeps_jax(path):
     first = runner.source(runner.code_cells(runner.load(path))[0])
     assert "find_spec" in first and '%pip install -q "{tree}[' in first and '"{jax_here}"' in first
+
+
+def test_an_address_is_written_once_wherever_it_is_asked_for(tmp_path):
+    root = FOLDER.parent
+    for name in ("pyproject.toml", "CITATION.cff", "notebooks/01_convolution_arithmetic.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    spec = importlib.util.spec_from_file_location("address", FOLDER / "address.py")
+    address = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(address)
+    before = runner.digest(runner.load(NOTEBOOKS[0]))
+    for name in ("someone/first", "else/jaxconv"):
+        address.write(tmp_path, name)
+    notebook = runner.load(tmp_path / "notebooks" / NOTEBOOKS[0].name)
+    text = runner.source(notebook["cells"][0])
+    assert text.count("Open in Colab") == 1 and "github/else/jaxconv/blob/main/notebooks/01_" in text
+    assert "\n# Convolution arithmetic" in text and runner.digest(notebook) == before
+    urls = tomllib.loads((tmp_path / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+    assert urls["Repository"] == "https://github.com/else/jaxconv"
+    citation = (tmp_path / "CITATION.cff").read_text("utf-8")
+    assert citation.count("repository-code") == 1 and "else/jaxconv" in citation
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        address.write(tmp_path, "https://github.com/else/jaxconv")
 
 
 def test_they_are_small():
