@@ -6,10 +6,8 @@ as an argument. Products act on the last axes; any axes before them are batch ax
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
-import math
 from typing import Any, dataclass_transform
 
 import jax
@@ -19,79 +17,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._extras import need
+from jaxconv.linear.maps import MAX_BYTES, LinearMap
 from jaxconv.linear.solve import least_squares
 from jaxconv.linear.spectrum import operator_norm, singular_values
 
-MAX_BYTES = 4 * 2**30
 
-
-class LinearOperator(abc.ABC):
+class LinearOperator(LinearMap):
     """A linear map from arrays of `in_shape` to arrays of `out_shape`.
 
     ``A.mv(x)`` is the product, ``A.T`` the transpose (an operator again, no conjugate), ``A.H`` the conjugate
     transpose. Operators add, subtract, scale by numbers and compose with ``@``; ``A @ x`` with an array is ``A.mv(x)``.
     """
-
-    # ------------------------------------------------------------------ what a subclass says
-
-    @property
-    @abc.abstractmethod
-    def in_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without batch axes."""
-
-    @property
-    @abc.abstractmethod
-    def out_shape(self) -> tuple[int, ...]:
-        """Shape of one output, without batch axes."""
-
-    @property
-    @abc.abstractmethod
-    def dtype(self) -> Any:
-        """dtype of the operator's entries."""
-
-    @abc.abstractmethod
-    def mv(self, x: ArrayLike) -> Array:
-        """A x for x (*batch, *in_shape); the result has shape (*batch, *out_shape)."""
-
-    @abc.abstractmethod
-    def transpose_mv(self, y: ArrayLike) -> Array:
-        """A^T y for y (*batch, *out_shape); the result has shape (*batch, *in_shape)."""
-
-    @abc.abstractmethod
-    def as_matrix(self, format: str = "dense", max_bytes: int = MAX_BYTES) -> Any:
-        """The matrix of the operator: the explicit, and often the expensive, form.
-
-        Args:
-            format: "dense", "bcoo", "bcsr" or "scipy".
-            max_bytes: refuse to build anything larger than this, in bytes.
-
-        Returns:
-            Matrix of shape (prod(out_shape), prod(in_shape)); entry (a, b) is the weight of input element b in output
-            element a, both counted in row-major order.
-
-        Raises:
-            ValueError: an unknown format, or a matrix that would be too large.
-        """
-
-    # ------------------------------------------------------------------ structure
-
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one input."""
-        return jax.ShapeDtypeStruct(self.in_shape, self.dtype)
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one output."""
-        return jax.ShapeDtypeStruct(self.out_shape, self.dtype)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns) of the matrix."""
-        return math.prod(self.out_shape), math.prod(self.in_shape)
-
-    @property
-    def untransposed(self) -> LinearOperator:
-        """The operator that this one is the transpose or the conjugate of: it has the same singular values."""
-        return self
 
     def computable(self) -> LinearOperator:
         """This operator, in float32 where it is of half precision: nothing decomposes less."""

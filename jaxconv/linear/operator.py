@@ -15,7 +15,8 @@ from jaxconv import ops
 from jaxconv._checks import sizes_tuple
 from jaxconv._hints import hinting
 from jaxconv.geometry import ConvGeometry, Padding
-from jaxconv.linear.algebra import MAX_BYTES, LinearOperator
+from jaxconv.linear.algebra import LinearOperator
+from jaxconv.linear.maps import MAX_BYTES
 from jaxconv.linear.matrix import matrix_of
 from jaxconv.linear.of_layer import settings_of
 

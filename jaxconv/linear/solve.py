@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,7 @@ from jaxconv.linear.circulant import (
     symbol,
     to_frequencies_out,
 )
-
-if TYPE_CHECKING:  # operators have these functions as methods: at run time the import goes the other way
-    from jaxconv.linear.algebra import LinearOperator
+from jaxconv.linear.maps import LinearMap
 
 METHODS = ("auto", "fft", "lsmr", "cg")
 
@@ -33,7 +31,7 @@ class LeastSquares(NamedTuple):
 
 
 def least_squares(
-    operator: LinearOperator,
+    operator: LinearMap,
     y: ArrayLike,
     *,
     damp: ArrayLike = 0.0,

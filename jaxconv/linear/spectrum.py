@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxconv.linear.circulant import is_circulant_convolution, symbol
-
-if TYPE_CHECKING:  # operators have these functions as methods: at run time the import goes the other way
-    from jaxconv.linear.algebra import LinearOperator
+from jaxconv.linear.maps import LinearMap
 
 # Up to this smaller side the dense SVD is taken: 2048 x 2048 float32 values take about 6 s on two cores.
 DENSE_LIMIT = 2048
@@ -22,7 +20,7 @@ _BASIS_ELEMENTS, _BASIS_VECTORS = 2**26, 24
 
 
 def operator_norm(
-    operator: LinearOperator, *, tol: float = 1e-4, max_restarts: int = 200, key: Array | None = None
+    operator: LinearMap, *, tol: float = 1e-4, max_restarts: int = 200, key: Array | None = None
 ) -> Array:
     """The operator norm: the largest singular value, by restarted Golub-Kahan-Lanczos bidiagonalisation.
 
@@ -63,7 +61,7 @@ def operator_norm(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _norm(operator: LinearOperator, key: Array, tol: float, max_restarts: int) -> Array:
+def _norm(operator: LinearMap, key: Array, tol: float, max_restarts: int) -> Array:
     u, v = _pair(operator, key, tol, max_restarts)
     return jnp.real(jnp.vdot(u, operator.mv(v)))
 
@@ -77,7 +75,7 @@ def _norm_jvp(tol: float, max_restarts: int, primals, tangents):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _pair(operator: LinearOperator, key: Array, tol: float, max_restarts: int) -> tuple[Array, Array]:
+def _pair(operator: LinearMap, key: Array, tol: float, max_restarts: int) -> tuple[Array, Array]:
     return singular_pair(operator, key, tol=tol, max_restarts=max_restarts)
 
 
@@ -113,7 +111,7 @@ def _pair_jvp(tol: float, max_restarts: int, primals, tangents):
 
 @functools.partial(jax.jit, static_argnames=("tol", "max_restarts"))
 def singular_pair(
-    operator: LinearOperator, key: Array, *, tol: float = 1e-4, max_restarts: int = 200
+    operator: LinearMap, key: Array, *, tol: float = 1e-4, max_restarts: int = 200
 ) -> tuple[Array, Array]:
     """Left and right singular vectors of the largest singular value, of unit length; see `operator_norm`."""
     rows, columns = operator.shape
@@ -135,7 +133,7 @@ def singular_pair(
     return u.reshape(operator.out_shape), v.reshape(operator.in_shape)
 
 
-def _golub_kahan(operator: LinearOperator, v: Array, steps: int) -> tuple[Array, Array, Array, Array]:
+def _golub_kahan(operator: LinearMap, v: Array, steps: int) -> tuple[Array, Array, Array, Array]:
     """Best singular triplet in the Krylov space of v: A V = U B with B upper bidiagonal, A^H U = V B^T + beta v e^T."""
 
     def forward(x):
@@ -189,7 +187,7 @@ def _unit(x: Array) -> tuple[Array, Array]:
 # ---------------------------------------------------------------------- singular values
 
 
-def singular_values(operator: LinearOperator, k: int | None = None, *, method: str = "auto") -> Array:
+def singular_values(operator: LinearMap, k: int | None = None, *, method: str = "auto") -> Array:
     """Singular values, in descending order.
 
     Args:
@@ -249,7 +247,7 @@ def _by_frequency(conv: Any) -> Array:
     return jnp.sort(values, descending=True)
 
 
-def _by_arpack(operator: LinearOperator, k: int | None, smaller: int) -> Array:
+def _by_arpack(operator: LinearMap, k: int | None, smaller: int) -> Array:
     from scipy.sparse.linalg import svds
 
     if k is None or k >= smaller:
@@ -285,7 +283,7 @@ def reshaped_kernel_norm(w: Array) -> Array:
     return jnp.linalg.norm(w.reshape(-1, w.shape[-1]), 2)
 
 
-def _require_inexact(operator: LinearOperator, what: str) -> None:
+def _require_inexact(operator: LinearMap, what: str) -> None:
     if not jnp.issubdtype(operator.dtype, jnp.inexact):
         raise TypeError(
             f"{what} needs an operator of floating or complex dtype, got {operator.dtype} (shape {operator.shape})"
