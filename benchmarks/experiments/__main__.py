@@ -14,22 +14,21 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.experiments.common import RESULTS, record
-
-NAMES = ("schedules", "upsamplers", "bilinear")
+from benchmarks.experiments.common import NAMES, RESULTS, record
 
 
 def main():
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument("--reduced", action="store_true", help="one seed, fewer steps")
+    parser.add_argument("--reduced", action="store_true", help="one seed, fewer steps, a few variants")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--only", default="", help="variants whose names have this part")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pages", action="store_true", help="write tables and figures of the records")
     parser.add_argument("--check", action="store_true", help="with --pages: compare, and write nothing")
     options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # what is compared runs on CPUs; the TPU's compiler needs no TPU
     if options.pages:
         from benchmarks.experiments import pages
 
@@ -44,7 +43,8 @@ def main():
     folder = options.out or (Path(tempfile.mkdtemp(prefix="experiments-")) if options.reduced else RESULTS)
     for name in options.names or NAMES:
         experiment = importlib.import_module(f"benchmarks.experiments.{name}")
-        variants = [variant for variant in experiment.VARIANTS if options.only in variant]
+        every = getattr(experiment, "FEW", experiment.VARIANTS) if options.reduced else experiment.VARIANTS
+        variants = [variant for variant in every if options.only in variant]
         seeds = options.seeds[:1] if options.reduced else options.seeds
         record(experiment, variants, seeds, "reduced" if options.reduced else "full", folder)
     print(f"records in {folder}")

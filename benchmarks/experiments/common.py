@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import importlib.util
 import json
 import os
 import time
@@ -19,6 +20,9 @@ from jaxconv.benchmark.runner import machine
 from jaxconv.train.metrics import Boundaries, confusion_matrix, mean_iou, per_class_iou, pixel_accuracy
 from jaxconv.train.mosaic import PHOTOGRAPHS, Mosaics
 
+NAMES = (
+    "schedules", "streets", "upsamplers", "digits", "published", "bilinear", "super_resolution", "membranes", "costs",
+)  # fmt: skip
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
 SIZE, BATCH, WIRE = 64, 8, len(PHOTOGRAPHS)
 CLASSES = WIRE + 1
@@ -62,20 +66,21 @@ def held_out(count=48, size=SIZE):
 
 
 # ------------------------------------------------------------------------------------------------------------ training
-def train(model, steps, pairs, loss, rate=4e-3, frozen=(), at=None):
-    """Adam with a cosine schedule; returns the loss every tenth of the way and the time of a step.
+def training_step(model, steps, loss, rate=4e-3, frozen=()):
+    """One step of Adam with a cosine schedule.
 
     Args:
-        model: an NNX module, trained in place.
-        steps: how many.
-        pairs: inputs and targets, read ``BATCH`` at a time in their order.
+        model: an NNX module, in training mode.
+        steps: how many there will be.
         loss: of outputs and targets.
         rate: learning rate at the start.
         frozen: names of layers at the top of the model that do not move.
-        at: step to a function that is called before it, with the model in evaluation mode.
+
+    Returns:
+        ``step(params, rest, adam, x, y)`` -> the new three, which take the place of the old, and the loss; and the
+        first three.
     """
     kept = nnx.All(nnx.Param, lambda path, _: path[0] not in frozen)
-    model.train()
     graph, params, rest = nnx.split(model, kept, ...)
     adam = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
@@ -91,7 +96,21 @@ def train(model, steps, pairs, loss, rate=4e-3, frozen=(), at=None):
         return optax.apply_updates(params, updates), new, state, found
 
     params, rest = jax.tree.map(jnp.copy, (params, rest))  # the model's own arrays are not given away
-    state, curve, wall, processor = adam.init(params), [], [], []
+    return step, (params, rest, adam.init(params))
+
+
+def train(model, steps, pairs, loss, rate=4e-3, frozen=(), at=None):
+    """Adam with a cosine schedule; returns the loss every tenth of the way and the time of a step.
+
+    Args:
+        model: an NNX module, trained in place.
+        steps, loss, rate, frozen: as for `training_step`.
+        pairs: inputs and targets, read ``BATCH`` at a time in their order.
+        at: step to a function that is called before it, with the model in evaluation mode.
+    """
+    model.train()
+    step, (params, rest, state) = training_step(model, steps, loss, rate, frozen)
+    curve, wall, processor = [], [], []
 
     def call(number):
         if number in (at or {}):
@@ -123,28 +142,29 @@ def cross_entropy(logits, labels):
     return -(jax.nn.one_hot(labels, logits.shape[-1]) * jax.nn.log_softmax(logits)).sum(-1).mean()
 
 
-def runner(model):
-    """``run(x)``: outputs of the model as it is at the call; compiled once."""
+def runner(model, call=None):
+    """``run(x)``: outputs of the model as it is at the call, or ``call(model, x)``; compiled once."""
 
     @nnx.jit
     def run(model, x):
-        return model(x)
+        return model(x) if call is None else call(model, x)
 
     return lambda x: np.asarray(run(model, x))
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
-def segmentation_scores(logits, labels):
-    """mIoU, IoU of boundaries and of the wires, accuracy, and the share of speckles in percent.
+def segmentation_scores(logits, labels, ignored=None, thin=(("wire", WIRE),)):
+    """mIoU, IoU of boundaries and of thin classes, accuracy, and the share of speckles in percent.
 
     A speckle is a pixel that none of its four neighbours agrees with, where the labels are alike in a 5x5 square.
     """
-    found = logits.argmax(-1)
-    confusion, boundaries = confusion_matrix(labels, found, CLASSES), Boundaries(CLASSES)
+    found, classes = logits.argmax(-1), logits.shape[-1]
+    confusion = confusion_matrix(labels, found, classes, ignored)
+    boundaries = Boundaries(classes, ignored)
     speckles = plain = 0
     for label, one in zip(labels, found):
         boundaries.add(label, one)
-        calm = ndimage.minimum_filter(label, 5) == ndimage.maximum_filter(label, 5)
+        calm = (ndimage.minimum_filter(label, 5) == ndimage.maximum_filter(label, 5)) & (label != ignored)
         padded = np.pad(one, 1, mode="edge")
         alone = np.ones(one.shape, bool)
         for rows, columns in ((slice(0, -2), slice(1, -1)), (slice(2, None), slice(1, -1)),
@@ -154,21 +174,23 @@ def segmentation_scores(logits, labels):
     scores = {
         "miou": mean_iou(confusion),
         "boundary": boundaries.mean,
-        "wire": per_class_iou(confusion)[WIRE],
+        **{name: per_class_iou(confusion)[number] for name, number in thin},
         "accuracy": pixel_accuracy(confusion),
         "speckles": 100 * speckles / max(plain, 1),
     }
     return {name: round(float(value), 4) for name, value in scores.items()}
 
 
-def spectrum_lines(images, factor):
+def spectrum_lines(images, factor, whole=False):
     """The share of a spectrum at the frequencies of an upsampling, and what lies around them; square roots.
 
-    The middle half of images (N, H, W, C) under Hann's window, the mean subtracted; the lines are the multiples of 1 /
-    factor (but for 0), with the bins that the window spreads them to, and "around" are as many bins beside them.
+    The middle half of images (N, H, W, C), or with ``whole`` all of them, under Hann's window, less their mean; the
+    lines are the multiples of 1 / factor (but for 0), with the bins that the window spreads them to; "around" are as
+    many bins beside them.
     """
-    n = images.shape[1] // 2
-    middle = images[:, n // 2 : n // 2 + n, n // 2 : n // 2 + n].astype(np.float64)
+    n = images.shape[1] if whole else images.shape[1] // 2
+    low = (images.shape[1] - n) // 2
+    middle = images[:, low : low + n, low : low + n].astype(np.float64)
     middle = middle - middle.mean((1, 2), keepdims=True)
     window = np.hanning(n + 1)[:-1]
     power = (np.abs(np.fft.fft2(middle * np.outer(window, window)[..., None], axes=(1, 2))) ** 2).sum((0, 3))
@@ -190,6 +212,32 @@ def spectrum_lines(images, factor):
 
 
 # ------------------------------------------------------------------------------------------------------------- records
+def shared(name):
+    """A folder of real data that is not part of the project: ../shared/data/NAME, or in the folder JAXCONV_DATA.
+
+    Raises:
+        FileNotFoundError: it is not there; `record` then leaves the run out.
+    """
+    folder = Path(os.environ.get("JAXCONV_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / name
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{name}'s data are not here")
+    return folder
+
+
+def example(name):
+    """The module docs/examples/NAME.py."""
+    path = Path(__file__).resolve().parents[2] / "docs" / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_example", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rounded(numbers):
+    """Four digits of each; None stays."""
+    return {name: None if value is None else float(f"{value:.4g}") for name, value in numbers.items()}
+
+
 def packed(array):
     """A small uint8 array as text."""
     array = np.ascontiguousarray(array, np.uint8)
@@ -211,7 +259,8 @@ def record(experiment, variants, seeds, scale, folder=RESULTS, say=print):
     """Run what is not recorded yet, one line of JSON a run.
 
     Args:
-        experiment: module with NAME, SETTINGS (scale to steps and sizes) and run(variant, seed, settings).
+        experiment: module with NAME, SETTINGS (scale to steps and sizes), run(variant, seed, settings), which raises
+            FileNotFoundError where data are not here, and perhaps ONCE, the variants in which the seed plays no part.
         variants: their names.
         seeds: of initialisation and data.
         scale: "full" or "reduced".
@@ -222,12 +271,18 @@ def record(experiment, variants, seeds, scale, folder=RESULTS, say=print):
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for variant in variants:
+            if seed != seeds[0] and variant in getattr(experiment, "ONCE", ()):
+                continue
             wanted = {"variant": variant, "seed": seed, "settings": settings}
             # Read anew each time: two processes may share the work.
             if any(wanted.items() <= one.items() for one in read(experiment.NAME, folder)):
                 continue
             began = time.perf_counter(), time.process_time()
-            found = experiment.run(variant, seed, settings)
+            try:
+                found = experiment.run(variant, seed, settings)
+            except FileNotFoundError as error:
+                say(f"{experiment.NAME}, {variant}: left out, {error}")
+                continue
             seconds = {"wall": time.perf_counter() - began[0], "cpu": time.process_time() - began[1]}
             line = {
                 **wanted, **found,

@@ -34,6 +34,13 @@ RATES = {
     "1, 2, 5": (1, 2, 5, 1, 2, 5),
     "2, 4, 8": (2, 4, 8, 2, 4, 8),
     "1, 2, 9": (1, 2, 9, 1, 2, 9),
+    # Without holes, of the fields of all 2, of 1, 2, 5 and of 2, 4, 8: the most even that there are, by
+    # `jc.analysis.search_rates`, and the nearest to the two grids.
+    "1, 1, 1, 1, 2, 6": (1, 1, 1, 1, 2, 6),
+    "1, 1, 1, 1, 3, 9": (1, 1, 1, 1, 3, 9),
+    "1, 1, 1, 2, 6, 17": (1, 1, 1, 2, 6, 17),
+    "1, 2, 2, 2, 2, 3": (1, 2, 2, 2, 2, 3),
+    "1, 4, 8, 2, 4, 9": (1, 4, 8, 2, 4, 9),
     "ASPP": (1, 1, 1, 1, 1, PYRAMID),
     "strided": (1, 1, 1, 1, 1, 1),
 }
@@ -41,24 +48,25 @@ RATES = {
 # as in the textbook's drawings.
 ON_PIXELS = ("all 1", "all 2", "sawtooth 1, 2, 3", "1, 2, 5")
 VARIANTS = [f"{name}; backbone" for name in RATES] + [f"{name}; pixels" for name in ON_PIXELS]
+FEW = ["all 1; backbone", "all 2; backbone", "sawtooth 1, 2, 3; backbone"]
 
 
 class Stack(nnx.Module):
     """Six 3x3 convolutions, dilated by a schedule, on strided features or on the pixels; logits of the input's size."""
 
-    def __init__(self, name, where, width, rngs):
+    def __init__(self, name, where, width, rngs, channels=1, classes=CLASSES):
         rates = RATES[name]
         width = width if where == "backbone" else width // 2
-        self.stem = ConvBlock(1, width, (5, 5), stride=2, padding=2, rngs=rngs) if where == "backbone" else None
+        self.stem = ConvBlock(channels, width, (5, 5), stride=2, padding=2, rngs=rngs) if where == "backbone" else None
         self.layers = nnx.List(
             nnx.List(
-                ConvBlock(width if self.stem or number else 1, width, (3, 3), padding=rate, dilation=rate,
+                ConvBlock(width if self.stem or number else channels, width, (3, 3), padding=rate, dilation=rate,
                           stride=2 if name == "strided" and number == 0 else 1, rngs=rngs)
                 for rate in (rates[number] if isinstance(rates[number], tuple) else (rates[number],))
             )
             for number in range(len(rates))
         )  # fmt: skip
-        self.head = Conv(width, CLASSES, (1, 1), rngs=rngs)
+        self.head = Conv(width, classes, (1, 1), rngs=rngs)
 
     def dilated(self, x):
         """What the six layers make of their input."""
@@ -67,7 +75,7 @@ class Stack(nnx.Module):
         return x
 
     def __call__(self, x):
-        """Logits (*batch, H, W, classes) of x (*batch, H, W, 1)."""
+        """Logits (*batch, H, W, classes) of x (*batch, H, W, channels)."""
         y = x if self.stem is None else self.stem(x)
         y = self.head(self.dilated(y))
         return y if y.shape[1:3] == x.shape[1:3] else jc.resize(y, x.shape[1:3])

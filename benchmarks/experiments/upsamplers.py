@@ -33,6 +33,7 @@ KINDS = (
 )  # fmt: skip
 # Unpooling needs the places of an encoder's maxima, which a generator has not.
 VARIANTS = [f"{kind}; generator" for kind in KINDS[:-1]] + [f"{kind}; unet" for kind in KINDS]
+FEW = [f"{kind}; {network}" for kind in ("transposed k3 s2", "resize-convolution") for network in ("generator", "unet")]
 
 
 class Up(nnx.Module):

@@ -73,7 +73,8 @@ class Checkerboard:
     `counts` is the unevenness of how many paths reach each output phase, (max - min) / mean; `gradient_counts` the same
     for the gradient at the input. `score` is the unevenness of the output on flat images with the weights as they are:
     the root mean square of what differs between phases relative to what they share; `phases` holds those outputs.
-    `gradient_score` is the same for the gradient at the input under flat cotangents (None for integer images).
+    `gradient_score` is the same for the gradient at the input under flat cotangents (None for integer images); in
+    trained networks their mean gradient is nearly zero, and the score, relative to it, large without a meaning.
 
     `pattern` is that root mean square in the output's own units, and `spread` the standard deviation of the output from
     one flat image to the next: a pattern is seen where it isn't small against it. `probed` says where the levels of the
