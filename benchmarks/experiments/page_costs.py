@@ -14,16 +14,15 @@ def experiments():
 
 def times():
     """What a training step of every variant costs: the least of all rounds, and the TPU's compiler's estimate."""
-    rows = []
-    for variant, runs in runs_of(costs).items():
-        experiment, _, name = variant.partition(": ")
-        estimate = runs[0].get("tpu", "")
-        cycles = f"{estimate['thousands']:,.0f}" if isinstance(estimate, dict) else "-"
-        least = f"{values(runs, 'scores', 'cpu_ms').min():.1f}"
-        rows.append([experiment, name, f"{runs[0]['parameters']:,}", least, cycles])
+    found, rows = runs_of(costs), []
+    for name in costs.TASKS:
+        timed, estimate = found.get(f"CPU; {name}"), found.get(f"TPU; {name}")
+        if timed is not None:
+            cycles = "-" if estimate is None else f"{estimate[0]['scores']['thousands']:,.0f}"
+            least = values(timed, "scores", "cpu_ms").min()
+            rows.append([*name.split(": ", 1), f"{timed[0]['parameters']:,}", f"{least:.1f}", cycles])
     target = costs.SETTINGS["full"]["target"].partition(":")[0]
-    head = ["experiment", "variant", "parameters", "CPU ms", f"thousand cycles, TPU {target}"]
-    return table(head, rows)
+    return table(["experiment", "variant", "parameters", "CPU ms", f"thousand cycles, TPU {target}"], rows)
 
 
 def totals():

@@ -24,11 +24,14 @@ def super_resolution_scores():
 
 def super_resolution_boards():
     """Checkerboards of the trained and the published weights."""
-    rows = [
-        [variant, said(values(runs, "checkerboard", "score"), 4), said(values(runs, "checkerboard", "pattern"), 5),
-         said([excess(run["checkerboard"]) for run in runs], 3), said(values(runs, "checkerboard", "around"), 3)]
-        for variant, runs in runs_of(super_resolution).items()
-    ]  # fmt: skip
+    rows = []
+    for variant, runs in runs_of(super_resolution).items():
+        cells = [
+            (values(runs, "checkerboard", "score"), 4), (values(runs, "checkerboard", "pattern"), 5),
+            ([excess(run["checkerboard"]) for run in runs], 3), (values(runs, "checkerboard", "around"), 3),
+        ]  # fmt: skip
+        once = variant in super_resolution.ONCE
+        rows.append([variant, *(f"{n[0]:.{digits}f}" if once else said(n, digits) for n, digits in cells)])
     return table(["weights", "score", "pattern", "measured at the lines", "around the lines"], rows)
 
 

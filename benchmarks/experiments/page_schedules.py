@@ -1,5 +1,7 @@
 """Tables and figures of docs/experiments/schedules.md."""
 
+from itertools import combinations
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -13,6 +15,7 @@ COLOURS = np.array([[31, 119, 180], [44, 160, 44], [140, 86, 75], [255, 187, 120
 def schedule_scores(where):
     """Scores of the schedules beside coverage and evenness."""
     found, rows, columns = runs_of(schedules, f"; {where}"), [], {}
+    found = dict(sorted(found.items(), key=lambda one: (one[1][0]["stack"]["size"], one[1][0]["stack"]["evenness"])))
     for variant, runs in found.items():
         stack, net = runs[0]["stack"], runs[0]["network"]
         rows.append([
@@ -34,10 +37,23 @@ def schedule_scores(where):
     targets = {name: columns.pop(name) for name in ("miou", "wire", "speckles")}
     titles = {"miou": "mIoU", "wire": "the wires' IoU", "speckles": "speckles"}
     sentences = [f"- with {titles[name]}: {ranked(columns, target)}" for name, target in targets.items()]
+    if where == "backbone":
+        alike, even = columns["size of the field"], columns["evenness"]
+        kept = [number for number, name in enumerate(found) if not name.startswith(schedules.DESCENDING)]
+        told = [f"{titles[name]} {of_one_field(kept, alike, even, target)}" for name, target in targets.items()]
+        sentences += ["", "Pairs of one field in which the more even schedule has more, the descending one left out: "
+                      f"{', '.join(told)}."]  # fmt: skip
     head = ["schedule", "field", "coverage", "evenness",
             *(["field, network", "evenness, network"] if where == "backbone" else []),
             "mIoU", "boundary IoU", "wires' IoU", "speckles, %"]  # fmt: skip
     return "\n".join([table(head, rows), "", f"Rank correlations over the {len(rows)} schedules:", "", *sentences])
+
+
+def of_one_field(kept, fields, evenness, target):
+    """In how many of the pairs of the same field what is more even has more of the target."""
+    pairs = [(i, j) for i, j in combinations(kept, 2) if fields[i] == fields[j]]
+    more = sum((evenness[i] - evenness[j]) * (target[i] - target[j]) > 0 for i, j in pairs)
+    return f"{more} of {len(pairs)}"
 
 
 def street_scores():
@@ -57,10 +73,8 @@ def street_scores():
         for name, value in facts.items():
             columns.setdefault(name, []).append(value)
     titles = names | {"speckles": "speckles"}
-    sentences = [
-        f"- with {title}: {ranked(columns, [values(runs, 'scores', name).mean() for runs in found.values()])}"
-        for name, title in titles.items()
-    ]
+    means = {name: [values(runs, "scores", name).mean() for runs in found.values()] for name in titles}
+    sentences = [f"- with {titles[name]}: {ranked(columns, these)}" for name, these in means.items() if any(these)]
     head = ["schedule", "field", "coverage", "evenness", *titles.values(), "effective radius, pixels"]
     head[-2] += ", %"
     return "\n".join([table(head, rows), "", f"Rank correlations over the {len(rows)} schedules:", "", *sentences])

@@ -27,6 +27,7 @@ SETTINGS = {
     "smallest": {"steps": 2, "examples": 16, "width": 4, "held_out": 2},
 }
 PYRAMID = (2, 4, 7)
+DESCENDING = "6, 2, 1, 1, 1, 1"
 RATES = {
     "all 1": (1, 1, 1, 1, 1, 1),
     "all 2": (2, 2, 2, 2, 2, 2),
@@ -35,8 +36,9 @@ RATES = {
     "2, 4, 8": (2, 4, 8, 2, 4, 8),
     "1, 2, 9": (1, 2, 9, 1, 2, 9),
     # Without holes, of the fields of all 2, of 1, 2, 5 and of 2, 4, 8: the most even that there are, by
-    # `jc.analysis.search_rates`, and the nearest to the two grids.
+    # `jc.analysis.search_rates`, one of them the other way round, and the nearest to the two grids.
     "1, 1, 1, 1, 2, 6": (1, 1, 1, 1, 2, 6),
+    DESCENDING: (6, 2, 1, 1, 1, 1),
     "1, 1, 1, 1, 3, 9": (1, 1, 1, 1, 3, 9),
     "1, 1, 1, 2, 6, 17": (1, 1, 1, 2, 6, 17),
     "1, 2, 2, 2, 2, 3": (1, 2, 2, 2, 2, 3),

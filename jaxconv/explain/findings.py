@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import Any
 
 from jaxconv import analysis
 from jaxconv._text import place_and_whole
@@ -12,7 +11,6 @@ from jaxconv.analysis.upsampling.checkerboard import Checkerboard, Fix, LayerOve
 from jaxconv.explain.collect import Explanation
 
 PROBLEM, NOTE, FINE = "problem", "note", "fine"
-_ALL = 10**6  # no search compares as many schedules
 
 
 @dataclass(frozen=True)
@@ -166,53 +164,42 @@ def dilated_runs(rows: Sequence[LayerGridding]) -> list[list[LayerGridding]]:
 
 
 def rates_fix(run: Sequence[LayerGridding]) -> tuple[str, str] | None:
-    """The nearest schedule without holes for the same layers, of the same field where there is one, and its code; None
-    where all is well.
+    """A schedule without holes for the same layers, of the same field where there is one, and its code; None where all
+    is well.
 
-    Nearest, not most even: of trained networks those without holes printed fewer grids, and evenness ordered nothing
-    (docs/experiments/schedules.md).
+    The most even one, small rates first: of trained networks of one field that was the best, and the same rates in
+    descending order the worst, though no count knows an order (docs/experiments/schedules.md).
     """
     rates, kernels = [row.dilation[0] for row in run], [row.kernel[0] for row in run]
     now = analysis.check_rates(rates, kernels, rank=len(run[0].kernel))
     if now.ok:
         return None
     try:
-        found: Sequence[analysis.RateCheck] = analysis.search_rates(
-            len(run), kernels, receptive_field=now.receptive_field, top=_ALL
+        best: Sequence[analysis.RateCheck] = analysis.search_rates(
+            len(run), kernels, receptive_field=now.receptive_field, top=1
         )
-        if not found:
-            widest = analysis.search_rates(len(run), kernels, max_rate=max(rates), top=_ALL)
-            fields = [check.receptive_field for check in widest if check.receptive_field <= now.receptive_field]
-            found = [check for check in widest if check.receptive_field == max(fields, default=0)]
+        if not best:
+            widest = analysis.search_rates(len(run), kernels, max_rate=max(rates), top=1)
+            best = [c for c in widest if c.receptive_field <= now.receptive_field]
     except ValueError:  # more schedules than can be compared
         return None
-    if not found:
+    if not best:
         return None
-    anew = [_in_order(check.rates, rates, kernels) for check in found]
-    nearest = min(anew, key=lambda one: sum(abs(new - old) for new, old in zip(one, rates, strict=True)))
-    after = analysis.check_rates(nearest, kernels, rank=len(run[0].kernel))
+    after = analysis.check_rates(best[0].rates, kernels, rank=len(run[0].kernel))
     same = after.receptive_field == now.receptive_field
     field = f"the same field of {now.receptive_field}" if same else f"a field of {after.receptive_field}"
-    better = ", ".join(str(r) for r in nearest)
+    better = ", ".join(str(r) for r in best[0].rates)
     code = (
         f'for w, rate in zip(kernels, ({better},)):\n    x = jax.nn.relu(jc.conv(x, w, padding="SAME", dilation=rate))'
     )
     place, _ = place_and_whole(len(run[0].kernel))
-    among = f"; the nearest of {len(found)} such schedules" if len(found) > 1 else ""
+    small = "; keep small rates first, which no count sees" if len(set(after.rates)) > 1 else ""
     said = (
         f"from {layer_name(run[0])} on, dilation rates {better} in place of "
         f"{_list([str(r) for r in now.rates], '')}: {field} {place}s a side, of which {percent(after.coverage)} are "
-        f"used instead of {percent(now.coverage)} (checked by counting{among})"
+        f"used instead of {percent(now.coverage)} (checked by counting{small})"
     )
     return said, code
-
-
-def _in_order(better: Sequence[Any], rates: Sequence[int], kernels: Sequence[int]) -> list[int]:
-    """The better rates in the order of the old ones, the smallest where the smallest was, where order plays no part."""
-    if len(set(kernels)) > 1:
-        return list(better)
-    places = sorted(range(len(rates)), key=lambda i: rates[i])
-    return [new for _, new in sorted(zip(places, sorted(better), strict=True))]
 
 
 def _columns(fixes: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:

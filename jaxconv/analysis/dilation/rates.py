@@ -282,8 +282,8 @@ def search_rates(
 
     All schedules of the wanted receptive field are compared (those with holes are cut off by the exact condition that
     `check_rates` states) and ranked by evenness; without a wanted field, the widest field comes first. Where the order
-    of the layers changes nothing, the ascending one is given. Evenness is an order for a list, no promise: of trained
-    networks it ordered neither scores nor grids; holes ordered the grids (docs/experiments/schedules.md).
+    of the layers changes nothing to the counts, the ascending one is given: networks that were trained with the same
+    rates in descending order were worse (docs/experiments/schedules.md).
 
     Args:
         layers: the number of layers, or per layer its number of parallel branches (1 for a plain layer).
