@@ -1,0 +1,57 @@
+"""Images a second of a folder's loader, beside what decoding alone allows.
+
+Run from the top of the checkout: ``python benchmarks/loader_speed.py FOLDER CROP_HEIGHT CROP_WIDTH``. Batches of 12
+crops with flips; the first pass decodes each image once, later ones cut from memory. The limit is Pillow reading the
+same files with the same threads. Each row is the best of five.
+"""
+
+import sys
+import time
+
+import numpy as np
+from PIL import Image
+
+from jaxconv.train.crops import readers
+from jaxconv.train.folder import describe_folder, find_pairs, folder_crops
+
+
+def decode(pair):
+    image, label = (Image.open(path) for path in pair)
+    return np.asarray(image.convert("RGB")), np.asarray(label)
+
+
+def best(run, images, repeats=5):
+    rates = []
+    for _ in range(repeats):
+        cpu, wall = time.process_time(), time.perf_counter()
+        run()
+        rates.append((images / (time.process_time() - cpu), images / (time.perf_counter() - wall)))
+    return max(rate for rate, _ in rates), max(rate for _, rate in rates)
+
+
+def main():
+    folder, *crop = sys.argv[1:]
+    crop = tuple(map(int, crop))
+    pairs = find_pairs(folder, "train")
+    record = describe_folder(folder, "train", None, 3)
+    count = len(pairs) // 12 * 12
+
+    def passes(crops):
+        for start in range(0, count, 12):
+            crops.batch(start, 12)
+
+    print("| what | images per second of processor time | images per second |\n|---|---|---|")
+    rows = {
+        "decoding alone (Pillow)": lambda: list(readers().map(decode, pairs[:count])),
+        "loader, first pass": lambda: passes(folder_crops(pairs, record, crop)),
+    }
+    kept = folder_crops(pairs, record, crop)
+    for number in range(len(pairs)):
+        kept.example(number)
+    rows["loader, later passes"] = lambda: passes(kept)
+    for name, run in rows.items():
+        print("| {} | {:.0f} | {:.0f} |".format(name, *best(run, count)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
