@@ -315,6 +315,14 @@ def test_maps_read_where_their_weights_are_not_zero(net, size):
     np.testing.assert_array_equal(counts, (np.abs(derivative) > 1e-7).astype(int))
 
 
+def test_the_derivative_of_a_resize_is_read():
+    image = jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
+    gradient = jax.grad(lambda x: (jc.resize(x, scale=2) ** 2).sum())
+    found, judge = receptive_field(gradient, image), receptive_field(gradient, image, method="gradient")
+    assert found.method == "jaxpr" and found.stride == (1, 1)
+    np.testing.assert_array_equal(found.mask((16, 16)), judge.mask((16, 16)))
+
+
 def test_an_upsampled_square_is_seen_as_a_square():
     field = receptive_field(lambda x: jc.resize(x, (128, 128)), jax.ShapeDtypeStruct((1, 16, 16, 12), jnp.float32))
     assert field.size == (2, 2)

@@ -4,6 +4,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxconv.jaxprs.constants import Const
@@ -319,6 +320,19 @@ def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     edge = Edge(inner, (None,) * len(inner.axes), tuple(range(len(inner.axes))))
     node = reader.graph.memo(key, lambda: reader.graph.node(inner.axes, [edge], "resize", reader.place, layer))
     return [reader.graph.value(node)]
+
+
+@rule("axis_map")
+def _axis_map(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    """What the derivative of a resize or a mean is applied as."""
+    axis, m, apply_map = (eqn.params[name] for name in ("axis", "m", "apply_map"))
+    made = jax.make_jaxpr(lambda x: apply_map(x, axis, m))(
+        jax.ShapeDtypeStruct(inputs[0].shape, eqn.invars[0].aval.dtype)
+    )
+    outer, reader.in_map = reader.in_map, True
+    outputs = reader.inside("", made, inputs)
+    reader.in_map = outer
+    return outputs
 
 
 def _finite_or_read_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
