@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from scipy.linalg import sqrtm
 
 import jaxconv as jc
 from benchmarks.experiments.common import rounded, runner, shared, spectrum_lines, train
@@ -102,7 +101,8 @@ def frechet(a, b):
     Source: Heusel et al. 2017 (arXiv:1706.08500), with this small classifier's features for Inception's.
     """
     (m, c), (n, d) = ((f.mean(0), np.cov(f, rowvar=False)) for f in (a.astype(np.float64), b.astype(np.float64)))
-    return float(((m - n) ** 2).sum() + np.trace(c + d - 2 * sqrtm(c @ d).real))
+    shared_part = np.sqrt(np.linalg.eigvals(c @ d).real.clip(0)).sum()  # trace((C_a C_b)^1/2)
+    return float(((m - n) ** 2).sum() + np.trace(c + d) - 2 * shared_part)
 
 
 def quality(images, steps):
