@@ -535,12 +535,22 @@ def test_crops_add_up_and_a_latent_is_not_cut():
 
 
 def test_costly_networks_are_measured_on_fewer_images(monkeypatch):
+    from jaxconv.analysis.field import cost
     from jaxconv.explain import collect
 
     image = jax.ShapeDtypeStruct((1, 24, 16, 1), jnp.float32)
     made = []
     monkeypatch.setattr(collect, "measured", lambda *args, draws, **_: made.append(draws))
     for budget in (1e11, 10 * 24 * 16 * 9 * (2 + 4 + 4 + 4) // 2):
-        monkeypatch.setattr(collect, "BUDGET", budget)
+        monkeypatch.setattr(cost, "BUDGET", budget)
         explain(Target("dilated", dilated, (image,)), tile=32)
     assert made == [8, 5]
+
+
+def test_a_costly_model_is_looked_at_on_a_smaller_image(monkeypatch):
+    from jaxconv.explain import target
+
+    monkeypatch.setattr(target, "LARGE", 1e6)
+    small = resolve("fsrcnn")
+    assert small.args[0].shape == (1, 128, 128, 3) and any("256×256 takes 2 billion" in r for r in small.remarks)
+    assert resolve("fsrcnn", shape=(1, 256, 256, 3)).args[0].shape == (1, 256, 256, 3)

@@ -15,7 +15,7 @@ from jaxconv import analysis
 from jaxconv._text import place_and_whole
 from jaxconv.analysis import Checkerboard, EffectiveField, GradientField, Gridding, ReceptiveField
 from jaxconv.analysis.dilation.gridding import LayerGridding, layerwise
-from jaxconv.analysis.field.cost import Cost
+from jaxconv.analysis.field.cost import BUDGET, Cost
 from jaxconv.analysis.field.effective import measured
 from jaxconv.analysis.field.gradient import Pullback
 from jaxconv.analysis.field.inputs import inputs_for
@@ -28,7 +28,6 @@ TILE, TILE_OF_VOLUMES = 512, 96  # as `predict` takes
 FLAT_IMAGES = 4
 DRAWS = 8
 LATENT = 16  # positions a side: what is no larger and is enlarged stands for a whole image already
-BUDGET = 6e10  # multiply-adds: one gradient of 25e9 takes 1.5 seconds of two CPU cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +157,8 @@ def explain(
     pullback = Pullback(target.fn, target.args, output)
     compiled = Thread(target=lambda: _quietly(pullback.compile), daemon=True)
     compiled.start()
-    affordable = int(BUDGET / max(pullback.cost.multiply_adds, 1))
-    gradients = min(max(affordable // 2, 1), FLAT_IMAGES)
-    draws = draws or min(max(affordable, 1), DRAWS)
+    gradients = min(pullback.cost.affordable // 2, FLAT_IMAGES)
+    draws = draws or min(pullback.cost.affordable, DRAWS)
     traced: Traced | str
     if isinstance(field, ReceptiveField):
         traced = field.traced
@@ -222,7 +220,7 @@ def advise(
         shape[axis] += -(-(8 * tile + 4 * int(size)) // align) * align  # congruent to a size that the function takes
     concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(rest))
     # Crops of random pixels are compared where that is cheap.
-    verify = concrete and (cost is None or cost.equations < 300 and _work(cost, field, tile) < BUDGET / 10)
+    verify = concrete and (cost is None or cost.equations < 300 and _work(cost, field, tile) < BUDGET / 5)
     run = analysis.tiled(target.fn, tile, spatial_axes=spatial_axes, verify=verify)
     try:
         plans, *_ = run.plan(jax.ShapeDtypeStruct(tuple(shape), image.dtype), *rest)

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 
 from jaxconv._import import module_of
+from jaxconv.analysis.field.cost import Cost, cost_of
 from jaxconv.explain.weights import planned
 
 SIDE = 256
 LONGEST = 512  # of a photograph's longer side, unless --input says otherwise
 STEP = 32  # sizes that all usual networks take
+LARGE = 3e10  # multiply-adds, above which a model of the registry is looked at on a smaller image
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _of_onnx(path: Path, shape: Any, image: Any, spatial_axes: Any) -> Target:
         remarks.append(f"the other inputs are zeros: {', '.join(name for name, _ in others)}")
     arguments = (jax.ShapeDtypeStruct(shape, np.float32),)
     target = Target(path.name, lambda x: fn(params, x, *rest), arguments, picture, tuple(remarks), axes)
-    _try(target)
+    _tried(target)
     return target
 
 
@@ -167,7 +169,7 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
             "MODULE:FUNCTION or FILE.py:FUNCTION"
         )
     kind = REGISTRY[name]
-    usual = {"in_channels": shape[-1] if shape is not None else 3, "classes": 12}
+    defaults = {"in_channels": shape[-1] if shape is not None else 3, "classes": 12}
     # The metaclass of NNX modules hides a class's own signature.
     # A partial of the registry's is a network with some arguments given.
     made, given = getattr(kind, "func", kind), getattr(kind, "keywords", {})
@@ -175,18 +177,23 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
     needed = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name not in given]
     if name == "segmentation":
         raise ValueError(f"segmentation is made of an architecture and an encoder: name one of {', '.join(REGISTRY)}")
-    chosen = {p: usual[p] for p in needed if p in usual}
+    chosen = {p: defaults[p] for p in needed if p in defaults}
     if hasattr(made, "levels"):
         chosen["classes"] = 0  # a classifier's feature map: its head has no places
     remarks = ["the weights are drawn at random" + "".join(f", {k}={v}" for k, v in chosen.items())]
     usual_shape = getattr(made, "example", None) or (1, SIDE, SIDE, 3)
+    usual = shape is None and image is None and usual_shape == (1, SIDE, SIDE, 3)
     shape, picture, more = _image(shape, image, usual_shape, 3, spatial_axes)
 
     from flax import nnx
 
     # Shapes first: a wrong one is known before any weight is drawn.
     shapes, draw = planned(lambda: kind(**chosen, rngs=nnx.Rngs(0)))
-    _of_module(name, shapes, shape, picture, [])
+    shapes.eval()
+    work = _tried(Target(name, shapes, (jax.ShapeDtypeStruct(tuple(shape), np.float32),))).multiply_adds
+    if usual and work > LARGE:
+        shape = (1, SIDE // 2, SIDE // 2, 3)
+        more.append(f"a smaller image, as one of {SIDE}×{SIDE} takes {work / 1e9:.0f} billion multiply-adds (--input)")
     model = draw()
     model.eval()
     image_shape = jax.ShapeDtypeStruct(tuple(shape), np.float32)
@@ -196,7 +203,7 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
 def _of_module(name: str, model: Any, shape: Any, picture: Any, remarks: Sequence[str]) -> Target:
     model.eval()
     target = Target(name, model, (jax.ShapeDtypeStruct(tuple(shape), np.float32),), picture, tuple(remarks))
-    _try(target)
+    _tried(target)
     return target
 
 
@@ -224,7 +231,7 @@ def _of_name(what: str, shape: Any, image: Any, spatial_axes: Any) -> Target:
         fn.eval()
     name = f"{Path(place).name}:{attribute}" if place.endswith(".py") else what
     target = Target(name, fn, tuple(args), picture, tuple(remarks))
-    _try(target)
+    _tried(target)
     return target
 
 
@@ -246,13 +253,13 @@ def _call_without_arguments(value: Any, what: str) -> tuple[Any, ...]:
     return value
 
 
-def _try(target: Target) -> None:
-    """The function must take its arguments: the error is its own, in one sentence."""
+def _tried(target: Target) -> Cost:
+    """What the function costs. It must take its arguments: the error is its own, in one sentence."""
     from jaxconv.jaxprs.modules import with_state
 
     try:
         pure, args = with_state(target.fn, target.args)
-        jax.eval_shape(pure, *args)
+        return cost_of(jax.make_jaxpr(pure)(*args))
     except Exception as error:
         shapes = ", ".join(str(tuple(a.shape)) for a in jax.tree.leaves(target.args) if hasattr(a, "shape"))
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""

@@ -8,6 +8,8 @@ import jax
 
 from jaxconv.jaxprs.walk import jaxprs_in, opened
 
+BUDGET = 4e10  # multiply-adds: one gradient of 25e9 takes 1.5 seconds of two CPU cores
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -16,6 +18,11 @@ class Cost:
     equations: int = 0
     multiply_adds: int = 0
     elements: int = 0
+
+    @property
+    def affordable(self) -> int:
+        """How many gradients `explain` takes of it: 12, or of a large network what is done in a few seconds."""
+        return min(max(int(BUDGET / max(self.multiply_adds, 1)), 2), 12)
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(

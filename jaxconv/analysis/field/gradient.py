@@ -28,9 +28,6 @@ def numbers_for(args: Sequence[Any], seed: int) -> list[Any]:
     return [image, *rest]
 
 
-RUNS = 12  # of one gradient, as `explain` needs them
-
-
 class Pullback:
     """The gradient of one output with respect to the image, compiled once for all that is measured with it.
 
@@ -50,7 +47,7 @@ class Pullback:
         self.differentiable = all(jnp.issubdtype(x.dtype, jnp.inexact) for x in (self.args[0], self.result))
         self.cost = cost_of(traced.jaxpr)
 
-        @partial(jax.jit, compiler_options=compiler_options(self.cost, RUNS))
+        @partial(jax.jit, compiler_options=compiler_options(self.cost, self.cost.affordable))
         def pull(image: Any, rest: Any, cotangent: Any) -> Any:
             return jax.vjp(lambda x: run(x, *rest), image)[1](cotangent)[0]
 

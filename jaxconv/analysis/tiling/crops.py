@@ -215,16 +215,19 @@ def _even_growth(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], l
 def _even(at: AtSizes, sizes: Sequence[int], crops: Sequence[int], aligns: Sequence[int], cut: Sequence[int]) -> bool:
     """Whether every value grows in proportion where all axes grow at once, which takes fewer traces."""
     shifts = [align * (i in cut) for i, align in enumerate(aligns)]
-    near = {(sizes[i] - crops[i]) // aligns[i] for i in cut}
-    far = max(_far(aligns[i]) for i in cut)
-    return len(near) == 1 and not any(uneven_growth(at, crops, shifts, steps) for steps in (*near, far))
+    near = [(n - crop) // align for n, crop, align in zip(sizes, crops, aligns, strict=True)]
+    far = [max(_far(aligns[i]) for i in cut)] * len(sizes)
+    return not any(uneven_growth(at, crops, shifts, steps) for steps in (near, far))
 
 
 def _uneven(at: AtSizes, crops: Sequence[int], i: int, period: int, size: int) -> str | None:
     """A value that does not grow in proportion, to the image or far beyond: a few steps may look even by chance."""
     shifts = with_size([0] * len(crops), i, period)
-    near = uneven_growth(at, crops, shifts, (size - crops[i]) // period) if size > crops[i] else None
-    return near or uneven_growth(at, crops, shifts, _far(period))
+    near = [(size - crops[i]) // period] * len(crops)
+    far = [_far(period)] * len(crops)
+    return (uneven_growth(at, crops, shifts, near) if size > crops[i] else None) or uneven_growth(
+        at, crops, shifts, far
+    )
 
 
 def _far(period: int) -> int:
@@ -254,7 +257,7 @@ def _around(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[list[int], list[b
             or crop >= n
             or need > crop
             or changed_step(at, tried, i, longer, n)
-            or uneven_growth(at, tried, shifts, (n - crop) // a)
+            or uneven_growth(at, tried, shifts, [(n - crop) // a] * len(crops))
         ):
             raise TilingRefused(grows(at.axes[i], n, t))
         crops, circular[i] = tried, True

@@ -154,18 +154,20 @@ def _whole_sizes(at: AtSizes, crops: Sequence[int], i: int, size: int, link: Lin
     return link.n_in, link.n_out
 
 
-def uneven_growth(at: AtSizes, crops: Sequence[int], shifts: Sequence[int], steps: int) -> str | None:
+def uneven_growth(at: AtSizes, crops: Sequence[int], shifts: Sequence[int], steps: Sequence[int]) -> str | None:
     """A value whose size does not grow in proportion from the crops, by `steps` times `shifts`; None where all do.
 
     `OTHER_STEPS` where that cannot be told: loops over parts of the image, or a padding that only some sizes have.
     """
-    sizes = [[n + k * shift for n, shift in zip(crops, shifts, strict=True)] for k in (0, 1, steps)]
+    sizes = [list(crops), [n + s for n, s in zip(crops, shifts, strict=True)]]
+    sizes.append([n + k * s for n, s, k in zip(crops, shifts, steps, strict=True)])
     shapes = [at.equations(s) for s in sizes]
     if len({tuple(name for name, _ in found) for found in shapes}) != 1:
         return OTHER_STEPS
+    factors = {k for k, shift in zip(steps, shifts, strict=True) if shift}
     for (name, small), (_, next_), (_, whole) in zip(*shapes, strict=True):
         for a, b, c in zip(small, next_, whole, strict=False):
-            if any(z - x != steps * (y - x) for x, y, z in zip(a, b, c, strict=False)):
+            if any(z - x not in {k * (y - x) for k in factors} for x, y, z in zip(a, b, c, strict=False)):
                 here, there, far = (
                     " by ".join(str(n) for n, shift in zip(s, shifts, strict=True) if shift) for s in sizes
                 )
