@@ -54,7 +54,10 @@ def with_jaxconv(clock):
     from rich.console import Console
 
     from jaxconv.train import TrainConfig, train
+    from jaxconv.train.command import keep_memory
     from jaxconv.train.data import load_data
+
+    keep_memory()  # as `jaxconv train` does
 
     config = TrainConfig(steps=WARM + STEPS, eval_every=10_000, test_images=4, checkpoint_every=10_000)
     data, source = load_data(config), mosaics()

@@ -273,3 +273,23 @@ def test_output_that_nobody_reads_to_its_end_is_no_error():
     program.stdout.close()  # as `| head` does once it has read enough
     assert program.stderr.read() == b"" and program.wait() in (0, 141)
     program.stderr.close()
+
+
+def test_training_keeps_freed_memory_unless_the_environment_says_how(monkeypatch):
+    from types import SimpleNamespace
+
+    from jaxconv.train import command
+
+    asked = []
+    for name in command._CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    library = SimpleNamespace(mallopt=lambda parameter, value: asked.append((parameter, value)))
+    monkeypatch.setattr(command.ctypes, "CDLL", lambda name: library)
+    command.keep_memory()
+    assert asked == [(-8, 1), (-4, 0), (-1, 2**31 - 1)]
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    command.keep_memory()
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    monkeypatch.setattr(command.ctypes, "CDLL", lambda name: SimpleNamespace())  # another C library
+    command.keep_memory()
+    assert len(asked) == 3
