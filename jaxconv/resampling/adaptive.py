@@ -158,5 +158,5 @@ def _taps(n: int, m: int) -> Array:
     """What each window reads, (m, longest); a shorter one repeats its last element, which changes no maximum."""
     q, dtype = np.arange(m), index_dtype([n])
     begin, end = q * n // m, -(-(q + 1) * n // m)
-    taps = jnp.asarray(begin, dtype)[:, None] + lax.iota(dtype, int((end - begin).max()))
+    taps = jnp.asarray(begin, dtype)[:, None] + lax.iota(dtype, int(np.max(end - begin)))
     return jnp.minimum(taps, jnp.asarray(end - 1, dtype)[:, None])
