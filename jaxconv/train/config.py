@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 import runpy
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,34 @@ from typing import Any
 
 from jaxconv.train.augment import Augment
 from jaxconv.train.files import refuse_unknown
-from jaxconv.train.recipe import OPTIMISERS, SCHEDULES, mixture
 from jaxconv.train.record import COLOUR, LONGEST, MOST_BANDS
 from jaxconv.train.typed import check_fields
 
+LOSSES = ("cross_entropy", "dice", "focal", "lovasz", "sigmoid")
+OPTIMISERS = ("adamw", "sgd", "lion", "lamb")
+SCHEDULES = ("cosine", "poly", "onecycle", "constant")
 CHOICES = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "compute": ("float32", "bfloat16")}
+
+
+def mixture(text: str, legal: tuple[str, ...] = LOSSES) -> dict[str, float]:
+    """Name -> factor, from ``[FACTOR*]NAME`` with ``+`` between them.
+
+    Raises:
+        ValueError: no such name, a factor that is not positive, or a name that comes twice.
+
+    >>> mixture("cross_entropy+0.5*dice")
+    {'cross_entropy': 1.0, 'dice': 0.5}
+    """
+    parts: dict[str, float] = {}
+    for part in text.split("+"):
+        match = re.fullmatch(r"\s*(?:(\d+\.?\d*|\.\d+)\s*\*)?\s*(\w+)\s*", part)
+        name, factor = (match[2], float(match[1] or 1)) if match else ("", 0.0)
+        if name not in legal or name in parts or not factor > 0:
+            raise ValueError(
+                f"loss={text!r}: {part!r} is not NAME or FACTOR*NAME, or comes twice; losses are {', '.join(legal)}"
+            )
+        parts[name] = factor
+    return parts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,7 +184,7 @@ def make_loss(
     """The loss ``(outputs, labels)`` of a network that gives logits, or logits with those of auxiliary heads after.
 
     Args:
-        mixture: name in `LOSSES` -> factor, as from `jaxconv.train.recipe.mixture`.
+        mixture: name in `LOSSES` -> factor, as from `jaxconv.train.config.mixture`.
         ignore_index: label that does not count.
         class_weights: (classes,) weights, or None.
         aux_weight: factor of each auxiliary head's loss; smaller heads are resized to the labels.

@@ -1,42 +1,16 @@
-"""How a network learns: optimisers, schedules and mixtures of losses by name."""
+"""How a network learns: the optimiser and the schedule that a config names."""
 
 import functools
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from jaxconv.train.config import TrainConfig
 
 if TYPE_CHECKING:
     import optax
 
-    from jaxconv.train.config import TrainConfig
 
-LOSSES = ("cross_entropy", "dice", "focal", "lovasz", "sigmoid")
-OPTIMISERS = ("adamw", "sgd", "lion", "lamb")
-SCHEDULES = ("cosine", "poly", "onecycle", "constant")
-
-
-def mixture(text: str, legal: tuple[str, ...] = LOSSES) -> dict[str, float]:
-    """Name -> factor, from ``[FACTOR*]NAME`` with ``+`` between them.
-
-    Raises:
-        ValueError: no such name, a factor that is not positive, or a name that comes twice.
-
-    >>> mixture("cross_entropy+0.5*dice")
-    {'cross_entropy': 1.0, 'dice': 0.5}
-    """
-    parts: dict[str, float] = {}
-    for part in text.split("+"):
-        match = re.fullmatch(r"\s*(?:(\d+\.?\d*|\.\d+)\s*\*)?\s*(\w+)\s*", part)
-        name, factor = (match[2], float(match[1] or 1)) if match else ("", 0.0)
-        if name not in legal or name in parts or not factor > 0:
-            raise ValueError(
-                f"loss={text!r}: {part!r} is not NAME or FACTOR*NAME, or comes twice; losses are {', '.join(legal)}"
-            )
-        parts[name] = factor
-    return parts
-
-
-def make_schedule(config: "TrainConfig") -> "optax.Schedule":
+def make_schedule(config: TrainConfig) -> "optax.Schedule":
     """The learning rate of each step: a linear warm-up to the peak, then the schedule down to ``config.steps``."""
     import optax
 
@@ -53,7 +27,7 @@ def make_schedule(config: "TrainConfig") -> "optax.Schedule":
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), rest], [warm]) if warm else rest
 
 
-def make_optimizer(config: "TrainConfig") -> "optax.GradientTransformation":
+def make_optimizer(config: TrainConfig) -> "optax.GradientTransformation":
     """The optimiser of a config: gradients clipped by their global norm, weight decay on kernels only."""
     import jax
     import optax

@@ -17,14 +17,14 @@ from flax import nnx
 from jaxconv.models import freeze
 from jaxconv.train import runfolder
 from jaxconv.train.baseline import fit_intensity_classifier
-from jaxconv.train.config import TrainConfig
+from jaxconv.train.config import TrainConfig, mixture
 from jaxconv.train.data import Data
 from jaxconv.train.devices import Devices, jit_once
 from jaxconv.train.losses import enet_class_weights, make_loss
 from jaxconv.train.metrics import Boundaries, confusion_of, mean_iou
 from jaxconv.train.own import all_finite
 from jaxconv.train.picture import comparison, drawn, save_confusion, save_picture
-from jaxconv.train.recipe import make_optimizer, mixture
+from jaxconv.train.recipe import make_optimizer
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.segment import Predict, best_class, main_output, make_forward, score, segmenter
 from jaxconv.train.weights import start_from
