@@ -35,9 +35,12 @@ SMALL = [
 def run_program(*arguments, **options):
     command = [sys.executable, "-m", "jaxconv.cli", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT, **options
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def interruptible():  # also where these tests run in the background, whose programs ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(command, env=environment, cwd=ROOT, preexec_fn=interruptible, **streams, **options)
 
 
 @pytest.fixture(scope="module")
