@@ -15,9 +15,9 @@ from jaxconv.models import FSRCNN
 
 NAME = "super_resolution"
 SETTINGS = {
-    "full": {"steps": 4000, "looks": 4},
-    "reduced": {"steps": 100, "looks": 2},
-    "smallest": {"steps": 2, "looks": 1},
+    "full": {"steps": 6000, "rate": 2e-3, "looks": 4},
+    "reduced": {"steps": 100, "rate": 2e-3, "looks": 2},
+    "smallest": {"steps": 2, "rate": 2e-3, "looks": 1},
 }
 PUBLISHED = "published weights"
 VARIANTS, ONCE = ["FSRCNN x2", PUBLISHED], (PUBLISHED,)
@@ -123,7 +123,9 @@ def run(variant, seed, settings):
     curve, steps, looks = [], settings["steps"], settings["looks"]
     at = {steps * n // looks: lambda n=n: curve.append([steps * n // looks, round(score(larger), 3)])
           for n in range(1, looks)}  # fmt: skip
-    logged = train(model, steps, pairs, lambda output, target: ((output - target) ** 2).mean(), rate=5e-3, at=at)
+    logged = train(
+        model, steps, pairs, lambda output, target: ((output - target) ** 2).mean(), rate=settings["rate"], at=at
+    )
     scores = {"psnr": round(score(larger), 3), "bicubic": round(score(bicubic), 3)}
     with contextlib.suppress(FileNotFoundError):  # the training needs no Set5
         scores |= {f"Set5, {name}": value for name, value in set5(planes(larger)).items()}
