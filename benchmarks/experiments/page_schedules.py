@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.experiments import common, schedules, streets
-from benchmarks.experiments.tables import ranked, runs_of, said, table, values
+from benchmarks.experiments.tables import ranked, runs_of, said, start_over_end, table, values
 
 COLOURS = np.array([[31, 119, 180], [44, 160, 44], [140, 86, 75], [255, 187, 120], [227, 119, 194], [23, 23, 80],
                     [255, 230, 0]], np.uint8)  # fmt: skip
@@ -116,20 +116,16 @@ def draw_predictions():
 
 def draw_fields():
     """Gradient energy of the middle output at the start and at the end."""
-    kept = {
-        name: runs[0]["effective"]
+    columns = {
+        name.replace("; ", "\n").replace("sawtooth ", ""): [runs[0]["effective"][when] for when in ("before", "after")]
         for name, runs in runs_of(schedules).items()
         if "energy" in runs[0]["effective"]["after"]
     }
-    figure = Figure(figsize=(1.05 * len(kept), 2.8), layout="constrained")
-    for column, (name, found) in zip(figure.subplots(2, len(kept), squeeze=False).T, kept.items()):
-        for ax, when in zip(column, ("before", "after")):
-            ax.imshow(common.unpacked(found[when]["energy"]), cmap="viridis", vmin=0, vmax=255)
-            ax.set(xticks=[], yticks=[])
-        column[0].set_title(name.replace("; ", "\n").replace("sawtooth ", ""), fontsize=7)
-    figure.axes[0].set_ylabel("start", fontsize=8)
-    figure.axes[len(kept)].set_ylabel("end", fontsize=8)
-    return figure
+
+    def draw(ax, found):
+        ax.imshow(common.unpacked(found["energy"]), cmap="viridis", vmin=0, vmax=255)
+
+    return start_over_end(columns, 1.05, 2.8, draw)
 
 
 TABLES = {

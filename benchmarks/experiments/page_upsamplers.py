@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.experiments import common, digits, published, upsamplers
-from benchmarks.experiments.tables import ranked, runs_of, said, table, values
+from benchmarks.experiments.tables import ranked, runs_of, said, start_over_end, table, values
 from benchmarks.write_tables import NotRecorded
 
 MOMENTS = ("start", "middle", "end")
@@ -146,20 +146,18 @@ def draw_checkerboards():
 
 def draw_generated():
     """The generators' image of one held-out mosaic, at the start and at the end."""
-    kept = {
-        name: runs[0]["pictures"] for name, runs in runs_of(upsamplers, "; generator").items() if "pictures" in runs[0]
+    columns = {
+        name.partition(";")[0]: [runs[0]["pictures"][when] for when in ("start", "end")]
+        for name, runs in runs_of(upsamplers, "; generator").items()
+        if "pictures" in runs[0]
     }
-    figure = Figure(figsize=(1.5 * len(kept), 3.4), layout="constrained")
-    for column, (name, pictures) in zip(figure.subplots(2, len(kept), squeeze=False).T, kept.items()):
-        for ax, when in zip(column, ("start", "end")):
-            picture = common.unpacked(pictures[when]).astype(float)[8:40, 8:40]
-            low, high = np.percentile(picture, (1, 99))
-            ax.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-        column[0].set_title(name.partition(";")[0], fontsize=7)
-    figure.axes[0].set_ylabel("start", fontsize=8)
-    figure.axes[len(kept)].set_ylabel("end", fontsize=8)
-    return figure
+
+    def draw(ax, packed):
+        picture = common.unpacked(packed).astype(float)[8:40, 8:40]
+        low, high = np.percentile(picture, (1, 99))
+        ax.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1), interpolation="nearest")
+
+    return start_over_end(columns, 1.5, 3.4, draw)
 
 
 TABLES = {

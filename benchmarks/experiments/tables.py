@@ -1,9 +1,10 @@
-"""What the tables share: runs of a record, means with deviations, rank correlations."""
+"""What tables and figures share: runs of a record, means with deviations, rank correlations, pictures over pictures."""
 
 import math
 from itertools import groupby
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from benchmarks.experiments import common
@@ -50,3 +51,23 @@ def ranked(named, target):
     """Spearman's rank correlations of lists with a target, as a sentence."""
     found = {name: spearmanr(one, target)[0] for name, one in named.items() if min(len(set(one)), len(set(target))) > 1}
     return ", ".join(f"{name} {'none' if math.isnan(value) else f'{value:+.2f}'}" for name, value in found.items())
+
+
+def start_over_end(columns, width, height, draw):
+    """A figure with a column of two pictures for each title, the start of a training over its end.
+
+    Args:
+        columns: title to a pair of whatever ``draw(axes, one)`` draws.
+        width: of a column, in inches.
+        height: of the figure, in inches.
+        draw: draws one picture.
+    """
+    figure = Figure(figsize=(width * len(columns), height), layout="constrained")
+    for column, (title, pair) in zip(figure.subplots(2, len(columns), squeeze=False).T, columns.items()):
+        for ax, one in zip(column, pair):
+            draw(ax, one)
+            ax.set(xticks=[], yticks=[])
+        column[0].set_title(title, fontsize=7)
+    figure.axes[0].set_ylabel("start", fontsize=8)
+    figure.axes[len(columns)].set_ylabel("end", fontsize=8)
+    return figure

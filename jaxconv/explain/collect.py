@@ -21,10 +21,10 @@ from jaxconv.analysis.field.gradient import Pullback
 from jaxconv.analysis.field.inputs import inputs_for
 from jaxconv.analysis.graph.sweep import alignments
 from jaxconv.analysis.graph.trace import Traced, spatial_axes_of
+from jaxconv.analysis.tiling.tiled import TILES
 from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, predicted
 from jaxconv.explain.target import Target
 
-TILE, TILE_OF_VOLUMES = 512, 96  # as `predict` takes
 FLAT_IMAGES = 4
 DRAWS = 8
 LATENT = 16  # positions a side: what is no larger and is enlarged stands for a whole image already
@@ -113,7 +113,7 @@ def explain(
         spatial_axes: spatial axes of the image; all but the first and the last by default.
         output: which output is meant, where there are several.
         draws: number of random inputs for the effective receptive field; None for 8, fewer of a network that computes
-            more than 12 billion multiply-adds.
+            more than 5 billion multiply-adds.
         tile: tile in input pixels that the advice on tiling is for; None for 512, and 96 for a volume.
         report: is told the name of each step before it begins.
 
@@ -167,7 +167,7 @@ def explain(
         traced = failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
     latent = max(field.stride) < 1 and max(field.input_size) <= LATENT
     if not latent and max(field.input_size) > 1:  # nobody has a larger one
-        size = tile or (TILE if len(axes) < 3 else TILE_OF_VOLUMES)
+        size = tile or TILES.get(len(axes), TILES[3])
         whole.tiling = step("tiling", lambda: advise(target, field, size, spatial_axes, pullback.cost))
     step("compiling the gradient", compiled.join)
     whole.board = step(

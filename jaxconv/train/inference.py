@@ -9,9 +9,10 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.analysis import TilingRefused, tiled
+from jaxconv.analysis.tiling.tiled import TILES
 from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
-from jaxconv.train.segment import LARGE, TILES, network_function
+from jaxconv.train.segment import LARGE, network_function
 
 FLIPS = {"none": ((1, 1),), "horizontal": ((1, 1), (1, -1)), "both": ((1, 1), (1, -1), (-1, 1), (-1, -1))}
 

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconv.analysis import tiled
+from jaxconv.analysis.tiling.tiled import TILES, tiled
 from jaxconv.train.metrics import Boundaries, confusion_of
 from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
 
 LARGE = 1 << 20  # pixels: larger images are computed in tiles
-TILES = {2: 512, 3: 96}  # a tile's side, of images and of volumes
 Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 

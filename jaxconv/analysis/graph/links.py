@@ -89,7 +89,8 @@ class Link:
         if jump is not None and self.affine is not None:
             values = _slid(array, self.affine, jump, np.maximum if largest else np.minimum, nothing)
         else:
-            values = np.where(self.index >= 0, array[..., np.where(self.index >= 0, self.index, 0)], nothing)
+            valid = self.index >= 0
+            values = np.where(valid, array[..., np.where(valid, self.index, 0)], nothing)
             values = values.max(-1) if largest else values.min(-1)
         return np.moveaxis(values, -1, axis)
 

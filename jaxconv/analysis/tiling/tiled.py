@@ -18,6 +18,7 @@ from ..graph.trace import spatial_axes_of
 from .crops import Plan, TilingRefused, grows, plan_of
 from .statistics import KINDS, Statistics
 
+TILES = {1: 512, 2: 512, 3: 96}  # a tile's side where nobody chose one, by the number of spatial axes
 # By how much, of the largest value, results of the same pixels may differ.
 _SAME = 1e-3
 

@@ -298,10 +298,8 @@ def _pool_windows(indices: Anything) -> dict[int, Relation] | None:
 
 def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     """What is inside tells what a resize reads; around it stands one layer, not one product for every axis."""
-    before, outer = len(reader.graph.nodes), reader.in_map
-    reader.in_map = True
-    outputs = reader.inside("", eqn.params["jaxpr"], inputs)
-    reader.in_map = outer
+    before = len(reader.graph.nodes)
+    outputs = _inside_map(reader, eqn.params["jaxpr"], inputs)
     if len(outputs) != 1 or not isinstance(outputs[0], Value) or not isinstance(inputs[0], Value):
         return outputs
     value, old = outputs[0], inputs[0]
@@ -326,11 +324,15 @@ def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
 def _axis_map(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     """What the derivative of a resize or a mean is applied as."""
     axis, m, apply_map = (eqn.params[name] for name in ("axis", "m", "apply_map"))
-    made = jax.make_jaxpr(lambda x: apply_map(x, axis, m))(
-        jax.ShapeDtypeStruct(inputs[0].shape, eqn.invars[0].aval.dtype)
-    )
+    x = eqn.invars[0].aval
+    made = jax.make_jaxpr(lambda x: apply_map(x, axis, m))(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return _inside_map(reader, made, inputs)
+
+
+def _inside_map(reader: Reader, jaxpr: Any, inputs: list[Anything]) -> list[Anything]:
+    """The outputs of a jaxpr whose equations are those of a linear map along an axis."""
     outer, reader.in_map = reader.in_map, True
-    outputs = reader.inside("", made, inputs)
+    outputs = reader.inside("", jaxpr, inputs)
     reader.in_map = outer
     return outputs
 
