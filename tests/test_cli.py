@@ -36,11 +36,9 @@ def run_program(*arguments, **options):
     command = [sys.executable, "-m", "jaxconv.cli", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-
-    def interruptible():  # also where these tests run in the background, whose programs ignore Ctrl-C
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    return subprocess.Popen(command, env=environment, cwd=ROOT, preexec_fn=interruptible, **streams, **options)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests in the background: a program inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # not preexec_fn: it forks under JAX, which warns
+    return subprocess.Popen(command, env=environment, cwd=ROOT, **streams, **options)
 
 
 @pytest.fixture(scope="module")
