@@ -251,7 +251,7 @@ def data_of(config):
 
 def stepped(config, steps=2):
     """The first state and the last one, and the losses."""
-    task = Segmentation.build(config, data_of(config), Devices.of("data=1", config.batch_size, config.crop[0]))
+    task = Segmentation(config, data_of(config), Devices.of("data=1", config.batch_size, config.crop[0]))
     state, found = task.init(print), []
     first = jax.tree.map(np.asarray, state)
     for number in range(steps):
@@ -309,7 +309,7 @@ def test_means_start_from_the_weights_that_a_run_starts_from(tmp_path):
     from jaxconv.train.runfolder import save_weights
 
     config = CONFIG.override(ema=0.9)
-    task = Segmentation.build(config, data_of(config), Devices.of("data=1", 4, 8))
+    task = Segmentation(config, data_of(config), Devices.of("data=1", 4, 8))
     state = task.init(print)
     doubled = jax.tree.map(lambda leaf: 2 * leaf, state["params"])
     path = save_weights(tmp_path / "w.safetensors", nnx.merge_state(doubled, state["stats"]))

@@ -158,7 +158,7 @@ def test_masks_are_named_counted_and_need_a_loss_that_takes_them(tmp_path):
     assert not found.faults and found.record.class_names == ("a", "b") and found.record.multi_label
     assert found.splits[0].labels == {0: MASKS[..., 0].sum(), 1: MASKS[..., 1].sum()} and found.splits[0].pixels == 63
     with pytest.raises(ValueError, match="cross_entropy takes one class: --loss sigmoid, dice or lovasz"):
-        Segmentation.build(config, load_data(config), Devices.of("data=1", 12, 4))
+        Segmentation(config, load_data(config), Devices.of("data=1", 12, 4))
 
 
 def test_scores_of_masks_are_those_of_each_class():

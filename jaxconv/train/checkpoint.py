@@ -63,7 +63,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        self._manager.save(step, args=ocp.args.StandardSave(_by_name(state)))
+        self._manager.save(step, args=ocp.args.StandardSave(by_name(state)))
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
         again = zip(jax.tree.leaves(state), jax.tree.leaves(self.restore(step, abstract)), strict=True)
         if not all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in again):
@@ -78,7 +78,7 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint holds other arrays (another model or optimizer); the message names the folder.
         """
-        names = _by_name(abstract)
+        names = by_name(abstract)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=device) for k, v in names.items()}
         try:
@@ -118,9 +118,9 @@ def _alone() -> dict[str, Any]:
     return {"multiprocessing_options": alone, "create": False}
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
+def by_name(tree: Any) -> dict[str, Any]:
     """Leaves under their paths: plain names survive a change of container classes between versions."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 

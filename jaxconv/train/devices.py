@@ -127,7 +127,7 @@ class Devices:
 
     def agreed(self, number: int) -> int:
         """The first process's number."""
-        return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
     def part(self, count: int) -> tuple[int, int]:
         """Where this process's part of ``count`` examples begins, and how many they are."""
@@ -147,8 +147,6 @@ class Devices:
 
     def lay(self, arrays: Any, sharding: NamedSharding) -> Any:
         """This process's part of a batch, with those of the others."""
-        if jax.process_count() == 1:
-            return jax.device_put(arrays, sharding)
         return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
 
     def local(self, tree: Any) -> Any:
@@ -163,14 +161,10 @@ class Devices:
 
     def own_rows(self, array: jax.Array) -> np.ndarray:
         """This process's part of an array that lies as batches do."""
-        if jax.process_count() == 1:
-            return np.asarray(array)
         return np.asarray(multihost_utils.global_array_to_host_local_array(array, self.mesh, self.split.spec))
 
     def total(self, counts: np.ndarray) -> np.ndarray:
         """The sum of whole numbers over all processes."""
-        if jax.process_count() == 1:
-            return counts
         # In two parts: without x64 jax has 32 bits.
         parts = np.stack([counts >> 30, counts & (2**30 - 1)]).astype(np.int32)
         high, low = np.asarray(multihost_utils.process_allgather(parts)).astype(np.int64).sum(0)

@@ -27,7 +27,7 @@ from jaxconv.train.log import MetricsLog
 from jaxconv.train.own import Own, OwnStep, own_step
 from jaxconv.train.picture import drawn, save_curves, save_image
 from jaxconv.train.prefetch import prefetch
-from jaxconv.train.progress import Interrupt, bar
+from jaxconv.train.progress import bar, interrupts
 from jaxconv.train.segmentation import Segmentation
 from jaxconv.train.start import open_run
 from jaxconv.train.survey import look
@@ -118,14 +118,14 @@ def _task(
 ) -> Task:
     """What is trained: a step of one's own, or a network that gives each pixel a class."""
     if hasattr(step, "batch"):
-        return Own.build(config, step, None, devices)
+        return Own(config, step, None, devices)
     folder_is_new = earlier is None and data is None and config.data is not None
     data = data or load_data(config, earlier.preprocessing if earlier else None)
     if folder_is_new:
         look(config, say)
     if step is not None:
-        return Own.build(config, step, data.train, devices)
-    task = Segmentation.build(config, data, devices)
+        return Own(config, step, data.train, devices)
+    task = Segmentation(config, data, devices)
     check_sizes(task.shape_of, config, data)
     return task
 
@@ -163,7 +163,7 @@ def _run_steps(
         say(f"resuming {folder} after step {done} of {config.steps}")
     patience = config.early_stop * config.eval_every
     end = devices.agreed(done if patience and best.age(done) >= patience else config.steps)
-    with Interrupt() as interrupt, bar(console, done, config.steps, config.batch_size) as show:
+    with interrupts() as interrupted, bar(console, done, config.steps, config.batch_size) as show:
         for number, batch in enumerate(prefetch(task.batch, done, end), done + 1):
             state, found, finite = task.step(state, *task.lay(batch))
             _check_finite(np.asarray(finite), task, number, folder)
@@ -178,7 +178,7 @@ def _run_steps(
                 log.add(number, numbers | scores, time.perf_counter() - began)
                 show(number, numbers, scores)
             over = patience > 0 and devices.agreed(scored and patience <= best.age(number))
-            stop = (devices.agreed(interrupt.requested) or over) and number < config.steps
+            stop = (devices.agreed(interrupted()) or over) and number < config.steps
             if number % config.checkpoint_every == 0 or number == config.steps or stop:
                 saved = devices.on_host(state)  # gathered by all processes
                 if devices.first:

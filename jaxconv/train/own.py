@@ -1,6 +1,5 @@
 """Trainings of one's own in the loop: two networks against each other, a regression."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.train.checkpoint import by_name
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.devices import Devices, jit_once
 from jaxconv.train.record import Preprocessing
@@ -45,43 +45,30 @@ class OwnStep(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
 class Own:
-    """What the loop needs to know of an `OwnStep`: the same as of `jaxconv.train.segmentation.Segmentation`."""
+    """What the loop needs to know of an `OwnStep`: the same as of `jaxconv.train.segmentation.Segmentation`.
 
-    config: TrainConfig
-    devices: Devices
-    abstract: Any
-    numbers: tuple[str, ...]
-    scores: tuple[str, ...]
-    step: Callable[..., tuple[Any, dict[str, Any], jax.Array]]
-    _init: Callable[[jax.Array], Any]
-    _given: Any
-    _source: Any
+    Args:
+        config: of the run; the model, the loss and the optimiser are the step's own affair.
+        given: an `OwnStep`, which is held against its own state, without computing one.
+        source: has ``batch``, where ``given`` has none.
+        devices: share the rows of a batch.
+
+    Raises:
+        ValueError: the step does not give a state as it took, or no numbers; the message names the difference.
+    """
 
     record = Preprocessing(class_names=("output",))
 
-    @classmethod
-    def build(cls, config: TrainConfig, given: Any, source: Any, devices: Devices) -> "Own":
-        """Holds the step against its own state, without computing one.
-
-        Args:
-            config: of the run; the model, the loss and the optimiser are the step's own affair.
-            given: an `OwnStep`.
-            source: has ``batch``, where ``given`` has none.
-            devices: share the rows of a batch.
-
-        Raises:
-            ValueError: the step does not give a state as it took, or no numbers; the message names the difference.
-        """
+    def __init__(self, config: TrainConfig, given: Any, source: Any, devices: Devices):
         key = jax.random.key(config.seed)
         source = given if hasattr(given, "batch") else source
         abstract = jax.eval_shape(given.init, key)
         shapes = jax.eval_shape(lambda: source.batch(0, config.batch_size))
         state, found = jax.eval_shape(given.step, abstract, key, *shapes)
         before, after = (
-            {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in found}
-            for found in (jax.tree_util.tree_flatten_with_path(tree)[0] for tree in (abstract, state))
+            {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+            for leaves in map(jax.tree_util.tree_leaves_with_path, (abstract, state))
         )
         changed = [name for name in before | after if before.get(name) != after.get(name)]
         if changed:
@@ -98,14 +85,10 @@ class Own:
             new, found = given.step(devices.moved(state, devices.everywhere), jax.random.fold_in(key, number), *batch)
             return new, found, jnp.stack([all_finite(found), all_finite(new)])
 
-        init = jit_once(given.init)
-        scores = tuple(given.metrics(init(key))) if hasattr(given, "metrics") else ()
-        return cls(config, devices, abstract, tuple(found), scores, step, init, given, source)
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """What the step was made with."""
-        return self.config.model_kwargs
+        self.config, self.devices, self.abstract, self.step = config, devices, abstract, step
+        self.kwargs, self._init, self._given, self._source = config.model_kwargs, jit_once(given.init), given, source
+        self.numbers: tuple[str, ...] = tuple(found)
+        self.scores: tuple[str, ...] = tuple(given.metrics(self._init(key))) if hasattr(given, "metrics") else ()
 
     def init(self, say: Callable[[str], None]) -> Any:
         """The state before the first step."""
@@ -132,16 +115,12 @@ class Own:
 
     def score(self, state: Any) -> dict[str, float]:
         """The step's own scores."""
-        return (
-            {name: float(value) for name, value in self._given.metrics(self.devices.local(state)).items()}
-            if self.scores
-            else {}
-        )
+        found = self._given.metrics(self.devices.local(state)) if self.scores else {}
+        return {name: float(value) for name, value in found.items()}
 
     def variables(self, state: Any) -> dict[str, Any]:
         """All of the state, by dotted names."""
-        leaves = jax.tree_util.tree_flatten_with_path(self.devices.local(state))[0]
-        return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+        return by_name(self.devices.local(state))
 
     def picture(self, state: Any) -> np.ndarray | None:
         """The step's own picture."""

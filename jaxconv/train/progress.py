@@ -6,40 +6,33 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class Interrupt:
-    """Turns the first SIGINT or SIGTERM into a flag that is looked at between steps; a second one acts at once.
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Says whether SIGINT or SIGTERM has come, to be asked between steps; a second one acts at once.
 
     Outside the main thread, where Python allows no signal handlers, nothing is changed.
     """
+    come, before = [], {}
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    def note(number: int, frame: object) -> None:
+        come.append(number)
+        restore()
 
-    def __init__(self):
-        self.requested = False
-        self._before: dict[int, Any] = {}
+    def restore() -> None:
+        while before:
+            signal.signal(*before.popitem())
 
-    def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._request) for number in self._SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _request(self, number: int, frame: object) -> None:
-        self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+    if threading.current_thread() is threading.main_thread():
+        before |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(come)
+    finally:
+        restore()
 
 
 Show = Callable[[int, dict[str, float], dict[str, float]], None]

@@ -197,8 +197,8 @@ def load_run(folder: str | Path) -> tuple[nnx.Module, Run]:
         )
         raise FileNotFoundError(f"{path} is missing{started}")
     model = nnx.eval_shape(lambda: _build(run))
-    graph, abstract = nnx.split(model)
-    model = nnx.merge(graph, load_weights(path, abstract))
+    graph, streams, weights = nnx.split(model, nnx.RngState, ...)
+    model = nnx.merge(graph, fresh_rngs(streams, jax.random.key(0)), load_weights(path, weights))
     model.eval()
     return model, run
 
@@ -246,15 +246,14 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def load_weights(path: str | Path, abstract: nnx.State) -> nnx.State:
-    """Fills an abstract state (from ``nnx.split(nnx.eval_shape(...))``) with a file's tensors.
+    """Fills an abstract state without random streams (from ``nnx.split(nnx.eval_shape(...))``) with a file's tensors.
 
     Raises:
         ValueError: the file cannot be read, or tensors are missing, unexpected, mis-shaped or not finite (all are
             listed).
     """
     tensors = read_tensors(path)
-    flat = dict(nnx.to_flat_state(abstract))
-    wanted = {_dotted(p): v.get_value() for p, v in flat.items() if not isinstance(v, nnx.RngState)}
+    wanted = tensors_of(abstract)
     problems = [f"missing {k} {v.shape}" for k, v in wanted.items() if k not in tensors]
     problems += [f"unexpected {k} {v.shape}" for k, v in tensors.items() if k not in wanted]
     problems += [
@@ -267,16 +266,31 @@ def load_weights(path: str | Path, abstract: nnx.State) -> nnx.State:
     ]
     if problems:
         raise ValueError(f"{path} does not fit the model:\n  " + "\n  ".join(problems))
-    filled = {p: v.replace(_value(p, v, tensors)) for p, v in flat.items()}
-    return nnx.from_flat_state(filled)
+    return filled(abstract, tensors)
 
 
-def _value(path: tuple, variable: nnx.Variable, tensors: dict[str, np.ndarray]) -> jax.Array:
-    if isinstance(variable, nnx.RngKey):  # random streams are not stored: evaluation draws nothing from them
-        return jax.random.key(0)
-    if isinstance(variable, nnx.RngState):
-        return jnp.zeros(variable.get_value().shape, variable.get_value().dtype)
-    return jnp.asarray(tensors[_dotted(path)], variable.get_value().dtype)
+def filled(state: nnx.State, tensors: dict[str, np.ndarray]) -> nnx.State:
+    """The state with the values of those variables that a tensor is named after."""
+
+    def value(name: str, variable: nnx.Variable) -> nnx.Variable:
+        dtype = variable.get_value().dtype
+        return variable.replace(jnp.asarray(tensors[name], dtype)) if name in tensors else variable
+
+    return nnx.from_flat_state([(path, value(_dotted(path), v)) for path, v in nnx.to_flat_state(state)])
+
+
+def fresh_rngs(rngs: nnx.State, key: jax.Array) -> nnx.State:
+    """The model's random streams as they start from ``key``: no stream has to be stored to repeat a step."""
+
+    def fresh(number: int, variable: nnx.Variable) -> nnx.Variable:
+        value = variable.get_value()
+        if not isinstance(variable, nnx.RngKey):
+            return variable.replace(jnp.zeros(value.shape, value.dtype))
+        own = jax.random.fold_in(key, number)
+        return variable.replace(jax.random.split(own, value.shape) if value.shape else own)
+
+    flat = nnx.to_flat_state(rngs)
+    return nnx.from_flat_state([(path, fresh(number, variable)) for number, (path, variable) in enumerate(flat)])
 
 
 def _dotted(path: tuple) -> str:

@@ -1,6 +1,5 @@
 """What `jaxconv.train.loop` trains by default: a network that gives each pixel a class."""
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -25,7 +24,6 @@ from jaxconv.train.metrics import Boundaries, confusion_of, mean_iou
 from jaxconv.train.own import all_finite
 from jaxconv.train.picture import comparison, drawn, save_confusion, save_picture
 from jaxconv.train.recipe import make_optimizer
-from jaxconv.train.record import Preprocessing
 from jaxconv.train.segment import Predict, best_class, main_output, make_forward, score, segmenter
 from jaxconv.train.weights import start_from
 
@@ -34,86 +32,66 @@ State = dict[str, Any]
 _KEPT = ("conv_apply", "conv_adjoint", "conv_general_dilated", "dot_general")
 
 
-@dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """The static side of a training: the state's shapes, and the compiled functions of it.
+    """The static side of a training: the state's shapes, found without computing anything, and compiled functions.
 
     The state is a dict: ``params`` (what is trained), ``frozen``, ``stats`` (batch statistics), ``opt`` (the
     optimiser's), ``step`` (int32), and with means of the parameters ``ema``.
-    """
 
-    config: TrainConfig
-    kwargs: dict[str, Any]
-    data: Data
-    devices: Devices
-    abstract: Any
-    step: Callable[..., tuple[State, dict[str, Any], jax.Array]]
-    shape_of: Callable[[tuple[int, ...]], tuple[int, ...]]
-    _init: Callable[[], State]
-    _forward: Any
-    _rngs: nnx.State
+    Raises:
+        ValueError: the network, the data and the recipe do not fit together.
+    """
 
     numbers: tuple[str, ...] = ("loss", "train_miou")
     scores: tuple[str, ...] = ("val_miou",)
 
-    @classmethod
-    def build(cls, config: TrainConfig, data: Data, devices: Devices) -> "Segmentation":
-        """Finds all shapes without computing anything, and makes the jitted functions.
-
-        Raises:
-            ValueError: the network, the data and the recipe do not fit together.
-        """
-        record = data.record
-        needed = {"in_channels": record.channels, "classes": record.classes}
-        needed |= {"rank": record.rank} if record.rank != 2 else {}
-        kwargs, losses = needed | config.model_kwargs, mixture(config.loss)
-        if record.multi_label and (alone := {"cross_entropy", "focal"} & losses.keys()):
+    def __init__(self, config: TrainConfig, data: Data, devices: Devices):
+        self.config, self.data, self.devices, self.record = config, data, devices, data.record
+        needed = {"in_channels": self.record.channels, "classes": self.record.classes}
+        needed |= {"rank": self.record.rank} if self.record.rank != 2 else {}
+        self.kwargs, losses = needed | config.model_kwargs, mixture(config.loss)
+        if self.record.multi_label and (alone := {"cross_entropy", "focal"} & losses.keys()):
             raise ValueError(
                 f"labels are a mask for each class, and {alone.pop()} takes one class: --loss sigmoid, dice or lovasz"
             )
         for name, fits in needed.items():
-            if kwargs[name] != fits:
-                raise ValueError(f"model_kwargs has {name}={kwargs[name]!r}, and the data has {fits}; leave it out")
+            if self.kwargs[name] != fits:
+                raise ValueError(
+                    f"model_kwargs has {name}={self.kwargs[name]!r}, and the data has {fits}; leave it out"
+                )
 
         def make() -> nnx.Module:
-            return runfolder.build_model(config.model, kwargs, nnx.Rngs(config.seed))
+            return runfolder.build_model(config.model, self.kwargs, nnx.Rngs(config.seed))
 
         model = nnx.eval_shape(make)
         trained = freeze(model, *config.freeze)
-        split = functools.partial(_split, trained=trained)
-        graph, params, rngs, _, _ = split(model)
+        graph, params, self._rngs, _, _ = _split(model, trained)
         if not params:
             raise ValueError(f"freeze={config.freeze} leaves no parameter to be trained")
         model.eval()
-        graph_eval = split(model)[0]
+        self._forward = make_forward(_split(model, trained)[0], self.record)
         optimizer = make_optimizer(config)
 
         def init() -> State:
-            _, params, _, frozen, stats = split(make())
+            _, params, _, frozen, stats = _split(make(), trained)
             state = {"params": params, "frozen": frozen, "stats": stats, "opt": optimizer.init(params)}
             means = {"ema": jax.tree.map(jnp.copy, params)} if config.ema else {}
             return state | means | {"step": jnp.int32(0)}
 
-        loss = make_loss(losses, record.ignore_index, _class_weights(config, data), config.aux_weight)
-        forward, abstract = make_forward(graph_eval, record), jax.eval_shape(init)
-        step = make_step(graph, trained, rngs, optimizer, loss, record, config, devices, abstract)
+        loss = make_loss(losses, self.record.ignore_index, _class_weights(config, data), config.aux_weight)
+        self._init, self.abstract = jit_once(init), jax.eval_shape(init)
+        self.step = self._make_step(graph, trained, optimizer, loss)
 
-        def shape_of(size: tuple[int, ...]) -> tuple[int, ...]:
-            images = jax.ShapeDtypeStruct((1, *size, record.channels), np.uint8)
-            states = (abstract["params"], abstract["frozen"], rngs, abstract["stats"])
-            return jax.eval_shape(forward, states, images).shape
-
-        return cls(config, kwargs, data, devices, abstract, step, shape_of, jit_once(init), forward, rngs)
+    def shape_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the labels of an image of this size."""
+        images = jax.ShapeDtypeStruct((1, *size, self.record.channels), np.uint8)
+        states = (self.abstract["params"], self.abstract["frozen"], self._rngs, self.abstract["stats"])
+        return jax.eval_shape(self._forward, states, images).shape
 
     def init(self, say: Callable[[str], None]) -> State:
         """The state before the first step."""
         state = self._init()
         return state if self.config.init is None else start_from(self.config.init, state, say)
-
-    @property
-    def record(self) -> Preprocessing:
-        """The preprocessing of the data."""
-        return self.data.record
 
     def lay(self, batch: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
         """Images and labels on the devices."""
@@ -158,7 +136,7 @@ class Segmentation:
 
     def segment(self, state: State) -> Predict:
         """Label maps of images with the present parameters, or their means."""
-        streams = fresh_rngs(self._rngs, jax.random.key(0))  # evaluation draws nothing from them
+        streams = runfolder.fresh_rngs(self._rngs, jax.random.key(0))  # evaluation draws nothing from them
         params, frozen, stats = self._network(state)
         states = (params, frozen, streams, stats)
         return segmenter(self._forward, states, self.record, self.config.batch_size, self.devices.examples)
@@ -186,6 +164,75 @@ class Segmentation:
         drawn(lambda: save_picture(folder / "picture.png", shown, truth, segment(shown), record, title), say)
         return results
 
+    def _make_step(
+        self, graph: nnx.GraphDef, trained: Any, optimizer: optax.GradientTransformation, loss: Callable[..., jax.Array]
+    ) -> Callable[..., tuple[State, dict[str, Any], jax.Array]]:
+        """The jitted step ``(state, images, labels) -> (state, {loss, classes}, finite)``; it consumes its state.
+
+        ``finite`` says of the loss, the gradient and the new state, in this order, whether all of it is.
+        """
+        config, devices, record, rngs = self.config, self.devices, self.record, self._rngs
+        key, half = jax.random.key(config.seed), jnp.dtype(config.compute)
+        where = devices.placement(self.abstract)
+        placed = (where, {"loss": devices.everywhere, "classes": devices.split}, devices.everywhere)
+
+        def outputs_of(params, frozen, stats, streams, images):
+            params, frozen, stats = devices.moved((params, frozen, stats), devices.everywhere)
+            if half != jnp.float32:
+                params, frozen = (jax.tree.map(lambda leaf: leaf.astype(half), tree) for tree in (params, frozen))
+            model = nnx.merge(graph, params, streams, frozen, stats, copy=True)  # it will be changed
+            outputs = model(record.normalise(images).astype(half))
+            new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), _split(model, trained)[4], stats)
+            return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), new
+
+        if config.remat:
+            outputs_of = jax.checkpoint(outputs_of, policy=lambda primitive, *_, **__: primitive.name in _KEPT)
+
+        def objective(params, frozen, stats, streams, images, labels):
+            outputs, stats = outputs_of(params, frozen, stats, streams, images)
+            return loss(outputs, labels), (stats, best_class(main_output(outputs), record).astype(jnp.int32))
+
+        def gradient(params, *given):
+            found, grads = jax.value_and_grad(objective, has_aux=True)(params, *given)
+            return found, devices.moved(grads, where["params"])
+
+        def of_parts(state, draw, images, labels):
+            """The mean gradient of a batch's parts; part i has examples i, i + parts, ...: all devices have some."""
+            count = config.accumulate
+
+            def part(carry, numbered):
+                (total, stats, grads), (number, images, labels) = carry, numbered
+                streams = runfolder.fresh_rngs(rngs, jax.random.fold_in(draw, number))
+                (value, (stats, classes)), new = gradient(
+                    state["params"], state["frozen"], stats, streams, images, labels
+                )
+                return (total + value / count, stats, jax.tree.map(lambda a, b: a + b / count, grads, new)), classes
+
+            parts = [a.reshape(-1, count, *a.shape[1:]).swapaxes(0, 1) for a in (images, labels)]
+            zeros = jax.tree.map(jnp.zeros_like, state["params"])
+            carry, classes = jax.lax.scan(part, (jnp.float32(0), state["stats"], zeros), (jnp.arange(count), *parts))
+            return (carry[0], (carry[1], classes.swapaxes(0, 1).reshape(labels.shape))), carry[2]
+
+        @functools.partial(jax.jit, donate_argnums=0, out_shardings=placed)
+        def step(state, images, labels):
+            draw = jax.random.fold_in(key, state["step"])
+            if config.accumulate > 1:
+                (value, (stats, classes)), grads = of_parts(state, draw, images, labels)
+            else:
+                given = (state["frozen"], state["stats"], runfolder.fresh_rngs(rngs, draw), images, labels)
+                (value, (stats, classes)), grads = gradient(state["params"], *given)
+            updates, opt = optimizer.update(grads, state["opt"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
+            new = state | {"params": params, "stats": stats, "opt": opt, "step": state["step"] + 1}
+            if config.ema:
+                number = state["step"].astype(jnp.float32)
+                decay = jnp.minimum(config.ema, (1 + number) / (10 + number))
+                new["ema"] = optax.incremental_update(params, state["ema"], 1 - decay)
+            finite = jnp.stack([all_finite(tree) for tree in (value, grads, new)])
+            return new, {"loss": value, "classes": classes}, finite
+
+        return step
+
 
 def _first(examples: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The images and labels of the first four examples."""
@@ -196,95 +243,6 @@ def _first(examples: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.n
 def _split(model: nnx.Module, trained: Any) -> tuple[Any, ...]:
     """The static part, what is trained, the random streams, the other parameters and the rest: batch statistics."""
     return nnx.split(model, trained, nnx.RngState, nnx.Param, ...)
-
-
-def make_step(
-    graph: nnx.GraphDef,
-    trained: Any,
-    rngs: nnx.State,
-    optimizer: optax.GradientTransformation,
-    loss: Callable[[Any, jax.Array], jax.Array],
-    record: Preprocessing,
-    config: TrainConfig,
-    devices: Devices,
-    abstract: State,
-) -> Callable[[State, np.ndarray, np.ndarray], tuple[State, dict[str, Any], jax.Array]]:
-    """The jitted step ``(state, images, labels) -> (state, {loss, classes}, finite)``; it consumes its state.
-
-    ``finite`` says of the loss, the gradient and the new state, in this order, whether all of it is.
-    """
-    key, half = jax.random.key(config.seed), jnp.dtype(config.compute)
-    where = devices.placement(abstract)
-    placed = (where, {"loss": devices.everywhere, "classes": devices.split}, devices.everywhere)
-
-    def outputs_of(params, frozen, stats, streams, images):
-        params, frozen, stats = devices.moved((params, frozen, stats), devices.everywhere)
-        if half != jnp.float32:
-            params, frozen = (jax.tree.map(lambda leaf: leaf.astype(half), tree) for tree in (params, frozen))
-        model = nnx.merge(graph, params, streams, frozen, stats, copy=True)  # it will be changed
-        outputs = model(record.normalise(images).astype(half))
-        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), _split(model, trained)[4], stats)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), new
-
-    if config.remat:
-        outputs_of = jax.checkpoint(outputs_of, policy=lambda primitive, *_, **__: primitive.name in _KEPT)
-
-    def objective(params, frozen, stats, streams, images, labels):
-        outputs, stats = outputs_of(params, frozen, stats, streams, images)
-        return loss(outputs, labels), (stats, best_class(main_output(outputs), record).astype(jnp.int32))
-
-    def gradient(params, *given):
-        found, grads = jax.value_and_grad(objective, has_aux=True)(params, *given)
-        return found, devices.moved(grads, where["params"])
-
-    def of_parts(state, draw, images, labels):
-        """The mean gradient of the parts of a batch; part i has examples i, i + parts, ...: all devices have some."""
-        count = config.accumulate
-
-        def part(carry, numbered):
-            (total, stats, grads), (number, images, labels) = carry, numbered
-            streams = fresh_rngs(rngs, jax.random.fold_in(draw, number))
-            (value, (stats, classes)), new = gradient(state["params"], state["frozen"], stats, streams, images, labels)
-            return (total + value / count, stats, jax.tree.map(lambda a, b: a + b / count, grads, new)), classes
-
-        parts = [a.reshape(-1, count, *a.shape[1:]).swapaxes(0, 1) for a in (images, labels)]
-        zeros = jax.tree.map(jnp.zeros_like, state["params"])
-        carry, classes = jax.lax.scan(part, (jnp.float32(0), state["stats"], zeros), (jnp.arange(count), *parts))
-        return (carry[0], (carry[1], classes.swapaxes(0, 1).reshape(labels.shape))), carry[2]
-
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=placed)
-    def step(state, images, labels):
-        draw = jax.random.fold_in(key, state["step"])
-        if config.accumulate > 1:
-            (value, (stats, classes)), grads = of_parts(state, draw, images, labels)
-        else:
-            given = (state["frozen"], state["stats"], fresh_rngs(rngs, draw), images, labels)
-            (value, (stats, classes)), grads = gradient(state["params"], *given)
-        updates, opt = optimizer.update(grads, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        new = state | {"params": params, "stats": stats, "opt": opt, "step": state["step"] + 1}
-        if config.ema:
-            number = state["step"].astype(jnp.float32)
-            decay = jnp.minimum(config.ema, (1 + number) / (10 + number))
-            new["ema"] = optax.incremental_update(params, state["ema"], 1 - decay)
-        finite = jnp.stack([all_finite(tree) for tree in (value, grads, new)])
-        return new, {"loss": value, "classes": classes}, finite
-
-    return step
-
-
-def fresh_rngs(rngs: nnx.State, key: jax.Array) -> nnx.State:
-    """The model's random streams as they start from ``key``: no stream has to be stored to repeat a step."""
-
-    def fresh(number: int, variable: nnx.Variable) -> nnx.Variable:
-        value = variable.get_value()
-        if not isinstance(variable, nnx.RngKey):
-            return variable.replace(jnp.zeros(value.shape, value.dtype))
-        own = jax.random.fold_in(key, number)
-        return variable.replace(jax.random.split(own, value.shape) if value.shape else own)
-
-    flat = nnx.to_flat_state(rngs)
-    return nnx.from_flat_state([(path, fresh(number, variable)) for number, (path, variable) in enumerate(flat)])
 
 
 def _class_weights(config: TrainConfig, data: Data) -> np.ndarray | None:

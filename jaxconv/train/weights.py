@@ -1,6 +1,5 @@
 """Weights that a run starts from, the best ones that it passes, and whether the network takes the data's sizes."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from safetensors import safe_open
 
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data
 from jaxconv.train.record import told_size
-from jaxconv.train.runfolder import read_tensors, save_tensors
+from jaxconv.train.runfolder import filled, read_tensors, save_tensors, tensors_of
 
 
 class Best:
@@ -49,12 +48,10 @@ class Best:
 def _notes(path: Path, name: str) -> tuple[int, float]:
     """Step and score in the header of a safetensors file; zeros where it cannot be read."""
     try:
-        with path.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            notes = json.loads(handle.read(min(size, 100_000_000)))["__metadata__"]
-            step, score = int(notes["step"]), float(notes[name])
-            return (step, score) if math.isfinite(score) else (0, 0.0)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        with safe_open(path, "numpy") as file:
+            step, score = int(file.metadata()["step"]), float(file.metadata()[name])
+        return (step, score) if math.isfinite(score) else (0, 0.0)
+    except Exception:  # the reader's own errors, no notes, or no numbers
         return 0, 0.0
 
 
@@ -82,29 +79,19 @@ def start_from(source: str, state: dict[str, Any], say: Callable[[str], None]) -
         FileNotFoundError, ValueError: as `source_tensors`, or nothing fits.
     """
     path, tensors = source_tensors(source)
-    taken, fresh = 0, []
-
-    def fill(part: nnx.State) -> nnx.State:
-        nonlocal taken
-        filled = []
-        for place, variable in nnx.to_flat_state(part):
-            name, value = ".".join(map(str, place)), variable.get_value()
-            if name in tensors and tensors[name].shape == value.shape:
-                variable, taken = variable.replace(jnp.asarray(tensors[name], value.dtype)), taken + 1
-            else:
-                fresh.append(name)
-            filled.append((place, variable))
-        return nnx.from_flat_state(filled)
-
-    state = state | {part: fill(state[part]) for part in ("params", "frozen", "stats")}
-    if "ema" in state:
-        state["ema"] = jax.tree.map(jnp.copy, state["params"])
-    if not taken:
+    parts = {part: state[part] for part in ("params", "frozen", "stats")}
+    known = {name: value.shape for part in parts.values() for name, value in tensors_of(part).items()}
+    fresh = [name for name, shape in known.items() if name not in tensors or tensors[name].shape != shape]
+    if len(fresh) == len(known):
         raise ValueError(
             f"--init {path}: none of its {len(tensors)} tensors has the name and shape of one of the network"
         )
+    fitting = {name: tensors[name] for name in known if name not in fresh}
+    state = state | {name: filled(part, fitting) for name, part in parts.items()}
+    if "ema" in state:
+        state["ema"] = jax.tree.map(jnp.copy, state["params"])
     rest = f"; drawn at random: {', '.join(fresh[:8])}{', ...' if len(fresh) > 8 else ''}" if fresh else ""
-    say(f"{taken} tensors come from {path}{rest}")
+    say(f"{len(fitting)} tensors come from {path}{rest}")
     return state
 
 
