@@ -1,5 +1,6 @@
 """Losses, optimisers, augmentation and the other parts of a recipe, each against its definition."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file
 
 import jaxconv.models
 from jaxconv.train import Preprocessing, TrainConfig, losses, train
-from jaxconv.train.augment import Augment, Augmented
+from jaxconv.train.augment import Augment
 from jaxconv.train.crops import readers
 from jaxconv.train.data import source_data
 from jaxconv.train.devices import Devices
@@ -334,7 +335,7 @@ def test_augmentation_is_a_function_of_the_seed_alone():
     np.testing.assert_array_equal(images, np.concatenate([image for image, _ in again]))
     assert len({image.tobytes() for image in images}) == 12
     mosaics = Mosaics.of_photographs("train", size=32)
-    changed = Augmented(mosaics, Augment.of(EVERYTHING), (32, 32), 5)
+    changed = dataclasses.replace(mosaics, seed=5, augment=Augment.of(EVERYTHING))
     np.testing.assert_array_equal(changed.batch(2, 1)[1][0], changed.batch(0, 3)[1][2])
     assert changed.names(0, 1) == mosaics.names(0, 1)
 

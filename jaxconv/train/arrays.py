@@ -73,6 +73,19 @@ def _nifti(path: Path) -> Any:
     return nibabel.as_closest_canonical(image)
 
 
+def tiff_page(path: Path) -> tuple[int, Any] | None:
+    """How many pages a TIFF has, and what the first one says of itself; None for all that tifffile does not read."""
+    import tifffile
+
+    if path.suffix.lower() not in TIFF:
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            return len(file.pages), file.pages[0]
+    except Exception:  # Pillow reads it, or says why not
+        return None
+
+
 def _pages(path: Path) -> np.ndarray:
     import tifffile
 
@@ -114,48 +127,3 @@ class Lazy:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return stretched(np.asarray(self._pixels), self._range).astype(dtype or np.float32, copy=False)
-
-
-def read_array(
-    path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None, rank: int = 2
-) -> Any:
-    """The image of a file of `open_array` as `jaxconv.train.reading.read_image` gives files, but read where it is
-    sliced.
-
-    Args:
-        path: of an array (*spatial), which all channels show, or (*spatial, channels).
-        channels: that the network takes.
-        value_range: (black, white) in the array's values, where they are not 0 and all bits of 8 or 16, or 0 and 1 of
-            floats.
-        rank: 2 for images, 3 for volumes.
-
-    Raises:
-        FileNotFoundError, ValueError: missing, no such array, or values outside of 0..1 without a ``value_range``.
-    """
-    path = Path(path)
-    pixels = open_array(path, "image")
-    kind, plain = pixels.dtype, pixels.dtype in (np.uint8, np.uint16)
-    if pixels.ndim == rank:
-        pixels = pixels[..., None]
-    if pixels.ndim != rank + 1 or pixels.shape[-1] not in (1, channels) or not pixels.size or kind.kind not in "uif":
-        axes = "height, width" if rank == 2 else "depth, height, width"
-        more = " (of volumes: --set crop=(DEPTH,HEIGHT,WIDTH))" if rank == 2 and pixels.ndim == 4 else ""
-        raise ValueError(
-            f"image {path} is {kind} of shape {pixels.shape}; needed are ({axes}, {channels}) or ({axes}), of numbers"
-            f"{more}; --set channels=BANDS says how many bands there are"
-        )
-    pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], channels))
-    if not plain:
-        low, high = np.inf, -np.inf
-        for start in range(0, len(pixels), 256):
-            band = pixels[start : start + 256]
-            low, high = np.minimum(low, band.min()), np.maximum(high, band.max())  # NaN stays
-        known = value_range is not None or (kind.kind == "f" and low >= 0 and high <= 1)
-        if not np.isfinite(high - low) or not known:
-            raise ValueError(
-                f"image {path} holds values {low:g}..{high:g}; floats are 0..1, others say what is black and "
-                f"white: --set value_range=({low:g},{high:g})"
-            )
-    if value_range is None and kind == np.uint8:
-        return pixels
-    return Lazy(pixels, value_range or ((0.0, 1.0) if kind.kind == "f" else (0.0, 65535.0)))

@@ -136,37 +136,3 @@ def _seen(array: np.ndarray, where: np.ndarray, order: int, ignore_index: int | 
     seen = [ndimage.map_coordinates(p.astype(kind), at, order=order, mode=mode, cval=cval) for p in planes]
     result = np.stack(seen, -1).reshape(*where.shape[1:], *array.shape[len(where) :])
     return np.clip(np.rint(result), 0, 255).astype(np.uint8) if array.dtype == np.uint8 and order == 1 else result
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmented:
-    """Batches of another source, changed example by example.
-
-    Args:
-        source: see `jaxconv.train.data.Batches`.
-        augment: what is done.
-        crop: size of the examples.
-        seed: of the changes.
-        ignore_index: label of what is seen beyond an example.
-    """
-
-    source: object
-    augment: Augment
-    crop: tuple[int, ...]
-    seed: int
-    ignore_index: int | None = None
-
-    def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Examples ``start .. start + count - 1``."""
-        images, labels = self.source.batch(start, count)  # type: ignore[attr-defined]
-        pairs = [
-            self.augment.example(
-                image, label, self.crop, np.random.default_rng([self.seed, 1, start + place]), self.ignore_index
-            )
-            for place, (image, label) in enumerate(zip(images, labels, strict=True))
-        ]
-        return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
-
-    def names(self, start: int, count: int) -> list[str]:
-        """What `batch` changes."""
-        return self.source.names(start, count)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxconv.train import folder, mosaic
-from jaxconv.train.augment import Augment, Augmented
+from jaxconv.train.augment import Augment
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.crops import Crops
 from jaxconv.train.record import Preprocessing
@@ -126,13 +126,7 @@ def source_data(
 def mosaic_examples(split: str, size: int, count: int, seed: int = 0) -> Examples:
     """The first ``count`` mosaics of a split, as (image, labels) pairs."""
     source = mosaic.Mosaics.of_photographs(split, seed=seed, size=size)
-
-    def examples() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for index in range(count):
-            images, labels = source.batch(index, 1)
-            yield images[0], labels[0]
-
-    return examples
+    return lambda: map(source.example, range(count))
 
 
 def folder_examples(pairs: list, record: Preprocessing) -> Examples:
@@ -144,13 +138,12 @@ def _mosaics(config: TrainConfig) -> Data:
     size = config.crop[0]
     if config.crop != (size, size):
         raise ValueError(f"crop={config.crop}: mosaics are square (give --data FOLDER to train on images of your own)")
-    train = mosaic.Mosaics.of_photographs("train", seed=config.seed, size=size)
+    augment = None if config.augment is None else Augment.of(config.augment)
+    train = mosaic.Mosaics.of_photographs("train", seed=config.seed, size=size, augment=augment)
     # The images that score are the same for every seed of training.
     return Data(
         record=mosaic.mosaic_preprocessing(),
-        train=train
-        if config.augment is None
-        else Augmented(train, Augment.of(config.augment), config.crop, config.seed),
+        train=train,
         val=mosaic_examples("val", size, config.eval_images),
         test=mosaic_examples("test", size, config.test_images),
         train_labels=lambda: (train.mosaic(index)[1] for index in range(100)),

@@ -51,18 +51,7 @@ def focal(
     ``sum_p v_p * (1 - q_p)^gamma * -log(q_p) / sum_p v_p`` with ``q_p = softmax(z_p)[y_p]`` and ``v_p`` as in
     `cross_entropy`.
 
-    Args:
-        logits: (..., classes) scores z.
-        labels: (...) integers y.
-        ignore_index: label of pixels that do not count.
-        class_weights: (classes,) weights.
-        gamma: 0 is `cross_entropy`.
-
-    Returns:
-        A float32 scalar.
-
-    Raises:
-        ValueError: labels are no classes.
+    Args and what is raised are those of `cross_entropy`, which ``gamma`` 0 is.
 
     >>> print(f"{focal(jnp.array([[2.0, 0.0]]), jnp.array([0])):.5f}")
     0.00180
@@ -90,14 +79,7 @@ def sigmoid(
     ``sum_pc v_pc * (log(1 + exp(z_pc)) - t_pc * z_pc) / sum_pc v_pc``, where ``v_pc`` is the weight of class c, and 0
     where the label is ignored.
 
-    Args:
-        logits: (..., classes) scores z.
-        labels: (..., classes) of 0 and 1, or (...) integers.
-        ignore_index: label that does not count.
-        class_weights: (classes,) weights.
-
-    Returns:
-        A float32 scalar.
+    Args are those of `cross_entropy`, but that labels may be (..., classes) of 0 and 1.
 
     >>> print(f"{sigmoid(jnp.array([[2.0, 0.0]]), jnp.array([[1, 9]]), ignore_index=9):.4f}")
     0.1269
@@ -115,14 +97,7 @@ def dice(
     ``1 - sum_c v_c * D_c / sum_c v_c`` with ``D_c = 2 sum_p q_pc t_pc / sum_p (q_pc + t_pc)`` and ``v_c`` the weight of
     class c, 0 where no pixel has it; 0 if no pixel counts.
 
-    Args:
-        logits: (..., classes) scores; q is their softmax, or their sigmoid where labels are (..., classes).
-        labels: (...) integers, or (..., classes) of 0 and 1.
-        ignore_index: label that does not count.
-        class_weights: (classes,) weights.
-
-    Returns:
-        A float32 scalar.
+    Args are those of `sigmoid`; q is the softmax of the logits, or their sigmoid where labels are (..., classes).
 
     >>> print(f"{dice(jnp.array([[9.0, 0.0], [0.0, 9.0]]), jnp.array([0, 1])):.4f}")
     0.0001
@@ -143,14 +118,7 @@ def lovasz(
     ``sum_c v_c * sum_i e_(i) * (J_i - J_(i-1)) / sum_c v_c``, where ``e_(i)`` are the errors ``|t_pc - q_pc|`` from the
     largest on, and ``J_i`` is one minus the intersection over union if the first i pixels were wrong.
 
-    Args:
-        logits: (..., classes) scores; q is their softmax, or their sigmoid where labels are (..., classes).
-        labels: (...) integers, or (..., classes) of 0 and 1.
-        ignore_index: label that does not count.
-        class_weights: (classes,) weights.
-
-    Returns:
-        A float32 scalar.
+    Args are those of `sigmoid`; q is the softmax of the logits, or their sigmoid where labels are (..., classes).
 
     >>> print(f"{lovasz(jnp.array([[9.0, 0.0], [0.0, 9.0]]), jnp.array([0, 1])):.4f}")
     0.0001
@@ -170,11 +138,7 @@ def lovasz(
 
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
-    "cross_entropy": cross_entropy,
-    "dice": dice,
-    "focal": focal,
-    "lovasz": lovasz,
-    "sigmoid": sigmoid,
+    loss.__name__: loss for loss in (cross_entropy, dice, focal, lovasz, sigmoid)
 }
 
 

@@ -129,28 +129,21 @@ class Boundaries:
         """Counts an image's labels and predictions, integers (*spatial), or masks (*spatial, classes)."""
         from scipy import ndimage
 
-        kept = np.ones(labels.shape, bool) if self._ignore is None else labels != self._ignore
         size = labels.shape[:-1] if self._masks else labels.shape
         side = 2 * max(1, round(self._width * float(np.linalg.norm(size)))) + 1
-
-        def boundary(mask: np.ndarray) -> np.ndarray:
-            return mask & ~ndimage.minimum_filter(mask, side, mode="constant", cval=0)
-
         for number in range(self._classes):
-            if self._masks:
-                there = [(values == 1)[..., number] & kept[..., number] for values in (labels, predictions)]
-            else:
-                there = [(values == number) & kept for values in (labels, predictions)]
-            one, other = map(boundary, there)
-            self.counts[0, number] += np.count_nonzero(one & other)
-            self.counts[1, number] += np.count_nonzero(one | other)
+            whole, value = ((..., number), 1) if self._masks else (..., number)
+            there = [values[whole] == value for values in (labels, predictions)]
+            if self._ignore is not None:
+                there = [mask & (labels[whole] != self._ignore) for mask in there]
+            one, other = (m & ~ndimage.minimum_filter(m, side, mode="constant", cval=0) for m in there)
+            self.counts[:, number] += np.count_nonzero(one & other), np.count_nonzero(one | other)
 
     @property
     def per_class(self) -> np.ndarray:
         """(classes,) float64; NaN for the ignored class and for classes absent from labels and predictions both."""
         both, either = self.counts
-        there = either > 0
-        return np.divide(both, either, out=np.full(self._classes, np.nan), where=there)
+        return np.divide(both, either, out=np.full(self._classes, np.nan), where=either > 0)
 
     @property
     def mean(self) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxconv.train.augment import Augment
 from jaxconv.train.record import Preprocessing
 
 PHOTOGRAPHS = ("brick", "grass", "gravel", "text", "immunohistochemistry", "hubble_deep_field")
@@ -29,11 +30,9 @@ def load_photographs(names: tuple[str, ...] = PHOTOGRAPHS) -> dict[str, np.ndarr
     """
     from skimage import color, data
 
-    images = {}
-    for name in names:
-        pixels = np.asarray(getattr(data, name)())
-        images[name] = np.float32(255) * color.rgb2gray(pixels).astype(np.float32) if pixels.ndim == 3 else pixels
-    return {name: image.astype(np.float32) for name, image in images.items()}
+    images = {name: np.asarray(getattr(data, name)()) for name in names}
+    gray = {name: 255 * color.rgb2gray(image).astype(np.float32) for name, image in images.items() if image.ndim == 3}
+    return {name: gray.get(name, image).astype(np.float32) for name, image in images.items()}
 
 
 def strip(image: np.ndarray, split: str) -> np.ndarray:
@@ -52,11 +51,6 @@ def strip(image: np.ndarray, split: str) -> np.ndarray:
     return image[start:stop] if image.shape[0] == length else image[:, start:stop]
 
 
-def standardise(image: np.ndarray) -> np.ndarray:
-    """To mean 0 and standard deviation 1."""
-    return (image - image.mean()) / image.std()
-
-
 @dataclasses.dataclass(frozen=True)
 class Mosaics:
     """The mosaics of one split.
@@ -69,6 +63,7 @@ class Mosaics:
         sites: fewest and most regions of a mosaic.
         relight: whether each region gets its own brightness and contrast and the result becomes 8-bit; without it the
             sources' values come out unchanged.
+        augment: what is done to each mosaic of a batch at random, or None.
 
     Raises:
         ValueError: a source is smaller than ``size``.
@@ -84,6 +79,7 @@ class Mosaics:
     size: int = 96
     sites: tuple[int, int] = (3, 6)
     relight: bool = True
+    augment: Augment | None = None
 
     def __post_init__(self):
         for name, image in self.sources.items():
@@ -93,15 +89,24 @@ class Mosaics:
                 )
 
     @classmethod
-    def of_photographs(cls, split: str, *, seed: int = 0, size: int = 96) -> "Mosaics":
+    def of_photographs(cls, split: str, *, seed: int = 0, size: int = 96, augment: Augment | None = None) -> "Mosaics":
         """The mosaics of scikit-image's photographs."""
-        strips = {name: standardise(strip(image, split)) for name, image in load_photographs().items()}
-        return cls(strips, split, seed, size)
+        strips = {name: strip(image, split) for name, image in load_photographs().items()}
+        standard = {name: (image - image.mean()) / image.std() for name, image in strips.items()}
+        return cls(standard, split, seed, size, augment=augment)
 
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Mosaics ``start .. start + count - 1``: images (count, size, size, 1) and labels (count, size, size)."""
-        pairs = [self.mosaic(index) for index in range(start, start + count)]
-        return np.stack([image for image, _ in pairs])[..., None], np.stack([label for _, label in pairs])
+        images, labels = zip(*map(self.example, range(start, start + count)), strict=True)
+        return np.stack(images), np.stack(labels)
+
+    def example(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mosaic number ``index`` as a training example, (size, size, 1), and its labels."""
+        image, labels = self.mosaic(index)
+        if self.augment is None:
+            return image[..., None], labels
+        rng = np.random.default_rng([self.seed, 1, index])
+        return self.augment.example(image[..., None], labels, labels.shape, rng, None)
 
     def names(self, start: int, count: int) -> list[str]:
         """What `batch` makes."""

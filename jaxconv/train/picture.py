@@ -1,6 +1,6 @@
 """The picture that a run leaves: input, label and prediction side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,16 @@ def overlay(image: np.ndarray, labels: np.ndarray, record: Preprocessing, opacit
     return np.rint((1 - opacity) * rgb + opacity * colour(labels, record)).astype(np.uint8)
 
 
+def _triples(
+    images: list[np.ndarray], labels: list[np.ndarray], predictions: list[np.ndarray], record: Preprocessing
+) -> Iterator[list[np.ndarray]]:
+    """Input, label and prediction (h, w, 3) of each example; pixels of an ignored label are black in both."""
+    for example in zip(images, labels, predictions, strict=True):
+        image, label, predicted = (middle(array, record) for array in example)
+        ignored = False if record.ignore_index is None else label == record.ignore_index
+        yield [visible(image), *(colour(np.where(ignored, -1, values), record) for values in (label, predicted))]
+
+
 def save_picture(
     path: str | Path,
     images: list[np.ndarray],
@@ -62,24 +72,10 @@ def save_picture(
     record: Preprocessing,
     title: str = "",
 ) -> Path:
-    """Writes a PNG with one row an example - input, label, prediction - and a legend of the classes.
-
-    Pixels of an ignored label are black, in the label and in the prediction.
-    """
+    """Writes a PNG with one row an example - input, label, prediction - and a legend of the classes."""
+    panels = [panel for row in _triples(images, labels, predictions, record) for panel in row]
     figure = _figure(6.6, 2.1 * len(images) + 1.0)
-    axes = figure.subplots(len(images), 3, squeeze=False)
-    for row, *example in zip(axes, images, labels, predictions, strict=True):
-        image, label, predicted = (middle(array, record) for array in example)
-        ignored = np.zeros(label.shape, bool) if record.ignore_index is None else label == record.ignore_index
-        shown = [np.where(ignored, -1, values) for values in (label, predicted)]
-        row[0].imshow(visible(image), interpolation="nearest")
-        for axis, values in zip(row[1:], shown, strict=True):
-            axis.imshow(colour(values, record), interpolation="nearest")
-    for axis, name in zip(axes[0], ("input", "label", "prediction"), strict=True):
-        axis.set_title(name, fontsize=10)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    _legend(figure, record)
+    _draw(figure, panels, ["input", "label", "prediction"], 3, 10, record)
     figure.suptitle(unparsed(title), fontsize=10)
     return _write(path, figure)
 
@@ -89,10 +85,8 @@ def comparison(
 ) -> np.ndarray:
     """One row an example - input, label, prediction - as an image (h, w, 3), at most 256 pixels a side each."""
     rows = []
-    for example in zip(images, labels, predictions, strict=True):
-        image, label, predicted = (middle(array, record) for array in example)
-        every = -(-max(image.shape[:2]) // 256)
-        row = [visible(image), colour(label, record), colour(predicted, record)]
+    for row in _triples(images, labels, predictions, record):
+        every = -(-max(row[0].shape[:2]) // 256)
         rows.append(np.concatenate([part[::every, ::every] for part in row], axis=1))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, [(0, 2), (0, width - row.shape[1]), (0, 0)]) for row in rows])
@@ -102,23 +96,19 @@ def save_samples(
     path: str | Path, images: list[np.ndarray], labels: list[np.ndarray], names: list[str], record: Preprocessing
 ) -> Path:
     """Writes a PNG of images with their labels laid over, four a row, and a legend of the classes."""
-    rows = -(-len(images) // 4)
-    figure = _figure(10, 2.6 * rows + 0.8)
-    for axis in (axes := figure.subplots(rows, 4, squeeze=False)).flat:
-        axis.set_axis_off()
-    for axis, image, label, name in zip(axes.flat, images, labels, names, strict=False):
-        axis.imshow(overlay(middle(image, record), middle(label, record), record), interpolation="nearest")
-        axis.set_title(unparsed(name), fontsize=8)
-    _legend(figure, record)
+    pairs = zip(images, labels, strict=True)
+    panels = [overlay(middle(image, record), middle(label, record), record) for image, label in pairs]
+    figure = _figure(10, 2.6 * -(-len(images) // 4) + 0.8)
+    _draw(figure, panels, names, 4, 8, record)
     return _write(path, figure)
 
 
 def save_confusion(path: str | Path, confusion: np.ndarray, record: Preprocessing) -> Path:
     """Writes a PNG of a confusion matrix: of the pixels of each class (rows), the share predicted as each (columns); of
     masks, the share not found and found."""
-    columns = ["absent", "present"] if confusion.ndim == 3 else [unparsed(name) for name in record.class_names]
-    confusion = confusion[:, 1] if confusion.ndim == 3 else confusion
-    names = [unparsed(name) for name in record.class_names]
+    columns = names = [unparsed(name) for name in record.class_names]
+    if confusion.ndim == 3:
+        columns, confusion = ["absent", "present"], confusion[:, 1]
     side = 1.6 + 0.5 * min(len(names), 40)
     figure = _figure(side + 1.2, side + 0.6)
     axis = figure.subplots()
@@ -176,11 +166,19 @@ def _write(path: str | Path, figure: Any) -> Path:
     return write_beside(path, lambda p: figure.savefig(p, format="png"))
 
 
-def _legend(figure: Any, record: Preprocessing) -> None:
+def _draw(
+    figure: Any, panels: list[np.ndarray], titles: list[str], columns: int, size: float, record: Preprocessing
+) -> None:
+    """Images row by row, the first with titles above them, and a legend of the classes."""
     from matplotlib.patches import Patch
 
-    handles = [
-        Patch(color=(red / 255, green / 255, blue / 255), label=unparsed(name).replace("_", " "))
-        for name, (red, green, blue) in zip(record.class_names, record.palette, strict=True)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        axis.imshow(panel, interpolation="nearest")
+    for axis, title in zip(axes.flat, titles, strict=False):
+        axis.set_title(unparsed(title), fontsize=size)
+    names = [unparsed(name).replace("_", " ") for name in record.class_names]
+    patches = [Patch(color=np.array(c) / 255, label=name) for c, name in zip(record.palette, names, strict=True)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8, frameon=False)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from jaxconv._text import print_line
-from jaxconv.train.arrays import is_array, name_of, read_array, save_like
+from jaxconv.train.arrays import name_of, save_like
 from jaxconv.train.files import write_beside
 from jaxconv.train.folder import image_files
 from jaxconv.train.inference import Inference, best_of
 from jaxconv.train.picture import middle, overlay, save_image
-from jaxconv.train.reading import read_image
+from jaxconv.train.reading import open_image
 from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import load_run
 
@@ -68,8 +68,7 @@ def predict(
     inference = Inference(model, record, tile=tile, flips=flips, scales=scales, say=say)
     written = []
     for path, name in zip(paths, names, strict=True):
-        read = read_array if is_array(path, record.rank) else read_image
-        image = read(path, record.channels, record.value_range, record.rank)
+        image = open_image(path, record.channels, record.value_range, record.rank)
         if probabilities:
             found = inference.probabilities(image)
             classes = best_of(found, record)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import jaxconv as jc
-from jaxconv.train.arrays import TIFF, is_array, open_array, read_array, stretched
+from jaxconv.train.arrays import TIFF, Lazy, is_array, open_array, tiff_page
 from jaxconv.train.record import COLOUR
 
 
@@ -61,64 +61,89 @@ def read_image(
         FileNotFoundError, ValueError: missing, unreadable, other bands, or floats outside of 0..1 without a
             ``value_range``; the message names the file.
     """
+    return np.asarray(open_image(path, channels, value_range, rank))
+
+
+def open_image(
+    path: str | Path, channels: int = 3, value_range: tuple[float, float] | None = None, rank: int = 2
+) -> Any:
+    """As `read_image`, but what is in a file of an array is read where it is sliced."""
     path = Path(path)
-    if is_array(path, rank):
-        return np.asarray(read_array(path, channels, value_range, rank))
-    if rank == 3:
+    array = is_array(path, rank)
+    if not array and rank == 3:
         raise ValueError(f"image {path} is no volume; those are .npy, .npz, .nii, .nii.gz or TIFF, as --set crop says")
-    pixels = _bands(path, channels) if path.suffix.lower() in TIFF else None
-    if pixels is not None:
-        mode, white = ("F", 1.0) if pixels.dtype.kind == "f" else ("I;16", 65535.0)
-        if pixels.dtype == np.uint8:
-            return pixels if value_range is None else stretched(pixels, value_range)
-    else:
+    pixels = _array(path, channels, rank) if array else _decoded(path, channels)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], channels))
+    kind = pixels.dtype.kind
+    if kind != "u" or pixels.dtype.itemsize > 2:
+        low, high = np.inf, -np.inf
+        for start in range(0, len(pixels), 256):
+            band = pixels[start : start + 256]
+            low, high = np.minimum(low, band.min()), np.maximum(high, band.max())  # NaN stays
+        finite, known = np.isfinite(high - low), value_range is not None or (kind == "f" and low >= 0 and high <= 1)
+        if not finite and not array:
+            raise ValueError(f"image {path} holds values that are not finite")
+        if not finite or not known:
+            said = "; floats are 0..1, others" if array else " of more than 8 bits;"
+            raise ValueError(
+                f"image {path} holds values {low:g}..{high:g}{said} say which are black and white, as --set "
+                f"value_range=({low:g},{high:g})"
+            )
+    if value_range is None and pixels.dtype == np.uint8:
+        return pixels
+    return Lazy(pixels, value_range or ((0.0, 1.0) if kind == "f" else (0.0, 65535.0)))
+
+
+def _array(path: Path, channels: int, rank: int) -> np.ndarray:
+    """The pixels (*spatial, 1 or channels) of an array."""
+    pixels = open_array(path, "image")
+    kind = pixels.dtype
+    if pixels.ndim == rank:
+        pixels = pixels[..., None]
+    if pixels.ndim != rank + 1 or pixels.shape[-1] not in (1, channels) or not pixels.size or kind.kind not in "uif":
+        axes = "height, width" if rank == 2 else "depth, height, width"
+        more = " (of volumes: --set crop=(DEPTH,HEIGHT,WIDTH))" if rank == 2 and pixels.ndim == 4 else ""
+        raise ValueError(
+            f"image {path} is {kind} of shape {pixels.shape}; needed are ({axes}, {channels}) or ({axes}), of numbers"
+            f"{more}; --set channels=BANDS says how many bands there are"
+        )
+    return pixels
+
+
+def _decoded(path: Path, channels: int) -> np.ndarray:
+    """The pixels (height, width, 1 or channels) of an image file, in its own values."""
+    pixels = _bands(path, channels)
+    if pixels is None:
         image = _open(path, "image")
-        mode, white = image.mode, 1.0 if image.mode == "F" else 65535.0
-        if not (mode == "F" or mode.startswith("I")):
-            if channels not in (1, 3) and len(image.getbands()) != channels:
-                raise ValueError(f"image {path} has {len(image.getbands())} bands, not {channels} (--set channels=3)")
-            image = image if channels not in (1, 3) else image.convert("L" if channels == 1 else "RGB")
-            pixels = np.asarray(image).reshape(image.height, image.width, channels)
-            return pixels if value_range is None else stretched(pixels, value_range)
-        if mode == "I" and image.format == "PNG":
-            mode = "I;16"
-        pixels = np.asarray(image)[..., None]
-    pixels = pixels.astype(np.float32)
+        deep = image.mode == "F" or image.mode.startswith("I")
+        if not deep and channels in (1, 3):
+            image = image.convert("L" if channels == 1 else "RGB")
+        elif not deep and len(image.getbands()) != channels:
+            raise ValueError(f"image {path} has {len(image.getbands())} bands, not {channels} (--set channels=3)")
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        if image.mode == "I" and image.format == "PNG":
+            pixels = pixels.astype(np.uint16)
     if pixels.shape[-1] not in (1, channels):
         raise ValueError(f"image {path} has {pixels.shape[-1]} bands; say so: --set channels={pixels.shape[-1]}")
-    low, high = float(np.min(pixels, initial=0)), float(np.max(pixels, initial=0))
-    if not np.isfinite(pixels).all():
-        raise ValueError(f"image {path} holds values that are not finite")
-    if value_range is None and not (mode.startswith("I;16") or (mode == "F" and low >= 0 and high <= 1)):
-        raise ValueError(
-            f"image {path} holds values {low:g}..{high:g} of more than 8 bits; say which are black and white, as --set "
-            f"value_range=({low:g},{high:g})"
-        )
-    pixels = stretched(pixels, value_range or (0.0, white))
-    return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] == 1 else pixels
+    return pixels
 
 
 def _bands(path: Path, channels: int) -> np.ndarray | None:
     """The bands (h, w, bands) of a TIFF that Pillow would not read, or with 8 bits only; None for all others."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            bands, kind = page.samplesperpixel, np.dtype(page.dtype)
-            if len(file.pages) > 1 or bands == 1 or (kind == np.uint8 and bands in (3, 4) and bands >= channels):
-                return None
-            if kind not in (np.uint8, np.uint16) and kind.kind != "f":
-                return None
-            pixels = page.asarray()
-            turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
-            pixels = np.moveaxis(pixels, 0, -1) if int(page.planarconfig) == 2 else pixels
-    except Exception:  # Pillow says what it is
+    if (found := tiff_page(path)) is None:
         return None
-    if turned:
+    pages, page = found
+    bands, kind = page.samplesperpixel, np.dtype(page.dtype)
+    if pages > 1 or bands == 1 or (kind == np.uint8 and bands in (3, 4) and bands >= channels):
+        return None
+    if kind not in (np.uint8, np.uint16) and kind.kind != "f":
+        return None
+    try:
+        (pixels,) = open_array(path, "image")
+    except ValueError:  # Pillow says what it is
+        return None
+    if "Orientation" in page.tags and page.tags["Orientation"].value != 1:
         raise ValueError(f"image {path} is to be turned (its TIFF tag Orientation); save it as it is to be seen")
-    if pixels.shape[-1] != channels:
-        raise ValueError(f"image {path} has {pixels.shape[-1]} bands; say so: --set channels={pixels.shape[-1]}")
     return pixels
 
 
@@ -161,16 +186,8 @@ def read_labels(path: str | Path, colours: bool = False, rank: int = 2) -> np.nd
 
 def _is_stack(path: Path) -> bool:
     """Whether a TIFF has several pages, or bands that are no colours."""
-    if path.suffix.lower() not in TIFF:
-        return False
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            return len(file.pages) > 1 or (page.samplesperpixel > 1 and page.photometric in (0, 1))
-    except Exception:  # Pillow says what it is
-        return False
+    found = tiff_page(path)
+    return found is not None and (found[0] > 1 or (found[1].samplesperpixel > 1 and found[1].photometric in (0, 1)))
 
 
 def _label_array(path: Path, rank: int) -> np.ndarray:

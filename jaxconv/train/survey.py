@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv.train import folder
-from jaxconv.train.arrays import TIFF, is_array, name_of, open_array
+from jaxconv.train.arrays import is_array, name_of, open_array, tiff_page
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.reading import is_colour, label_counts, read_image
 from jaxconv.train.record import Preprocessing, told_label, told_size
@@ -148,16 +148,8 @@ def header(path: Path, rank: int = 2) -> tuple[str, tuple[int, ...], bool]:
     if is_array(path, rank):
         pixels = open_array(path, "image")
         return f"{pixels.dtype} array", (pixels.shape + (0,) * rank)[:rank], False
-    if path.suffix.lower() in TIFF:
-        import tifffile
-
-        try:
-            with tifffile.TiffFile(path) as file:
-                page: Any = file.pages[0]
-                if page.samplesperpixel > 1 and page.dtype != np.uint8:
-                    return f"{page.dtype} with {page.samplesperpixel} bands", (page.imagelength, page.imagewidth), False
-        except Exception:  # Pillow reads it, or says why not
-            pass
+    if (found := tiff_page(path)) and (page := found[1]).samplesperpixel > 1 and page.dtype != np.uint8:
+        return f"{page.dtype} with {page.samplesperpixel} bands", (page.imagelength, page.imagewidth), False
     from PIL import Image
 
     try:
