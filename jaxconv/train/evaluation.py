@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 
 from jaxconv._text import print_line
 from jaxconv.train import data, folder
@@ -11,8 +12,8 @@ from jaxconv.train.config import TrainConfig
 from jaxconv.train.metrics import Boundaries, mean_iou, per_class_iou, pixel_accuracy
 from jaxconv.train.mosaic import PHOTOGRAPHS
 from jaxconv.train.record import Preprocessing
-from jaxconv.train.runfolder import Run, load_run
-from jaxconv.train.segment import run_segmenter, score
+from jaxconv.train.runfolder import load_run
+from jaxconv.train.segment import make_forward, score, segmenter
 
 
 def evaluate(
@@ -55,9 +56,16 @@ def evaluate(
         data_folder = config.data if data_folder is None else data_folder
         split = split or config.test_split or config.val_split
     split = split or "test"
-    examples = _mosaics(run, split) if data_folder is None else _folder(record, data_folder, split)
+    if data_folder is not None:
+        examples = data.folder_examples(folder.find_pairs(data_folder, split), record)
+    elif config is None or record.class_names != PHOTOGRAPHS:  # of weights, or of a source of the caller's own
+        raise ValueError(f"{run.folder} was not trained on the embedded mosaics; give --data FOLDER --split NAME")
+    else:
+        examples = data.mosaic_examples(split, config.crop[0], config.test_images)
+    graph, state = nnx.split(model)
+    segment = segmenter(make_forward(graph, record), (state,), record, batch_size)
     boundaries = Boundaries(record.classes, record.ignore_index, multi_label=record.multi_label)
-    confusion = score(run_segmenter(model, record, batch_size), examples(), record, batch_size, boundaries)
+    confusion = score(segment, examples(), record, batch_size, boundaries)
     if not confusion.sum():
         raise ValueError(f"no pixel of {split} counts: all labels are the ignored one")
     for line in report(confusion, record, boundaries):
@@ -73,24 +81,10 @@ def report(confusion: np.ndarray, record: Preprocessing, boundaries: Boundaries)
     """One line a class, the pixel accuracy, the mean of the boundaries, and the line ``mIoU 0.1234``."""
     iou = per_class_iou(confusion, record.ignore_index)
     width = max(map(len, record.class_names))
-    lines = [
-        f"{name:<{width}}  IoU {value:.4f}, boundary {edge:.4f}"
-        if not np.isnan(value)
-        else f"{name:<{width}}  not scored"
-        for name, value, edge in zip(record.class_names, iou, boundaries.per_class, strict=True)
-    ]
+    lines = []
+    for name, value, edge in zip(record.class_names, iou, boundaries.per_class, strict=True):
+        told = "not scored" if np.isnan(value) else f"IoU {value:.4f}, boundary {edge:.4f}"
+        lines.append(f"{name:<{width}}  {told}")
     lines.append(f"pixel accuracy {pixel_accuracy(confusion):.4f}, mean of the boundaries {boundaries.mean:.4f}")
     lines.append(f"mIoU {mean_iou(confusion, record.ignore_index):.4f}")
     return lines
-
-
-def _folder(record: Preprocessing, data_folder: str | Path, split: str) -> data.Examples:
-    return data.folder_examples(folder.find_pairs(data_folder, split), record)
-
-
-def _mosaics(run: Run, split: str) -> data.Examples:
-    own = run.preprocessing.class_names != PHOTOGRAPHS  # a source of the caller's own
-    if run.train is None or run.train.get("data") is not None or own:
-        raise ValueError(f"{run.folder} was not trained on the embedded mosaics; give --data FOLDER --split NAME")
-    config = TrainConfig().override(**run.train)
-    return data.mosaic_examples(split, config.crop[0], config.test_images)

@@ -12,7 +12,7 @@ from jaxconv.analysis import TilingRefused, tiled
 from jaxconv.analysis.tiling.tiled import TILES
 from jaxconv.train.reading import resize_image, resize_labels
 from jaxconv.train.record import Preprocessing
-from jaxconv.train.segment import LARGE, network_function
+from jaxconv.train.segment import LARGE, best_class, network_function
 
 FLIPS = {"none": ((1, 1),), "horizontal": ((1, 1), (1, -1)), "both": ((1, 1), (1, -1), (-1, 1), (-1, -1))}
 
@@ -60,7 +60,7 @@ class Inference:
         """The class of each pixel, (*spatial), or the masks, (*spatial, classes), of an image (*spatial, channels): an
         array, a memmap or a `Lazy` one."""
         if self._variants != [((1, 1), 1.0)]:
-            return best_of(self.probabilities(pixels), self._record)
+            return best_class(self.probabilities(pixels), self._record, 0.5)
         sized = self._sized(pixels)
         labels = self._computed(0, sized)[0][_upto(sized.shape[:-1])]
         return resize_labels(labels, pixels.shape[:-1])
@@ -100,13 +100,6 @@ class Inference:
                 self._say(f"computed whole, not in tiles: {refusal}")
                 self._tile = 0
         return np.asarray(self._whole[which](image[(slice(None),) * image.ndim], self._state))
-
-
-def best_of(probabilities: np.ndarray, record: Preprocessing) -> np.ndarray:
-    """The class of each pixel, as 8 bits where they hold it, or the masks of the classes above one half."""
-    if record.multi_label:
-        return (probabilities > 0.5).astype(np.uint8)
-    return probabilities.argmax(-1).astype(np.uint8 if probabilities.shape[-1] <= 256 else np.uint16)
 
 
 def _upto(size: Sequence[int]) -> tuple[slice, ...]:

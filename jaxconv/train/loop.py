@@ -172,7 +172,8 @@ def _run_steps(
             if scored:
                 scores = task.score(state)
                 best.offer(number, scores, task.variables(state))
-                _sample(task, state, folder / "samples" / f"{number:06d}.png", say)
+                if (image := task.picture(state)) is not None:
+                    drawn(functools.partial(save_image, folder / "samples" / f"{number:06d}.png", image), say)
             if logs or scored or number == config.steps:
                 numbers = task.logged(found, batch)
                 log.add(number, numbers | scores, time.perf_counter() - began)
@@ -189,13 +190,6 @@ def _run_steps(
             if stop:
                 raise KeyboardInterrupt(f"stopped after step {number}; the same command continues from there")
     return state
-
-
-def _sample(task: Task, state: Any, path: Path, say: Say) -> None:
-    """Draws what a state does, where the task can."""
-    image = task.picture(state)
-    if image is not None:
-        drawn(lambda: save_image(path, image), say)
 
 
 def _check_finite(finite: np.ndarray, task: Task, step: int, folder: Path) -> None:

@@ -50,8 +50,12 @@ def overlay(image: np.ndarray, labels: np.ndarray, record: Preprocessing, opacit
     >>> overlay(np.full((1, 1, 1), 100, np.uint8), np.array([[0]]), record).tolist()
     [[[150, 50, 100]]]
     """
-    rgb = visible(image).astype(np.float32)
-    return np.rint((1 - opacity) * rgb + opacity * colour(labels, record)).astype(np.uint8)
+    shown = np.empty((*labels.shape[:2], 3), np.uint8)
+    for start in range(0, len(labels), 256):  # floats of all rows would be the largest thing in memory
+        band = slice(start, start + 256)
+        rgb = visible(np.asarray(image[band])).astype(np.float32)
+        shown[band] = np.rint((1 - opacity) * rgb + opacity * colour(labels[band], record))
+    return shown
 
 
 def _triples(

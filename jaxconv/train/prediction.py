@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,11 +10,11 @@ from jaxconv._text import print_line
 from jaxconv.train.arrays import name_of, save_like
 from jaxconv.train.files import write_beside
 from jaxconv.train.folder import image_files
-from jaxconv.train.inference import Inference, best_of
+from jaxconv.train.inference import Inference
 from jaxconv.train.picture import middle, overlay, save_image
 from jaxconv.train.reading import open_image
-from jaxconv.train.record import Preprocessing
 from jaxconv.train.runfolder import load_run
+from jaxconv.train.segment import best_class
 
 
 def predict(
@@ -71,20 +70,18 @@ def predict(
         image = open_image(path, record.channels, record.value_range, record.rank)
         if probabilities:
             found = inference.probabilities(image)
-            classes = best_of(found, record)
+            classes = best_class(found, record, 0.5)
             write_beside(Path(out) / f"{name}_probabilities.npy", partial(np.save, arr=found))
         else:
             classes = inference.labels(image)
-        written.append(save_image(Path(out) / f"{name}_overlay.png", _in_bands(image, classes, record)))
+        shown = overlay(middle(image, record), middle(classes, record), record)
+        written.append(save_image(Path(out) / f"{name}_overlay.png", shown))
         if labels and classes.ndim == 2:
             save_image(Path(out) / f"{name}_labels.png", classes)
         elif labels:
             save_like(Path(out) / f"{name}_labels", path, classes)
-        if record.multi_label:
-            share = classes.mean(tuple(range(record.rank)))
-        else:  # row by row: bincount copies to integers of 8 bytes
-            counts = [np.bincount(row.ravel(), minlength=record.classes) for row in classes]
-            share = np.sum(counts, axis=0) / classes.size
+        masks = (classes[..., i] if record.multi_label else classes == i for i in range(record.classes))
+        share = np.array([np.count_nonzero(mask) / mask.size for mask in masks])
         most = ", ".join(f"{record.class_names[i]} {share[i]:.0%}" for i in share.argsort()[::-1][:3] if share[i] > 0)
         say(f"{written[-1]}: {most}")
     return written
@@ -103,13 +100,3 @@ def _files(given: Sequence[Path], out: Path) -> list[Path]:
             raise ValueError(f"--out {out} is the folder of the images: the next prediction would read its overlays")
         paths += image_files(path)
     return paths
-
-
-def _in_bands(image: Any, classes: np.ndarray, record: Preprocessing, rows: int = 256) -> np.ndarray:
-    """`overlay` of a few rows at a time: its floats of a large image would be the largest thing in memory."""
-    image, classes = middle(image, record), middle(classes, record)
-    shown = np.empty((*classes.shape[:2], 3), np.uint8)
-    for start in range(0, len(classes), rows):
-        band = slice(start, start + rows)
-        shown[band] = overlay(np.asarray(image[band]), classes[band], record)
-    return shown

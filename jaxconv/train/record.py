@@ -164,20 +164,16 @@ class Preprocessing:
         """Whether label maps are read as colours."""
         return any(value >= COLOUR for value in self.label_values or ())
 
-    def legal(self, labels: np.ndarray) -> np.ndarray:
-        """Whether each value of a label map is one that a class has, or the ignored one."""
-        values = self.label_values or range(2 if self.multi_label else self.classes)
-        return np.isin(labels, [*values, *([] if self.ignore_index is None else [self.ignore_index])])
-
     def normalise(self, pixels: Any) -> Any:
         """``(pixels * scale - mean) / std`` in float32; pixels (..., channels), numpy or jax."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
 
     def classes_of(self, labels: np.ndarray, source: str) -> np.ndarray:
-        """Each pixel's class (or the ignored index) from a label map's values, checked as `check_labels` does.
+        """Each pixel's class (or the ignored index) from a label map's values; masks of 0 and 255 become 0 and 1.
 
-        Masks of 0 and 255 become masks of 0 and 1.
+        Raises:
+            ValueError: a value is no class and not ignored; the message names ``source``.
 
         >>> record = Preprocessing(class_names=("background", "cell"), label_values=(0, 255))
         >>> record.classes_of(np.array([0, 255]), "a test").tolist()
@@ -185,33 +181,29 @@ class Preprocessing:
         """
         if self.multi_label and self.ignore_index != 255:
             labels = np.where(labels == 255, 1, labels)
+        ignored = [] if self.ignore_index is None else [self.ignore_index]
+        count = 2 if self.multi_label else self.classes
+        values = [*(self.label_values or range(count)), *ignored]
+        legal = np.isin(labels, values)
+        bad = [] if legal.all() else np.unique(labels[~legal]).tolist()
+        shown = ", ".join(map(told_label, bad[:8])) + (", ..." if len(bad) > 8 else "")
         if self.label_values is None:
-            self.check_labels(labels, source)
+            if bad:
+                place = np.argwhere(~legal)[0].tolist()
+                first = f"row {place[0]}, column {place[1]}" if len(place) == 2 else str(tuple(place))
+                raise ValueError(
+                    f"{source}: label {shown} out of range at {(~legal).sum()} pixels, first at {first}; legal are "
+                    f"0..{count - 1} ({f'ignored index {ignored[0]}' if ignored else 'no ignored index'})"
+                )
             return labels
-        values = list(self.label_values)
-        if self.ignore_index is not None and self.ignore_index not in values:
-            values.append(self.ignore_index)
-        classes = np.full(labels.shape, -1, np.int32)
-        for number, value in enumerate(values):
-            classes[labels == value] = number if number < self.classes else value
-        if (classes < 0).any():
-            bad = ", ".join(map(told_label, np.unique(labels[classes < 0])[:8].tolist()))
-            raise ValueError(f"{source}: label {bad} is not among {', '.join(map(told_label, values))}")
-        return classes
-
-    def check_labels(self, labels: np.ndarray, source: str) -> None:
-        """Raises a ValueError that names ``source`` if a label is no class and not ignored."""
-        legal = self.legal(labels)
-        if not legal.all():
-            ignored = "no ignored index" if self.ignore_index is None else f"ignored index {self.ignore_index}"
-            bad = np.unique(labels[~legal])
-            shown = ", ".join(map(str, bad[:8].tolist())) + (", ..." if bad.size > 8 else "")
-            place = np.argwhere(~legal)[0].tolist()
-            first = f"row {place[0]}, column {place[1]}" if len(place) == 2 else str(tuple(place))
+        if bad:
             raise ValueError(
-                f"{source}: label {shown} out of range at {(~legal).sum()} pixels, first at {first};"
-                f" legal are 0..{1 if self.multi_label else self.classes - 1} ({ignored})"
+                f"{source}: label {shown} is not among {', '.join(map(told_label, dict.fromkeys(values)))}"
             )
+        classes = np.empty(labels.shape, np.int32)
+        for number, value in reversed(list(enumerate(values))):  # an ignored value may be that of a class
+            classes[labels == value] = number if number < self.classes else value
+        return classes
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -27,7 +27,7 @@ def network_function(
     of a record with masks, to the mask of each class."""
 
     def function(images: Any, *states: Any) -> jax.Array:
-        logits = main_output(nnx.merge(graph, *states)(record.normalise(images)))
+        logits = main_output(nnx.merge(graph, *states)(record.normalise(images)), record)
         if probabilities:
             return (jax.nn.sigmoid if record.multi_label else jax.nn.softmax)(logits.astype(jnp.float32))
         return best_class(logits, record)
@@ -41,22 +41,23 @@ def make_forward(graph: nnx.GraphDef, record: Preprocessing) -> Callable[[Any, n
     return jax.jit(lambda states, images: network(images, *states))
 
 
-def main_output(outputs: Any) -> Any:
-    """The logits of a network that may give those of auxiliary heads after them."""
-    return outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
-
-
-def best_class(logits: Any, record: Preprocessing) -> jax.Array:
-    """The class of each pixel from a network's output, or the mask of each class (score above 0); a ValueError where
-    that is no score of each class."""
+def main_output(outputs: Any, record: Preprocessing) -> Any:
+    """The logits of a network that may give those of auxiliary heads after them; a ValueError where that is no score of
+    each class."""
+    logits = outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != record.rank + 2 or shape[-1] != record.classes:
         found = type(logits).__name__ if shape is None else tuple(shape)
         axes = "height, width" if record.rank == 2 else "depth, height, width"
         raise ValueError(f"it gives {found}, not (images, {axes}, {record.classes} classes)")
+    return logits
+
+
+def best_class(scores: Any, record: Preprocessing, least: float = 0.0) -> Any:
+    """The class of each pixel from scores (..., classes), or the masks of the classes that have more than ``least``."""
     if record.multi_label:
-        return (logits > 0).astype(jnp.uint8)
-    return logits.argmax(-1).astype(jnp.uint8 if record.classes <= 256 else jnp.uint16)
+        return (scores > least).astype(np.uint8)
+    return scores.argmax(-1).astype(np.uint8 if record.classes <= 256 else np.uint16)
 
 
 def segmenter(
@@ -94,12 +95,6 @@ def segmenter(
 def _in_tiles(forward: Callable[[Any, Any], jax.Array]) -> Callable[[np.ndarray, Any], np.ndarray]:
     """``forward`` of a large volume; kept, so that it is compiled once."""
     return tiled(lambda images, states: forward(states, images), TILES[3], statistics=True)
-
-
-def run_segmenter(model: nnx.Module, record: Preprocessing, batch_size: int) -> Predict:
-    """The `segmenter` of a loaded run's model."""
-    graph, state = nnx.split(model)
-    return segmenter(make_forward(graph, record), (state,), record, batch_size)
 
 
 def score(

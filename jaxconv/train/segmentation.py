@@ -190,7 +190,7 @@ class Segmentation:
 
         def objective(params, frozen, stats, streams, images, labels):
             outputs, stats = outputs_of(params, frozen, stats, streams, images)
-            return loss(outputs, labels), (stats, best_class(main_output(outputs), record).astype(jnp.int32))
+            return loss(outputs, labels), (stats, best_class(main_output(outputs, record), record).astype(jnp.int32))
 
         def gradient(params, *given):
             found, grads = jax.value_and_grad(objective, has_aux=True)(params, *given)

@@ -1,6 +1,7 @@
 """``jaxconv data``: what a folder of images and label maps holds, before a network is trained on it."""
 
 import dataclasses
+import filecmp
 import hashlib
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ from jaxconv.train.reading import is_colour, label_counts, read_image
 from jaxconv.train.record import Preprocessing, told_label, told_size
 
 _ORIENTATION = 0x0112
-_DEPTHS = {"1": "1-bit", "L": "8-bit", "P": "8-bit", "F": "float", "I": "32-bit"}
+_KINDS = {"1": "1-bit gray", "L": "8-bit gray", "P": "8-bit palette", "F": "float gray", "I": "32-bit gray"}
 
 
 @dataclasses.dataclass
@@ -50,14 +51,12 @@ class Survey:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; sizes as "HEIGHTxWIDTH" or "DEPTHxHEIGHTxWIDTH"."""
-        splits = {
-            split.name: {
-                "pairs": split.pairs, "sizes": {told_size(size): n for size, n in split.sizes.most_common()},
-                "kinds": dict(split.kinds.most_common()), "turned": split.turned,
-                "labels": {told_label(value): n for value, n in sorted(split.labels.items())},
-            }
-            for split in self.splits
-        }  # fmt: skip
+        splits = {}
+        for split in self.splits:
+            sizes = {told_size(size): n for size, n in split.sizes.most_common()}
+            labels = {told_label(value): n for value, n in sorted(split.labels.items())}
+            about = {"pairs": split.pairs, "sizes": sizes, "kinds": dict(split.kinds.most_common())}
+            splits[split.name] = about | {"turned": split.turned, "labels": labels}
         classes = None if self.record is None else list(self.record.class_names)
         return {"folder": self.folder, "splits": splits, "classes": classes, "faults": self.faults, "notes": self.notes}
 
@@ -101,12 +100,12 @@ def survey(config: TrainConfig, *, thorough: bool = True) -> Survey:
     except (OSError, ValueError) as error:
         found.faults += [] if str(error) in found.faults else [str(error)]
     for name, these in pairs.items():
-        split = Split(name, len(these))
-        found.splits.append(split)
+        found.splits.append(split := Split(name, len(these)))
         for image, label in these:
             _look(image, label, split, config, found, thorough)
+        _note(config, {name_of(image) for image, _ in these}, split, found)
     found.faults = list(dict.fromkeys(found.faults))
-    _note(config, pairs, found)
+    _repeated(found)
     return found
 
 
@@ -156,59 +155,54 @@ def header(path: Path, rank: int = 2) -> tuple[str, tuple[int, ...], bool]:
         with Image.open(path) as image:
             turn = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PngImageFile's own decodes the image
             size = (image.width, image.height) if turn in (5, 6, 7, 8) else (image.height, image.width)
-            depth, bands = _DEPTHS.get(image.mode, "16-bit" if image.mode.startswith("I;16") else "8-bit"), image.mode
+            kind = _KINDS.get(image.mode, "16-bit gray" if image.mode.startswith("I;16") else f"8-bit {image.mode}")
             if image.format == "PNG":
                 with path.open("rb") as file:
                     bits = file.read(25)[24]
                 depth = f"{bits}-bit" if bits != 16 or image.mode.startswith("I") else "16-bit (read as 8)"
+                kind = f"{depth} {kind.partition(' ')[2]}"
     except Exception as error:
-        raise ValueError(
-            f"image {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from None
-    names = {"1": "gray", "L": "gray", "I": "gray", "F": "gray", "P": "palette"}
-    return f"{depth} {names.get(bands, 'gray' if bands.startswith('I;16') else bands)}", size, turn in range(2, 9)
+        raise ValueError(f"image {path} cannot be read: {str(error).partition(chr(10))[0] or repr(error)}") from None
+    return kind, size, turn in range(2, 9)
 
 
-def _note(config: TrainConfig, pairs: dict[str, list[tuple[Path, Path]]], found: Survey) -> None:
-    """What is legal and still looks wrong."""
-    notes, record = found.notes, found.record
-    for split in found.splits:
-        if split.name != config.split and len(split.sizes) > 4:
-            shapes = {m: len({tuple(-(-n // m) for n in s) for s in split.sizes}) for m in (16, 32, 64, 128, 256)}
-            few = next((m for m in shapes if shapes[m] <= 4), 256)
-            if shapes[few] < len({tuple(-(-n // config.size_multiple) for n in size) for size in split.sizes}):
-                notes.append(
-                    f"{split.name}: {len(split.sizes)} sizes, each compiled; --set size_multiple={few} pads "
-                    f"them to {shapes[few]}, here and in predict"
-                )
-        if split.turned:
-            notes.append(f"{split.name}: {split.turned} images are turned as their EXIF orientation says")
-        if len(split.kinds) > 1:
-            notes.append(f"{split.name}: images of several kinds: {', '.join(split.kinds)}")
-        for kind in split.kinds:
-            if "read as 8" in kind:
-                notes.append(f"{split.name}: 16-bit colour PNGs are read with 8 bits; TIFF keeps all of them")
-            if kind.endswith(("RGBA", "LA", "PA")) and config.channels in (1, 3):
-                notes.append(f"{split.name}: images have transparency, which is left out")
-        if record is not None and split.labels:
-            values = record.label_values or tuple(range(record.classes))
-            counted = [value for value in values if value != record.ignore_index]
-            absent = [record.class_names[values.index(v)] for v in counted if not split.labels[v]]
-            if absent:
-                listed = ", ".join(absent[:8]) + (", ..." if len(absent) > 8 else "")
-                notes.append(f"{split.name}: no pixel of {listed}")
-            ignored = split.labels[record.ignore_index] / split.pixels if record.ignore_index is not None else 0
-            if ignored > 0.5:
-                notes.append(f"{split.name}: {ignored:.0%} of the pixels are not labelled")
-            if set(split.labels) == {0, 255} and record.label_values is None:
-                notes.append(f"{split.name}: labels are 0 and 255; is 255 a class (--labels 0:NAME0,255:NAME1)?")
-        annotations = Path(config.data or "") / f"{split.name}annot"
-        names = {name_of(image) for image, _ in pairs[split.name]}
-        files = [p for p in sorted(annotations.iterdir()) if p.name.lower().endswith(folder.LABEL_SUFFIXES)]
-        spare = [p.name for p in files if name_of(p) not in names and not p.name.startswith(".")]
-        if spare:
-            notes.append(f"{split.name}: {len(spare)} label maps have no image, {spare[0]} first")
-    _repeated(found)
+def _note(config: TrainConfig, images: set[str], split: Split, found: Survey) -> None:
+    """What is legal in a split and still looks wrong; ``images`` are the names of its images."""
+    record, told = found.record, []
+    if split.name != config.split and len(split.sizes) > 4:
+        shapes = {m: len({tuple(-(-n // m) for n in s) for s in split.sizes}) for m in (16, 32, 64, 128, 256)}
+        few = next((m for m in shapes if shapes[m] <= 4), 256)
+        if shapes[few] < len({tuple(-(-n // config.size_multiple) for n in size) for size in split.sizes}):
+            told.append(
+                f"{len(split.sizes)} sizes, each compiled; --set size_multiple={few} pads them to {shapes[few]}, here "
+                "and in predict"
+            )
+    if split.turned:
+        told.append(f"{split.turned} images are turned as their EXIF orientation says")
+    if len(split.kinds) > 1:
+        told.append(f"images of several kinds: {', '.join(split.kinds)}")
+    for kind in split.kinds:
+        if "read as 8" in kind:
+            told.append("16-bit colour PNGs are read with 8 bits; TIFF keeps all of them")
+        if kind.endswith(("RGBA", "LA", "PA")) and config.channels in (1, 3):
+            told.append("images have transparency, which is left out")
+    if record is not None and split.labels:
+        values = record.label_values or tuple(range(record.classes))
+        counted = [value for value in values if value != record.ignore_index]
+        absent = [record.class_names[values.index(v)] for v in counted if not split.labels[v]]
+        if absent:
+            told.append(f"no pixel of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}")
+        ignored = split.labels[record.ignore_index] / split.pixels if record.ignore_index is not None else 0
+        if ignored > 0.5:
+            told.append(f"{ignored:.0%} of the pixels are not labelled")
+        if set(split.labels) == {0, 255} and record.label_values is None:
+            told.append("labels are 0 and 255; is 255 a class (--labels 0:NAME0,255:NAME1)?")
+    annotations = Path(config.data or "") / f"{split.name}annot"
+    files = [p for p in sorted(annotations.iterdir()) if p.name.lower().endswith(folder.LABEL_SUFFIXES)]
+    spare = [p.name for p in files if name_of(p) not in images and not p.name.startswith(".")]
+    if spare:
+        told.append(f"{len(spare)} label maps have no image, {spare[0]} first")
+    found.notes += [f"{split.name}: {text}" for text in told]
 
 
 def _repeated(found: Survey) -> None:
@@ -216,18 +210,11 @@ def _repeated(found: Survey) -> None:
     for place, one in enumerate(found.splits):
         for other in found.splits[place + 1 :]:
             both = [key for key in one.digests if key in other.digests]
-            names = [
-                (one.digests[key], other.digests[key])
-                for key in both
-                if isinstance(key, bytes) or _same_bytes(one.digests[key], other.digests[key])
-            ]
+            names = [(one.digests[key], other.digests[key], isinstance(key, bytes)) for key in both]
+            names = [(a, b) for a, b, same in names if same or filecmp.cmp(a, b, shallow=False)]
             if names:
                 shown = f"{Path(names[0][0]).name} is {Path(names[0][1]).name}"
                 found.notes.append(f"{len(names)} images of {one.name} are also in {other.name} ({shown})")
-
-
-def _same_bytes(one: str, other: str) -> bool:
-    return Path(one).read_bytes() == Path(other).read_bytes()
 
 
 def look(config: TrainConfig, say: Callable[[str], None]) -> None:
