@@ -5,7 +5,8 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from jaxconv.train import folder, reading
-from jaxconv.train.picture import colour, overlay
+from jaxconv.train.data import source_data
+from jaxconv.train.picture import colour, comparison, overlay
 from jaxconv.train.record import Preprocessing, default_palette
 
 RECORD = Preprocessing(class_names=("sky", "road", "car"), ignore_index=255)
@@ -122,6 +123,19 @@ def test_crop_padding_needs_an_ignored_index(images):
     data = folder.folder_crops(folder.find_pairs(images, "train"), record, (40, 40))
     with pytest.raises(ValueError, match=r"smaller than crops of \(40, 40\)"):
         data.example(0)
+
+
+@pytest.mark.parametrize("void", [-1, 300])
+def test_ignored_labels_that_eight_bits_do_not_hold(tmp_path, void):
+    """Of labels that are kept in 8 bits, NumPy made 255 of -1, or raised."""
+    record = Preprocessing(class_names=("a", "b"), channels=1, ignore_index=void)
+    pair = np.zeros((4, 4, 1), np.uint8), np.eye(4, dtype=np.int32)
+    _, labels = source_data([pair], [pair], record, (6, 6), augment="none").train.batch(0, 1)
+    assert sorted(np.unique(labels)) == sorted([0, 1, void])
+    seen = [np.full((4, 4), void, np.int32), np.ones((4, 4), np.uint8)]
+    shown = comparison([pair[0]], seen[:1], seen[1:], record)
+    assert not shown[:4, 4:].any(), "what is ignored is black"
+    assert colour(np.zeros((1, 1), np.uint8), Preprocessing(class_names=tuple(map(str, range(256))))).any()
 
 
 def test_class_names_from_file_or_from_labels(images):

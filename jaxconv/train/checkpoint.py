@@ -98,15 +98,13 @@ class Checkpoints:
             if not (path / _DIGESTS).is_file():
                 shutil.rmtree(path)
                 self._say(f"checkpoint {path} was being written when its run was stopped; it is removed")
-                continue
-            reason = _damage(path)
-            if reason is None:
-                continue
-            aside, number = path.with_name(f"{path.name}.unreadable"), 1
-            while aside.exists():
-                aside, number = path.with_name(f"{path.name}.unreadable{number}"), number + 1
-            path.rename(aside)
-            self._say(f"checkpoint {path} is damaged ({reason}); put aside as {aside.name}, using the one before it")
+            elif (reason := _damage(path)) is not None:
+                asides = (path.with_name(f"{path.name}.unreadable{number}") for number in ("", *range(1, 1000)))
+                aside = next(aside for aside in asides if not aside.exists())
+                path.rename(aside)
+                self._say(
+                    f"checkpoint {path} is damaged ({reason}); put aside as {aside.name}, using the one before it"
+                )
 
 
 def _alone() -> dict[str, Any]:

@@ -26,10 +26,8 @@ class Kept:
         pair = self._pairs.get(number)
         if pair is None:
             image, labels = read()
-            pair = (
-                image,
-                labels.astype(np.result_type(np.min_scalar_type(labels.min()), np.min_scalar_type(labels.max()))),
-            )
+            kind = np.result_type(*(np.min_scalar_type(value) for value in (labels.min(), labels.max())))
+            pair = image, labels.astype(kind, copy=False)
             with self._lock:
                 if number not in self._pairs and self._left >= (size := pair[0].nbytes + pair[1].nbytes):
                     self._left -= size
@@ -118,5 +116,5 @@ class Crops:
             )
         pads = [(0, n) for n in lacking]
         whole = [(0, 0)] * (labels.ndim - len(pads))
-        padded = np.pad(labels, pads + whole, constant_values=self.record.ignore_index)
+        padded = np.pad(labels.astype(np.int32), pads + whole, constant_values=self.record.ignore_index)
         return np.pad(image, [*pads, (0, 0)], "edge"), padded

@@ -24,7 +24,7 @@ def colour(labels: np.ndarray, record: Preprocessing) -> np.ndarray:
         there = labels == 1
         return (there @ table[:-1].astype(np.int64) // np.maximum(there.sum(-1, keepdims=True), 1)).astype(np.uint8)
     inside = (labels >= 0) & (labels < record.classes)
-    return table[np.where(inside, labels, record.classes)]
+    return table[np.where(inside, labels.astype(np.int32), record.classes)]
 
 
 def middle(array: Any, record: Preprocessing) -> Any:
@@ -65,7 +65,10 @@ def _triples(
     for example in zip(images, labels, predictions, strict=True):
         image, label, predicted = (middle(array, record) for array in example)
         ignored = False if record.ignore_index is None else label == record.ignore_index
-        yield [visible(image), *(colour(np.where(ignored, -1, values), record) for values in (label, predicted))]
+        yield [
+            visible(image),
+            *(colour(np.where(ignored, -1, values.astype(np.int32)), record) for values in (label, predicted)),
+        ]
 
 
 def save_picture(

@@ -29,9 +29,8 @@ def _open(path: Path, what: str) -> Any:
                         "crop=(DEPTH,HEIGHT,WIDTH)"
                     )
                 image.load()
-                turned = ImageOps.exif_transpose(image)
-                turned.format = image.format
-                return turned
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{what} {path} is refused: {error}; if it is genuine, cut it into tiles, or raise "
@@ -117,7 +116,8 @@ def _decoded(path: Path, channels: int) -> np.ndarray:
         image = _open(path, "image")
         deep = image.mode == "F" or image.mode.startswith("I")
         if not deep and channels in (1, 3):
-            image = image.convert("L" if channels == 1 else "RGB")
+            mode = "L" if channels == 1 else "RGB"
+            image = image if image.mode == mode else image.convert(mode)  # which would copy it
         elif not deep and len(image.getbands()) != channels:
             raise ValueError(f"image {path} has {len(image.getbands())} bands, not {channels} (--set channels=3)")
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
@@ -148,8 +148,8 @@ def _bands(path: Path, channels: int) -> np.ndarray | None:
 
 
 def read_labels(path: str | Path, colours: bool = False, rank: int = 2) -> np.ndarray:
-    """Reads a label map as (height, width) int32: one gray or palette channel, whose value is the class. Where there is
-    a mask for each class, (height, width, classes).
+    """Reads a label map as (height, width), int32 or uint8: one gray or palette channel, whose value is the class.
+    Where there is a mask for each class, (height, width, classes).
 
     Args:
         path: of an image file that keeps every value, or of an array of whole numbers. Masks are the pages of a TIFF,
@@ -181,7 +181,8 @@ def read_labels(path: str | Path, colours: bool = False, rank: int = 2) -> np.nd
         return COLOUR + red * 65536 + green * 256 + blue
     if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
         raise ValueError(f"label map {path} has mode {image.mode}; needed is one channel whose value is the class")
-    return np.asarray(image).astype(np.int32)
+    values = np.asarray(image)
+    return values if values.dtype == np.uint8 else values.astype(np.int32)
 
 
 def _is_stack(path: Path) -> bool:

@@ -2,18 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
+import optax
 
 from jaxconv.train.config import TrainConfig
 
-if TYPE_CHECKING:
-    import optax
 
-
-def make_schedule(config: TrainConfig) -> "optax.Schedule":
+def make_schedule(config: TrainConfig) -> optax.Schedule:
     """The learning rate of each step: a linear warm-up to the peak, then the schedule down to ``config.steps``."""
-    import optax
-
     peak, steps = config.learning_rate, config.steps
     warm = min(config.warmup_steps, steps - 1)
     if config.schedule == "cosine":
@@ -27,11 +25,8 @@ def make_schedule(config: TrainConfig) -> "optax.Schedule":
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), rest], [warm]) if warm else rest
 
 
-def make_optimizer(config: TrainConfig) -> "optax.GradientTransformation":
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """The optimiser of a config: gradients clipped by their global norm, weight decay on kernels only."""
-    import jax
-    import optax
-
     schedule, decay = make_schedule(config), config.weight_decay
     kernels = functools.partial(jax.tree.map, lambda p: p.ndim > 1)
     if config.optimiser == "sgd":

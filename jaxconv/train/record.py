@@ -59,6 +59,15 @@ def default_palette(classes: int) -> tuple[Colour, ...]:
     return tuple(colours)
 
 
+def _among(labels: np.ndarray, values: list[int]) -> Any:
+    """`np.isin`, which takes a third of the time of decoding an image, by a table where that is short."""
+    low, high = int(labels.min()), int(labels.max())
+    if high - low >= 1 << 16:
+        return np.isin(labels, values)
+    table = np.isin(np.arange(low, high + 1), values)
+    return table[labels - low] if not table.all() else np.True_
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """From an image file to the network's input, and from its output to names and colours.
@@ -184,7 +193,7 @@ class Preprocessing:
         ignored = [] if self.ignore_index is None else [self.ignore_index]
         count = 2 if self.multi_label else self.classes
         values = [*(self.label_values or range(count)), *ignored]
-        legal = np.isin(labels, values)
+        legal = _among(labels, values)
         bad = [] if legal.all() else np.unique(labels[~legal]).tolist()
         shown = ", ".join(map(told_label, bad[:8])) + (", ..." if len(bad) > 8 else "")
         if self.label_values is None:

@@ -1,7 +1,6 @@
 """A network with its preprocessing: images in, label maps out."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -69,7 +68,7 @@ def segmenter(
 ) -> Predict:
     """A function of images (*spatial, channels), of any sizes, to label maps (*spatial) of the same sizes.
 
-    Neighbours of one size share a batch. A last batch is filled up rather than compiled anew. ``put`` lays a batch on
+    Images of one size share a batch. A last batch is filled up rather than compiled anew. ``put`` lays a batch on
     the devices that ``states`` are on. Large volumes are computed in tiles.
     """
 
@@ -85,8 +84,10 @@ def segmenter(
         return [resize_labels(label, image.shape[:-1]) for label, image in zip(cut, images, strict=True)]
 
     def predict_all(images: list[np.ndarray]) -> list[np.ndarray]:
-        groups = _groups(images, batch_size, lambda image: _computed_shape(image, record))
-        return [label for group in groups for label in predict(group)]
+        found: dict[int, np.ndarray] = {}
+        for group in _gathered(enumerate(images), batch_size, lambda item: _computed_shape(item[1], record)):
+            found |= zip([number for number, _ in group], predict([image for _, image in group]), strict=True)
+        return [found[number] for number in range(len(images))]
 
     return predict_all
 
@@ -134,13 +135,6 @@ def _gathered(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> It
         elif sum(map(len, waiting.values())) > 8 * count:  # so many images at most are held
             yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
-
-
-def _groups(items: Iterable[Any], count: int, key: Callable[[Any], Any]) -> Iterator[list[Any]]:
-    """Runs of at most ``count`` neighbours with equal keys."""
-    for _, run in itertools.groupby(items, key):
-        while group := list(itertools.islice(run, count)):
-            yield group
 
 
 def _pad(image: np.ndarray, multiple: int) -> np.ndarray:
