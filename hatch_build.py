@@ -1,87 +1,119 @@
 """Builds the compiled CPU kernels (jaxconv/lowering/cpu) with the package, where the machine has a C++ compiler.
 
 Without one the package is complete but slower on CPUs: `jaxconv.native.status` says so. ``JAXCONV_BUILD_NATIVE=0``
-skips the build, ``JAXCONV_BUILD_NATIVE=1`` makes its failure an error.
+skips the build, ``JAXCONV_BUILD_NATIVE=1`` makes its failure an error. The kernels are for the machine that the
+compiler compiles for, and so is the wheel's tag: ``CXX=aarch64-linux-gnu-g++`` makes a wheel for arm64. CXX may have
+options, and ARCHFLAGS and MACOSX_DEPLOYMENT_TARGET mean what they mean to setuptools.
 """
 
 import hashlib
 import os
-import platform
+import shlex
 import shutil
 import subprocess
 import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
-# The oldest instruction set first: where several objects define an inline function, the linker keeps the first one,
-# which must run on every processor.
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
+# By the macro that compilers for a machine define. The oldest instruction set first: where several objects define an
+# inline function, the linker keeps the first one, which must run on every processor.
 INSTRUCTION_SETS = {
-    "x86": {"avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mfma")},
-    "other": {"portable": ()},
+    "__x86_64__": {"avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mfma")},
+    # GCC would load a loop's numbers early, into the registers that hold the tile.
+    "__aarch64__": {"neon": ("-fno-schedule-insns",)},
 }
+OLDEST_MACOS = "11.0"
 
 
-def compiler() -> str | None:
-    """The C++ compiler: CXX, or the first of the usual names."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
+class Target(NamedTuple):
+    """What a compiler compiles for."""
+
+    instruction_sets: dict[str, tuple[str, ...]]
+    compile: tuple[str, ...]  # options of its own
+    link: tuple[str, ...]
+    platform: str  # of the wheel's tag
+
+
+def compiler() -> list[str] | None:
+    """The C++ compiler and its options: CXX, or the first of the usual names."""
+    for words in (shlex.split(os.environ.get("CXX", "")), ["c++"], ["g++"], ["clang++"]):
+        if words and shutil.which(words[0]):
+            return words + shlex.split(os.environ.get("ARCHFLAGS", ""))
     return None
 
 
-def build(source: Path, target: Path) -> None:
+def target_of(macros: set[str]) -> Target:
+    """What a compiler that predefines `macros` compiles for."""
+    if "_WIN32" in macros:
+        raise RuntimeError("there are no kernels for Windows")
+    machine = next((name for name in INSTRUCTION_SETS if name in macros), None)
+    sets = INSTRUCTION_SETS[machine] if machine else {"portable": ()}
+    if "__APPLE__" in macros:
+        oldest = os.environ.get("MACOSX_DEPLOYMENT_TARGET", OLDEST_MACOS)
+        arch = "arm64" if machine == "__aarch64__" else "x86_64"
+        return Target(sets, (f"-mmacosx-version-min={oldest}",), (), f"macosx_{oldest.split('.')[0]}_0_{arch}")
+    # A symbol that nobody has is found here, not when the library is loaded.
+    link = ("-Wl,-z,defs",)
+    if "__linux__" in macros and machine:
+        return Target(sets, (), link, f"linux_{machine.strip('_')}")
+    return Target(sets, (), link, sysconfig.get_platform().replace("-", "_").replace(".", "_"))
+
+
+def build(source: Path, target: Path) -> str:
     """Compile every source for every instruction set and number format, and link them; `target` appears whole.
 
-    What was built from the same sources, headers and compiler is left as it is.
+    What was built from the same sources, headers and compiler is left as it is. Returns the platform it is for.
     """
     import jaxlib
 
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("no C++ compiler found (CXX, c++, g++, clang++)")
+
+    def run(*words: str) -> str:
+        done = subprocess.run([*cxx, *words], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{shlex.join(cxx)} failed:\n{done.stderr[-2000:]}")
+        return done.stdout
+
+    defined = run("-dM", "-E", "-x", "c++", os.devnull)  # the version is among them
+    goal = target_of({line.split()[1] for line in defined.splitlines() if line.startswith("#define ")})
     stamp = target.with_suffix(".stamp")
-    version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
     inputs = [*sorted(source.iterdir()), Path(__file__)]
-    parts = [version, platform.machine(), jaxlib.__version__, *(path.read_text() for path in inputs)]
+    parts = [shlex.join(cxx), defined, repr(goal), jaxlib.__version__, *(path.read_text() for path in inputs)]
     made_of = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     if target.exists() and stamp.exists() and stamp.read_text().split()[0:2] == [made_of, digest(target)]:
-        return
+        return goal.platform
     stamp.unlink(missing_ok=True)
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    flags = [*FLAGS, *(["-DJAXCONV_X86"] if x86 else [])]
     headers = Path(jaxlib.__file__).parent / "include"
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
             ("ffi.cc", "ffi.o", ["-isystem", str(headers), "-w"]),
             ("scratch.cc", "scratch.o", []),
         ]
-        for name, options in INSTRUCTION_SETS["x86" if x86 else "other"].items():
+        for name, options in goal.instruction_sets.items():
             for number in ("float", "double"):
                 defines = [f"-DJAXCONV_ISA={name}", f"-DJAXCONV_REAL={number}"]
                 jobs.append(("kernels.cc", f"{name}_{number}.o", [*defines, *options]))
         objects = [str(Path(folder) / job[1]) for job in jobs]
-
-        def run(*words: str) -> None:
-            done = subprocess.run([cxx, *words], capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{cxx} failed:\n{done.stderr[-2000:]}")
-
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             tasks = [
-                pool.submit(run, *flags, *options, "-c", str(source / name), "-o", made)
+                pool.submit(run, *FLAGS, *goal.compile, *options, "-c", str(source / name), "-o", made)
                 for (name, _, options), made in zip(jobs, objects)
             ]
             for task in tasks:
                 task.result()
         beside = target.with_name(f".{target.name}.{os.getpid()}")
-        run("-shared", *objects, "-o", str(beside))
+        run("-shared", "-pthread", *goal.compile, *goal.link, *objects, "-o", str(beside))
         os.replace(beside, target)
     # What the package holds the library against before it loads it: its bytes, and the sources that it was made of.
     stamp.write_text("\n".join([made_of, digest(target), digest(*sorted(source.iterdir()))]) + "\n")
+    return goal.platform
 
 
 def digest(*paths: Path) -> str:
@@ -100,7 +132,7 @@ class NativeBuildHook(BuildHookInterface):
         folder = Path(self.root) / "jaxconv" / "lowering" / "cpu"
         target = folder / "kernels.so"
         try:
-            build(folder / "source", target)
+            platform = build(folder / "source", target)
         except Exception as error:
             if wanted == "1":
                 raise
@@ -110,4 +142,4 @@ class NativeBuildHook(BuildHookInterface):
         self.app.display_info("jaxconv's CPU kernels were built")
         build_data["artifacts"] += ["jaxconv/lowering/cpu/kernels.so", "jaxconv/lowering/cpu/kernels.stamp"]
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = f"py3-none-{platform}"

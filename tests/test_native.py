@@ -4,11 +4,13 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -131,6 +133,16 @@ def test_words_that_switch_them_off(monkeypatch, word):
     said = cpu.status.__wrapped__()
     assert said.startswith("switched off") and word in said
     assert ("neither on" in said) == (word == "maybe")
+
+
+@pytest.mark.parametrize("system", ["Windows", "Darwin", "Linux"])
+def test_without_the_library_one_sentence_says_what_serves(tmp_path, monkeypatch, system):
+    monkeypatch.delenv("JAXCONV_NATIVE", raising=False)
+    monkeypatch.setattr(cpu, "_LIBRARY", tmp_path / "kernels.so")
+    monkeypatch.setattr(cpu.platform, "system", lambda: system)
+    said = cpu.status.__wrapped__()
+    assert said.startswith("not built: ") and said.endswith("XLA's own operations serve") and "\n" not in said
+    assert ("for Windows" in said) == (system == "Windows")
 
 
 @built
@@ -351,25 +363,96 @@ def test_empty_and_unsupported_calls_are_left_to_xla():
     assert empty.shape == (0, 2, 2, 5)
 
 
+def fuzz(program, isa, number, cxx, *options):
+    """Compile the fuzz with the kernels of an instruction set."""
+    subprocess.run(
+        [*cxx, "-std=c++17", *options, f"-DJAXCONV_ISA={isa}", f"-DJAXCONV_NAME=kernels_{isa}"]
+        + [f"-DJAXCONV_REAL={number}", f"-I{SOURCE}", str(SOURCE / "kernels.cc"), str(SOURCE / "scratch.cc")]
+        + [str(ROOT / "tests" / "native" / "fuzz.cc"), "-o", str(program), "-pthread"],
+        check=True,
+    )
+
+
 @pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("number", ["float", "double"])
-@pytest.mark.parametrize("isa", ["portable", "avx512", *(["avx2"] if X86 else [])])
+@pytest.mark.parametrize("isa", ["neon", "avx512", *(["avx2"] if X86 else [])])
 def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
-    """Every instruction set this machine runs, address and undefined-behaviour sanitizers, against the definition."""
-    program = tmp_path / "fuzz"
+    """Every instruction set's sizes, address and undefined-behaviour sanitizers, against the definition."""
     options = {
         "avx2": ["-mavx2", "-mfma", "-DJAXCONV_COPIED=0"],  # no operand is too small to be read in pieces
-        "avx512": ["-DJAXCONV_VECTOR=64", "-DJAXCONV_ROWS=12", "-Wno-psabi"],  # its sizes, on any processor
-        "portable": [],
+        "avx512": ["-DJAXCONV_VECTOR=64", "-DJAXCONV_ROWS=12", "-Wno-psabi"],  # on any processor
+        "neon": ["-DJAXCONV_VECTOR=16", "-DJAXCONV_ROWS=12", "-DJAXCONV_LONE_ROWS=8"],
     }[isa]
-    subprocess.run(
-        ["g++", "-std=c++17", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *options]
-        + [f"-DJAXCONV_ISA={isa}", f"-DJAXCONV_NAME=kernels_{isa}", f"-DJAXCONV_REAL={number}", f"-I{SOURCE}"]
-        + [str(SOURCE / "kernels.cc"), str(SOURCE / "scratch.cc"), str(ROOT / "tests" / "native" / "fuzz.cc")]
-        + ["-o", str(program), "-pthread"],
-        check=True,
-    )
-    done = subprocess.run([program, "1", "150"], capture_output=True, text=True)
+    sanitizers = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    fuzz(tmp_path / "fuzz", isa, number, ["g++"], *sanitizers, *options)
+    done = subprocess.run([tmp_path / "fuzz", "1", "150"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     print(done.stdout)
+
+
+@pytest.mark.slow
+def test_random_geometries_on_arm64_under_an_emulator(tmp_path):
+    """As a wheel for arm64 has them, against the definition; the emulator's arithmetic is exact."""
+    cxx = shutil.which("aarch64-linux-gnu-g++")
+    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if cxx is None or emulator is None:
+        pytest.skip("no aarch64-linux-gnu-g++ or no qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user-static)")
+    build = hatch_build()
+    flags = *build.FLAGS, *build.INSTRUCTION_SETS["__aarch64__"]["neon"]
+    fuzz(tmp_path / "fuzz", "neon", "float", [cxx, "-static"], *flags)
+    done = subprocess.run([emulator, tmp_path / "fuzz", "1", "150"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    print(done.stdout)
+
+
+def hatch_build():
+    """The module hatch_build.py; hatchling itself is here only while a wheel is built."""
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        name = "hatchling.builders.hooks.plugin.interface"
+        patch.setitem(sys.modules, name, types.SimpleNamespace(BuildHookInterface=object))
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("macros", "sets", "tag"),
+    [
+        ("__linux__ __x86_64__", ["avx2", "avx512"], "linux_x86_64"),
+        ("__linux__ __aarch64__", ["neon"], "linux_aarch64"),
+        ("__APPLE__ __aarch64__", ["neon"], "macosx_12_0_arm64"),
+        ("__linux__ __riscv", ["portable"], "some_machine"),
+    ],
+)
+def test_kernels_are_for_the_machine_that_the_compiler_compiles_for(monkeypatch, macros, sets, tag):
+    """A wheel can be built for another machine than this one, whose name its tag then has."""
+    build = hatch_build()
+    monkeypatch.setattr(build.sysconfig, "get_platform", lambda: "some-machine")
+    monkeypatch.setenv("MACOSX_DEPLOYMENT_TARGET", "12.3")
+    target = build.target_of(set(macros.split()))
+    assert list(target.instruction_sets) == sets and target.platform == tag
+    assert ("-mmacosx-version-min=12.3" in target.compile) == ("__APPLE__" in macros)
+    assert ("-Wl,-z,defs" in target.link) == ("__APPLE__" not in macros)
+    monkeypatch.setenv("CXX", f"{sys.executable} -m ziglang c++")
+    monkeypatch.setenv("ARCHFLAGS", "-arch arm64")
+    assert build.compiler() == [sys.executable, "-m", "ziglang", "c++", "-arch", "arm64"]
+
+
+@pytest.mark.parametrize("wanted", ["", "1", "0"])
+def test_a_wheel_whose_kernels_do_not_build_has_none_and_says_why(tmp_path, monkeypatch, wanted):
+    """A compiler for Windows stands for every fault."""
+    build = hatch_build()
+    monkeypatch.setenv("JAXCONV_BUILD_NATIVE", wanted)
+    monkeypatch.setattr(build, "build", lambda source, target: build.target_of({"_WIN32", "__x86_64__"}))
+    said, made = [], {"artifacts": []}
+    hook = build.NativeBuildHook()
+    hook.root, hook.target_name, hook.app = tmp_path, "wheel", types.SimpleNamespace(display_warning=said.append)
+    if wanted == "1":
+        with pytest.raises(RuntimeError, match="no kernels for Windows"):
+            hook.initialize("0", made)
+        return
+    hook.initialize("0", made)
+    assert made == {"artifacts": []}  # as hatchling had it: a wheel for any machine
+    assert len(said) == (wanted == "") and all("XLA's own operations serve: there are no kernels" in s for s in said)

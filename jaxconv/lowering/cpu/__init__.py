@@ -17,6 +17,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -44,7 +45,12 @@ def status() -> str:
     if setting.strip().lower() not in _ON:
         return f"switched off: JAXCONV_NATIVE={setting} is neither on (1, true, yes, on) nor off (0, false, no, off)"
     if not _LIBRARY.exists():
-        return "not built: installing jaxconv found no C++ compiler, or JAXCONV_BUILD_NATIVE=0 in the environment"
+        if platform.system() == "Windows":
+            return "not built: there are no compiled kernels for Windows; XLA's own operations serve"
+        return (
+            "not built: this is the wheel without compiled kernels, or installing jaxconv from its sources found no C++"
+            " compiler, or JAXCONV_BUILD_NATIVE=0 in the environment; XLA's own operations serve"
+        )
     try:
         if fault := _fault():
             return fault

@@ -93,11 +93,11 @@ void lone_tile(const Lone& a, Index lane) {
     for (Index t = 0; t < a.taps.taps; ++t, from += next, w += next_w) {
       for (Index i = 0; i < planes; ++i) {
         Vec weight[V];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int v = 0; v < V; ++v) weight[v] = load(w + i * width + v * kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
           for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * load(from + i * width + p * step + v * kLanes);
         }
       }
@@ -105,13 +105,13 @@ void lone_tile(const Lone& a, Index lane) {
   }
   Real* to = a.to + lane;
   if (a.g.valid < kLanes) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int p = 0; p < P; ++p, to += a.to_step) store_part(to, sum[p][0], static_cast<int>(a.g.valid));
     return;
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int p = 0; p < P; ++p, to += a.to_step) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int v = 0; v < V; ++v) store(to + v * kLanes, sum[p][v]);
   }
 }
@@ -152,15 +152,15 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
       part.residues.push_back({&a2, stretches(a2, g.data_size[2], pixel)});
       longest = std::max(longest, a2.count);
     }
-    if (part.residues.size() > 1) part.piece = up(std::max<Index>(1, kNumbers / planes.width), kRows);
+    if (part.residues.size() > 1) part.piece = up(std::max<Index>(1, kNumbers / planes.width), kLoneRows);
     part.pieces = (longest + part.piece - 1) / part.piece;
     part.units = g.batch * a0.count * a1.count * part.pieces;
     units += part.units;
     parts.push_back(std::move(part));
   }
   const bool one = planes.planes == 1;
-  const auto many = one ? lone_tiles<kRows, true> : lone_tiles<kRows, false>;
-  const auto half = one ? lone_tiles<kRows / 2, true> : lone_tiles<kRows / 2, false>;
+  const auto many = one ? lone_tiles<kLoneRows, true> : lone_tiles<kLoneRows, false>;
+  const auto half = one ? lone_tiles<kLoneRows / 2, true> : lone_tiles<kLoneRows / 2, false>;
   const auto single = one ? lone_tiles<1, true> : lone_tiles<1, false>;
   // A piece of a line of the result, of all of the part's classes.
   auto fill = [&](const Part& part, Index unit) {
@@ -192,8 +192,8 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
       const Index step = a2.step * pixel, to_step = a2.stride * planes.valid;
       for (const Stretch& taps : residue.stretches) {
         const Index first = std::max(begin, taps.first), last = std::min(stop, taps.end), count = last - first;
-        const Index rows = count >= kRows ? kRows : count >= kRows / 2 ? kRows / 2 : 1;
-        const auto run = rows == kRows ? many : rows == 1 ? single : half;
+        const Index rows = count >= kLoneRows ? kLoneRows : count >= kLoneRows / 2 ? kLoneRows / 2 : 1;
+        const auto run = rows == kLoneRows ? many : rows == 1 ? single : half;
         for (Index j = first; j < last; j += rows) {
           const Index at = std::min(j, last - rows);
           Real* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;

@@ -15,6 +15,8 @@ namespace jaxconv {
 template <class Real>
 const Kernels<Real>& kernels_portable();
 template <class Real>
+const Kernels<Real>& kernels_neon();
+template <class Real>
 const Kernels<Real>& kernels_avx2();
 template <class Real>
 const Kernels<Real>& kernels_avx512();
@@ -22,7 +24,7 @@ const Kernels<Real>& kernels_avx512();
 namespace {
 
 bool supported() {
-#if defined(JAXCONV_X86)
+#if defined(__x86_64__)
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
   return true;
@@ -31,8 +33,10 @@ bool supported() {
 
 template <class Real>
 const Kernels<Real>& best_kernels() {
-#if defined(JAXCONV_X86)
+#if defined(__x86_64__)
   return __builtin_cpu_supports("avx512f") ? kernels_avx512<Real>() : kernels_avx2<Real>();
+#elif defined(__aarch64__)
+  return kernels_neon<Real>();
 #else
   return kernels_portable<Real>();
 #endif

@@ -142,7 +142,7 @@ struct Tile {
   template <int P>
   bool meet(Index t, const Real* (&pixel)[P]) const {
     bool met = false;
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int p = 0; p < P; ++p) {
       pixel[p] = table[t * pitch + p];
       met |= pixel[p] != none;
@@ -157,7 +157,7 @@ template <int P, int V>
 void wide_tile(const Tile& a) {
   Vec sum[P][V];
   const bool whole = a.valid == V * kLanes;
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -173,7 +173,7 @@ void wide_tile(const Tile& a) {
       Vec weight[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) weight[v] = load(row + v * kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int p = 0; p < P; ++p) {
         const Real value = pixel[p][i];
 #pragma GCC unroll 4
@@ -181,7 +181,7 @@ void wide_tile(const Tile& a) {
       }
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -224,7 +224,7 @@ void few_tile(const Tile& a) {
       Vec weight[O];
 #pragma GCC unroll 4
       for (int o = 0; o < O; ++o) weight[o] = load(w + o * row + i);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int p = 0; p < P; ++p) {
         const Vec value = load(pixel[p] + i);
 #pragma GCC unroll 4
@@ -235,12 +235,12 @@ void few_tile(const Tile& a) {
 #pragma GCC unroll 4
       for (int o = 0; o < O; ++o) {
         const Vec weight = load_part(w + o * row + i, rest);  // what follows may be a tap that is left out
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int p = 0; p < P; ++p) sum[p][o] += weight * load_part(pixel[p] + i, rest);
       }
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int o = 0; o < O; ++o) {

@@ -26,13 +26,13 @@ void outer(const Real* rows, Index row_step, const Real* lanes, Index count, Rea
     Vec value[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) value[v] = load(lanes + v * kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sum[r][v] += value[v] * rows[r];
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {

@@ -12,9 +12,16 @@
 #elif defined(__AVX__)
 #define JAXCONV_VECTOR 32
 #define JAXCONV_ROWS 6
+#elif defined(__aarch64__)  // NEON: 32 registers
+#define JAXCONV_VECTOR 16
+#define JAXCONV_ROWS 12
+#define JAXCONV_LONE_ROWS 8
 #else
 #define JAXCONV_VECTOR 16
 #define JAXCONV_ROWS 6
+#endif
+#ifndef JAXCONV_LONE_ROWS
+#define JAXCONV_LONE_ROWS JAXCONV_ROWS
 #endif
 
 namespace jaxconv {
@@ -24,6 +31,9 @@ using Real = JAXCONV_REAL;
 
 constexpr int kLanes = JAXCONV_VECTOR / sizeof(Real);  // numbers of a vector
 constexpr int kRows = JAXCONV_ROWS;  // rows of the main accumulator tile: kRows x 2 vectors stay in registers
+static_assert(2 * kRows <= 32, "a tile of one vector has 2 * kRows rows, and `GCC unroll 32` unrolls no more: it would lie in memory");
+// Rows of a depthwise tile. Where products take no operand from memory, what they load needs registers, too.
+constexpr int kLoneRows = JAXCONV_LONE_ROWS;
 constexpr int kWide = 2 * kLanes;
 constexpr Index kCacheLine = 64 / sizeof(Real);
 
@@ -39,7 +49,7 @@ inline void store(Real* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
 // Sets a tile to zero number by number. For `= {}` compilers clear memory first, which is slow for a small tile.
 template <int P, int V>
 inline void clear(Vec (&sum)[P][V]) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sum[p][v] = Vec{};
