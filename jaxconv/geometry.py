@@ -40,7 +40,7 @@ class ConvGeometry:
         pads: (lo, hi) per axis; negative values crop.
         groups: number of channel groups.
         padding_mode: what stands in the padded places: "zeros", "circular", "reflect" or "replicate".
-        padding_rule: the name the pads came from ("SAME", "SAME_LOWER", "VALID", "CAUSAL"), or None for numbers.
+        padding_rule: the name the pads came from, as "SAME", or None for numbers.
 
     Example:
         >>> from jaxconv import ConvGeometry
@@ -87,7 +87,7 @@ class ConvGeometry:
             input_size: n per spatial axis.
             kernel_size: k per spatial axis; its length is the rank.
             stride: s, an int or one int per axis.
-            padding: int, one int per axis, (lo, hi) per axis, "SAME", "SAME_LOWER", "VALID" or "CAUSAL".
+            padding: int, one int per axis, (lo, hi) per axis, or a name, as in `conv`.
             dilation: d, an int or one int per axis.
             groups: number of channel groups.
             padding_mode: "zeros", "circular", "reflect" or "replicate".
@@ -142,7 +142,7 @@ class ConvGeometry:
             padding_mode: padding mode of the forward convolution.
             output_size: n per axis, or None.
             output_padding: elements added to the smallest legal size, or None. Without both, n is the smallest legal
-                size for numbers and "VALID", and ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
+                size for numbers and "VALID", and ``i*s`` for the other names.
 
         Returns:
             The geometry of the forward convolution.

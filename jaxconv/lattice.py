@@ -32,7 +32,8 @@ class PaddingRule(NamedTuple):
     """A padding that is asked for by name.
 
     Attributes:
-        pads: (low, high) from the input's span ``b*(n-1) + 1``, the window's extent ``d*(k-1) + 1`` and the stride.
+        pads: (low, high) from the input's span ``b*(n-1) + 1``, the window's extent ``d*(k-1) + 1`` and the stride. The
+            span may be an expression in symbols: numbers may be added to it, and it may be divided by them.
         covers: whether ``ceil(span / stride)`` outputs come out whatever the window: then the transposed convolution
             goes to ``i*s`` by default. Otherwise the pads must not depend on the span.
     """
@@ -42,7 +43,10 @@ class PaddingRule(NamedTuple):
 
 
 def _total(span: int, extent: int, stride: int) -> int:
-    return max((-(-span // stride) - 1) * stride + extent - span, 0)
+    """``max((ceil(span / stride) - 1) * stride + extent - span, 0)``, without a comparison of the span."""
+    if extent >= stride:
+        return (-(-span // stride) - 1) * stride + extent - span
+    return sum((-span % stride + i) // stride for i in range(1, extent))
 
 
 def _same(span: int, extent: int, stride: int) -> tuple[int, int]:

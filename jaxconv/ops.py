@@ -28,7 +28,7 @@ def conv(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
-    precision: Any = None,
+    precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
     method: str = "auto",
 ) -> Array:
@@ -93,7 +93,7 @@ def conv_transpose(
     padding_mode: str = "zeros",
     output_size: int | Sequence[int] | None = None,
     output_padding: int | Sequence[int] | None = None,
-    precision: Any = None,
+    precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
     method: str = "auto",
 ) -> Array:
@@ -116,7 +116,7 @@ def conv_transpose(
         output_size: spatial size of the result, an int or one int per axis; legal where the forward convolution of that
             size gives y's size.
         output_padding: elements added to the smallest legal size, an int or one int per axis. Without both: the
-            smallest legal size for numbers and "VALID", ``i*s`` for "SAME", "SAME_LOWER" and "CAUSAL".
+            smallest legal size for numbers and "VALID", ``i*s`` for the other names of `padding`.
         precision: as in `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result; needed for integers.
         method: name of a lowering, or "auto".
@@ -171,7 +171,7 @@ def conv_kernel(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
-    precision: Any = None,
+    precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
     method: str = "auto",
 ) -> Array:
@@ -318,7 +318,7 @@ def _torch_kernel(w: Array, channels: int) -> str:
 
 
 def _operands(
-    a: Array, b: Array, precision: Any, preferred: DTypeLike | None, method: str
+    a: Array, b: Array, precision: lax.PrecisionLike, preferred: DTypeLike | None, method: str
 ) -> tuple[Array, Array, dict]:
     """Promote the operands as jax.numpy does and settle everything that a face takes as a static parameter."""
     dtype = jnp.result_type(a, b)
@@ -342,7 +342,7 @@ def _check_method(method: str, face: str, geometry: ConvGeometry, a: Array, b: A
         lowering.check(method, lowering.Call.of(face, geometry, a, b, **static))
 
 
-def _precision(precision: Any) -> Any:
+def _precision(precision: lax.PrecisionLike) -> Any:
     """A hashable precision; None takes the value that the default has where the operation is called."""
     if precision is None:
         return getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 - jax's stubs do not list it

@@ -59,7 +59,7 @@ MISTAKES = {
     "NCHW layer": (lambda: nn.Conv(3, 4, (3, 3), rngs=RNGS)(jnp.ones((1, 3, 8, 8))), "data is channels-last here"),
     "OIHW": (lambda: jc.conv(X, jnp.ones((4, 3, 5, 5))), r"w.transpose\(2, 3, 1, 0\) makes it ours"),
     "IOHW": (lambda: jc.conv_transpose(Y, jnp.ones((4, 3, 5, 5))), r"w.transpose\(2, 3, 1, 0\) makes it ours"),
-    "padding full": (lambda: jc.conv(X, W, padding="full"), "'SAME', 'SAME_LOWER', 'VALID', 'CAUSAL', an int"),
+    "padding full": (lambda: jc.conv(X, W, padding="full"), "'SAME', 'SAME_LOWER', 'VALID', 'CAUSAL'"),
     "padding float": (lambda: jc.conv(X, W, padding=1.0), "padding=1.0 must be an integer, got float"),
     "padding mode": (lambda: jc.conv(X, W, padding_mode="constant"), "'zeros', 'circular', 'reflect', 'replicate'"),
     "unreachable": (lambda: jc.conv_transpose(Y, W, stride=2, output_size=3), "gives 8 from 17..18 on axis 0, got 3"),

@@ -129,6 +129,33 @@ def test_a_padding_rule_is_registered_in_one_place(stride, monkeypatch):
         np.testing.assert_array_equal(value, numbers[what], what)
 
 
+OPEN = itertools.product([*lattice.PADDING_RULES, "END"], [(3, 1), (3, 2), (2, 3), (1, 2)])
+QUICK = {("END", (3, 2)), ("SAME", (2, 3)), ("CAUSAL", (3, 2))}
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "s"),
+    [pytest.param(n, *ks, marks=[] if (n, ks) in QUICK else pytest.mark.slow) for n, ks in OPEN],
+)
+def test_sizes_left_open_are_padded_by_the_rule(name, k, s, monkeypatch):
+    """The rules of the table, and one that pads the end alone and depends on the size: nothing else knows of it."""
+    pytest.importorskip("flatbuffers")
+    end = lattice.PaddingRule(lambda *sizes: (0, sum(lattice.PADDING_RULES["SAME"].pads(*sizes))), covers=True)
+    monkeypatch.setitem(lattice.PADDING_RULES, "END", end)
+    settings = {"stride": s, "padding": name}
+
+    def both(x):
+        y, pull = jax.vjp(lambda x: jc.conv(x, W[:k], **settings), x)
+        return y, pull(y)[0], jc.max_pool(x, (k,), **settings), jc.avg_pool(x, (k,), **settings)
+
+    exported = jax.export.export(jax.jit(both))(
+        jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, n, 2", constraints=["n >= 3"]), jnp.float32)
+    )
+    for n in (7, 8):
+        for got, want in zip(exported.call(X[:, :n]), both(X[:, :n]), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 @pytest.mark.parametrize("what", ["pad 1", "pairs", "stride"])
 def test_settings_may_be_arrays(what):
     """NumPy's and jax's, of one number per axis or of pairs, wherever a tuple may be."""

@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
 
 from jaxconv.geometry import ConvGeometry
 
@@ -42,9 +44,9 @@ class Call:
     batch: int
     channels_in: int
     channels_out: int
-    dtype: Any
-    out_dtype: Any
-    precision: Any = None
+    dtype: DTypeLike
+    out_dtype: DTypeLike
+    precision: lax.PrecisionLike = None
     platform: str | None = None
     runs_here: bool = False
 
@@ -65,14 +67,14 @@ class Call:
         )
 
     @property
-    def accumulator(self) -> Any:
+    def accumulator(self) -> DTypeLike:
         """The dtype to sum in: float32 at least for half precision, so that sums are not rounded as they grow."""
         if jnp.issubdtype(self.out_dtype, jnp.floating) and jnp.finfo(self.out_dtype).bits < 32:
             return jnp.dtype(jnp.float32)
         return self.out_dtype
 
     @property
-    def product_dtype(self) -> Any:
+    def product_dtype(self) -> DTypeLike:
         """The dtype to ask of one convolution or matrix product whose value is the result.
 
         Accelerators add half-precision products in float32 and round once at the end, if they are asked for the

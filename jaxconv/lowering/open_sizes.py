@@ -12,9 +12,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from jaxconv._checks import is_open, is_sequence, per_axis, stand_ins
 from jaxconv.geometry import ConvGeometry
+from jaxconv.lattice import Window
 from jaxconv.lowering.lax import swap_grouped_channels
 
 # Taken for an open size where settings are resolved and checked: larger than any kernel.
@@ -23,23 +25,23 @@ STAND_IN = 2**20
 NUMPY_MODES = {"reflect": "reflect", "replicate": "edge"}
 
 
-def conv(x: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, precision: Any, method: str) -> Array:
-    """``y[q] = sum over t of x[s*q + d*t - lo] w[t]`` for a geometry of stand-ins.
-
-    "SAME" pads depend on the size, and lax makes them.
-    """
+def conv(
+    x: Array, w: Array, g: ConvGeometry, *, out_dtype: DTypeLike, precision: lax.PrecisionLike, method: str
+) -> Array:
+    """``y[q] = sum over t of x[s*q + d*t - lo] w[t]`` for a geometry of stand-ins."""
     first = x.ndim - g.rank - 1
-    named = g.padding_rule in ("SAME", "SAME_LOWER") and max(g.stride) > 1
-    if g.padding_mode in NUMPY_MODES and not named:
-        x = pad(x, g.pads, g.padding_mode, first)
-        g = dataclasses.replace(g, padding_mode="zeros", pads=((0, 0),) * g.rank, padding_rule=None)
+    pads: Any = g.pads
+    if g.padding_rule is not None:
+        axes = zip(g.kernel_size, g.stride, g.dilation, x.shape[first:-1], strict=True)
+        pads = [Window(k, s, d, padding=g.padding_rule).pads(n) for k, s, d, n in axes]
+    fixed = not is_open([pad for pair in pads for pad in pair])
+    if g.padding_mode in NUMPY_MODES and fixed:
+        x = pad(x, pads, g.padding_mode, first)
+        g, pads = dataclasses.replace(g, padding_mode="zeros"), [(0, 0)] * g.rank
     _refuse(g, method)
-    pads: Any = g.padding_rule if named else [(max(lo, 0), max(hi, 0)) for lo, hi in g.pads]
-    if not named:
-        x = _cropped(x, g.pads, first)
-    elif all(k == 1 or k >= s for k, s in zip(g.kernel_extent, g.stride, strict=True)):
-        pads = [_same(x.shape[first + a], g, a) for a in range(g.rank)]
-    if max(g.stride) > 1 and not isinstance(pads, str):
+    if fixed:
+        x, pads = _cropped(x, pads, first), [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
+    if max(g.stride) > 1:
         # Padded and cut to what the windows cover, so that the pads of both gradients are numbers.
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * first + [(lo, hi, 0) for lo, hi in pads] + [(0, 0, 0)])
         for axis, (k, s) in enumerate(zip(g.kernel_extent, g.stride, strict=True), first):
@@ -48,7 +50,9 @@ def conv(x: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, precision: Any,
     return _window(x, w, g, (g.rank + 1, g.rank), g.stride, pads, (1,) * g.rank, out_dtype, precision)
 
 
-def conv_transpose(y: Array, w: Array, g: ConvGeometry, *, out_dtype: Any, precision: Any, method: str) -> Array:
+def conv_transpose(
+    y: Array, w: Array, g: ConvGeometry, *, out_dtype: DTypeLike, precision: lax.PrecisionLike, method: str
+) -> Array:
     """``x[u] = sum over t of y[(u + lo - d*t)/s] w[t]`` for a geometry of stand-ins, whose size is not asked for."""
     _refuse(g, method)
     flipped = lax.rev(w, tuple(range(g.rank)))
@@ -96,13 +100,6 @@ def _cropped(x: Array, pads: Sequence[tuple[int, int]], first: int) -> Array:
         if min(lo, hi) < 0:
             x = lax.slice_in_dim(x, max(-lo, 0), x.shape[axis] - max(-hi, 0), axis=axis)
     return x
-
-
-def _same(n: Any, g: ConvGeometry, a: int) -> tuple[Any, Any]:
-    """The pads of "SAME" along axis a of size n, which may be an expression; of one tap there are none."""
-    total = 0 if g.kernel_extent[a] == 1 else (-(-n // g.stride[a]) - 1) * g.stride[a] + g.kernel_extent[a] - n
-    less = total // 2
-    return (less, total - less) if g.padding_rule == "SAME" else (total - less, less)
 
 
 def _refuse(g: ConvGeometry, method: str) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import phases
@@ -113,7 +114,7 @@ def cut(a: Array, low: tuple[int, ...], size: tuple[int, ...], step: tuple[int, 
     return lax.slice(a, (0, *low, 0), (a.shape[0], *stop, a.shape[-1]), (1, *step, 1))
 
 
-def product(a: Array, w: Array, call: Call, dtype: Any) -> Array:
+def product(a: Array, w: Array, call: Call, dtype: DTypeLike) -> Array:
     """(..., I) times (I/groups, O), group by group, as an array of `dtype`."""
     groups = call.geometry.groups
     if groups == 1:

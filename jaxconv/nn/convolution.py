@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxconv import ops
@@ -61,8 +61,8 @@ class Conv(_ConvBase):
         out_features: channels of the output.
         kernel_size: k, one int per spatial axis. A bare int is refused: it does not say the rank.
         stride: s in elements, an int or one int per spatial axis.
-        padding: int, one int per axis, (lo, hi) per axis, "SAME", "SAME_LOWER", "VALID" or "CAUSAL". The default is 0,
-            where `flax.nnx.Conv` has "SAME".
+        padding: int, one int per axis, (lo, hi) per axis, or a name, as in `conv`. The default is 0, where
+            `flax.nnx.Conv` has "SAME".
         dilation: d in elements, spacing of the kernel's taps.
         groups: number of channel groups; it divides `in_features` and `out_features`.
         padding_mode: "zeros", "circular", "reflect" or "replicate".
@@ -109,7 +109,7 @@ class Conv(_ConvBase):
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        precision: Any = None,
+        precision: lax.PrecisionLike = None,
         method: str = "auto",
         kernel_init: Initializer | None = None,
         bias_init: Initializer = jax.nn.initializers.zeros,
@@ -191,7 +191,7 @@ class ConvTranspose(_ConvBase):
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        precision: Any = None,
+        precision: lax.PrecisionLike = None,
         method: str = "auto",
         kernel_init: Initializer | None = None,
         bias_init: Initializer = jax.nn.initializers.zeros,

@@ -7,13 +7,12 @@ channels is read off the input, as in linen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen
 from flax.linen.dtypes import promote_dtype
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxconv import ops
@@ -70,7 +69,7 @@ class Conv(linen.Module):
     use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
-    precision: Any = None
+    precision: lax.PrecisionLike = None
     method: str = "auto"
     kernel_init: Initializer | None = None
     bias_init: Initializer = jax.nn.initializers.zeros
@@ -132,7 +131,7 @@ class ConvTranspose(linen.Module):
     use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
-    precision: Any = None
+    precision: lax.PrecisionLike = None
     method: str = "auto"
     kernel_init: Initializer | None = None
     bias_init: Initializer = jax.nn.initializers.zeros

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from jax import Array, lax
 
 from jaxconv._checks import is_open, is_sequence, per_axis, refuse_open, stand_ins
 from jaxconv._finite import made_again_where_not_finite
+from jaxconv.lattice import Padding, Window
 from jaxconv.resampling import along
-from jaxconv.resampling.windows import resolve_windows, spatial_rank
+from jaxconv.resampling.windows import AxisWindow, resolve_windows, spatial_rank
 
 # Taken for an open size where settings are checked: larger than any window.
 STAND_IN = 2**14
@@ -28,17 +30,15 @@ def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool
     """`max_pool`, or with ``mean = (count_include_pad, divisor)`` `avg_pool`, as one of lax's windows.
 
     Raises:
-        ValueError: ceil mode, whose last window depends on the size, "CAUSAL", means of integers.
+        ValueError: ceil mode, whose last window depends on the size, and means of integers.
     """
     windows = resolve_windows(stand_ins(x.shape, STAND_IN), window, stride, padding, dilation)
     rank = len(windows)
-    named = padding.upper() if isinstance(padding, str) else None
-    if ceil_mode or named == "CAUSAL" or (mean is not None and not jnp.issubdtype(x.dtype, jnp.inexact)):
-        what = "ceil_mode" if ceil_mode else "padding='CAUSAL'" if named == "CAUSAL" else f"data of type {x.dtype}"
-        refuse_open(f"{name} with {what}", x.shape[-rank - 1 : -1])
+    if ceil_mode or (mean is not None and not jnp.issubdtype(x.dtype, jnp.inexact)):
+        refuse_open(f"{name} with {'ceil_mode' if ceil_mode else f'data of type {x.dtype}'}", x.shape[-rank - 1 : -1])
     lead = (1,) * (x.ndim - rank - 1)
     size, step, spread = ((*lead, *(getattr(w, key) for w in windows), 1) for key in ("taps", "stride", "dilation"))
-    pads = named or [(0, 0)] * len(lead) + [(w.low, w.high) for w in windows] + [(0, 0)]
+    pads = [(0, 0)] * len(lead) + _pads(x, windows, padding) + [(0, 0)]
 
     def over(a: Array, start, join) -> Array:
         return lax.reduce_window(a, start, join, size, step, pads, window_dilation=spread)
@@ -56,19 +56,27 @@ def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool
     return (over(acc, zero, lax.add) / count).astype(x.dtype)
 
 
+def _pads(x: Array, windows: Sequence[AxisWindow], padding: Padding) -> list[tuple[Any, Any]]:
+    """(low, high) along each axis, by the rule of the padding where it has a name: expressions in the open sizes."""
+    if not isinstance(padding, str):
+        return [(w.low, w.high) for w in windows]
+    rule = padding.upper()
+    return [Window(w.taps, w.stride, w.dilation, padding=rule).pads(x.shape[w.axis]) for w in windows]
+
+
 def unfold(x: Array, window, stride, padding, dilation) -> Array:
     """`unfold` as one slice a tap.
 
     Raises:
-        ValueError: "SAME" with a stride, whose pads depend on the size.
+        ValueError: pads that depend on the size, as those of "SAME" with a stride.
     """
     windows = resolve_windows(stand_ins(x.shape, STAND_IN), window, stride, padding, dilation, crop=True)
     space = [w.axis % x.ndim for w in windows]
-    if isinstance(padding, str) and padding.upper() != "VALID" and any(w.stride > 1 for w in windows):
-        refuse_open(f"unfold with padding={padding!r} and stride={stride!r}", [x.shape[a] for a in space])
     config = [(0, 0, 0)] * x.ndim
-    for a, w in zip(space, windows, strict=True):
-        config[a] = (w.low, w.high, 0)
+    for a, (low, high) in zip(space, _pads(x, windows, padding), strict=True):
+        if is_open((low, high)):
+            refuse_open(f"unfold with padding={padding!r} and stride={stride!r}", [x.shape[a] for a in space])
+        config[a] = (low, high, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), config)
     taps = []
     for offsets in itertools.product(*(w.offsets for w in windows)):

@@ -71,7 +71,7 @@ def max_pool(
       x: (*batch, *spatial, channels), real.
       window: window size, one for all spatial axes (every axis but the first and the last) or one per spatial axis.
       stride: step between windows; the window size by default.
-      padding: int, one int per axis, (low, high) per axis, "SAME", "SAME_LOWER", "VALID" or "CAUSAL".
+      padding: int, one int per axis, (low, high) per axis, or a name, as in `conv`.
       dilation: distance between the taps of a window.
       ceil_mode: also count a last, incomplete window that starts inside the input or its low pad.
       return_indices: also return the position of each maximum.
