@@ -131,6 +131,7 @@ WITH_NUMBERS = [
     ("Reshape", {"n": ints(0, -1)}, {}, (2, 3, 4)),
     ("MatMul", {"m": weight(3, 5)}, {}, (2, 4, 3)),
     ("Pow", {"p": np.float32(2)}, {}, (2, 3)),
+    ("GridSample", {"g": np.tanh(weight(1, 2, 3, 2))}, {"padding_mode": "border"}, (1, 2, 4, 5)),
     ("Where", {"c": np.asarray([True, False, True]), "o": weight(3)}, {}, (2, 3)),
 ]
 

@@ -218,10 +218,22 @@ def col2im_case(name):
         yield Case(name, (x,), (np.array(size), np.array(block)), kwargs, (0,))
 
 
+def grid_case(name):
+    d = Draw(name)
+    while True:
+        rank = d.pick(2, 2, 3)
+        x, grid = d.normal(1, 2, *(3, 4, 2)[:rank]), d.rng.uniform(-1.4, 1.4, (1, *(2, 3, 1)[:rank], rank))
+        kwargs = {
+            "mode": d.pick("linear", "nearest", *(["cubic"] if rank == 2 else [])), "align_corners": d.pick(0, 1),
+            "padding_mode": d.pick("zeros", "border", "reflection"),
+        }  # fmt: skip
+        yield Case(name, (x, grid), (), kwargs, (0,))
+
+
 GENERATORS = {
     "Conv": conv_case, "ConvTranspose": conv_transpose_case, "Resize": resize_case, "Upsample": upsample_case,
     "MaxPool": pool_case, "AveragePool": pool_case, "MaxUnpool": unpool_case, "DepthToSpace": block_case,
-    "SpaceToDepth": block_case, "Col2Im": col2im_case,
+    "SpaceToDepth": block_case, "Col2Im": col2im_case, "GridSample": grid_case,
 }  # fmt: skip
 
 
@@ -235,7 +247,8 @@ def sweep(count, gradient_every, names=tuple(GENERATORS)):
         rng = np.random.default_rng(SEED)
         for turn, case in enumerate(itertools.islice(GENERATORS[name](name), count)):
             gradients = differences if turn % gradient_every == 0 else None
-            run_case(tally, case, getattr(dialect, name), evaluate, gradients, rng=rng)
+            single = {"value": 1e-5, "gradient": 1e-5} if name == "GridSample" else {}  # as the reference computes it
+            run_case(tally, case, getattr(dialect, name), evaluate, gradients, rng=rng, **single)
         jax.clear_caches()
     tally.finish()
 
@@ -276,7 +289,7 @@ def test_node_tests_of_the_standard(x64):
         for inputs, outputs in test.data_sets:
             queue = list(inputs)
             given = [queue.pop(0) if n else None for n in node.input]
-            count = {"Conv": 3, "ConvTranspose": 3, "MaxUnpool": 2}.get(name, 1)
+            count = {"Conv": 3, "ConvTranspose": 3, "MaxUnpool": 2, "GridSample": 2}.get(name, 1)
             case = Case(name, tuple(given[:count]), tuple(given[count:]), kwargs)
             want = tuple(np.asarray(o) for o in outputs) if len(outputs) > 1 else np.asarray(outputs[0])
 

@@ -94,6 +94,7 @@ CALLS = {
     ),
     "onnx.Resize": (onnx.Resize, (normal(1, 1, 3), None, None, [1, 1, 5]), 1, {"mode": "cubic"}),
     "onnx.Upsample": (onnx.Upsample, (normal(1, 1, 3), [1.0, 1.0, 2.0]), 1, {"mode": "linear"}),
+    "onnx.GridSample": (onnx.GridSample, (normal(1, 1, 2, 3), normal(1, 1, 2, 2) / 3), 2, {"mode": "cubic"}),
     "onnx.MaxPool": (onnx.MaxPool, (normal(1, 1, 4),), 1, {"kernel_shape": [2], "return_indices": True}),
     "onnx.AveragePool": (onnx.AveragePool, (normal(1, 1, 4),), 1, {"kernel_shape": [3], "auto_pad": "SAME_LOWER"}),
     "onnx.MaxUnpool": (onnx.MaxUnpool, (normal(1, 1, 2), unique(4, 1, 1, 2)), 1, {"kernel_shape": [2], "strides": [2]}),

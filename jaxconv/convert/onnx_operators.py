@@ -373,8 +373,5 @@ def _lstm(r, bias, _, state, x):
     return (h, c), h
 
 
-for _name in (
-    "AveragePool", "Col2Im", "Conv", "ConvTranspose", "DepthToSpace", "MaxPool", "MaxUnpool", "Resize", "SpaceToDepth",
-    "Upsample",
-):  # fmt: skip
+for _name in dialect.__all__:
     _dialect(_name)

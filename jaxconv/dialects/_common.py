@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
 from jaxconv._hints import refuse_sparse
@@ -87,7 +88,7 @@ def channels_first(x: Array, rank: int) -> Array:
     return jnp.moveaxis(x, -1, -rank - 1)
 
 
-def preferred(dtype: Any) -> Any:
+def preferred(dtype: DTypeLike) -> DTypeLike | None:
     """The result type to ask the core for: integers stay what they are, as in the frameworks; None leaves it to the
     core."""
     return dtype if jnp.issubdtype(dtype, jnp.integer) else None

@@ -5,6 +5,7 @@ reference's numbers are followed if its own test cases hold them.
 """
 
 from jaxconv.dialects.onnx.conv import Conv, ConvTranspose
+from jaxconv.dialects.onnx.grid import GridSample
 from jaxconv.dialects.onnx.pool import AveragePool, MaxPool, MaxUnpool
 from jaxconv.dialects.onnx.rearrange import Col2Im, DepthToSpace, SpaceToDepth
 from jaxconv.dialects.onnx.resize import Resize, Upsample
@@ -15,6 +16,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "DepthToSpace",
+    "GridSample",
     "MaxPool",
     "MaxUnpool",
     "Resize",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -161,8 +160,3 @@ def check_bias(name: str, b: Array | None, channels: int) -> None:
     """Refuse a bias of another shape than (channels,)."""
     if b is not None and b.shape != (channels,):
         raise ValueError(f"{name}: B must have shape ({channels},), got {b.shape}")
-
-
-def as_tuple(value: Any) -> Any:
-    """Lists as tuples, so that messages and comparisons agree."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
