@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from jaxconv.figures.from_network import layer_operator
 from jaxconv.figures.grid import CURRENT, EMPTY, EXTRA, INPUT, KERNEL, OUTPUT, PAD, ZERO, draw_grid, legend
 from jaxconv.linear import ConvOperator, LinearOperator, Transposed
 from jaxconv.padding import source_positions
+
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
 
 MAX_SIDE = 24
 
@@ -25,7 +28,7 @@ def animate(
     max_frames: int = 100,
     args: Sequence[Any] = (),
     layer: int = 0,
-) -> Any:
+) -> FuncAnimation:
     """Animate a convolution, or its transpose, one output element per frame, with the sum of each element written out.
 
     For a convolution the window slides over the padded input: dilated taps stay apart, circular, reflected and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from jaxconv.analysis.dilation.gridding import LayerGridding
 from jaxconv.figures.maps import TALLEST, as_map, by, counts_panel, roomy
 from jaxconv.figures.volumes import count_planes, maps_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 def usage_counts(
     what: Any,
@@ -27,7 +31,7 @@ def usage_counts(
     index: int | Sequence[int] | None = None,
     numbers: bool | None = None,
     title: str | None = None,
-) -> Any:
+) -> Figure:
     """Draw how many paths lead from each pixel of a receptive field to the output, with the numbers in the cells.
 
     Args:
@@ -117,7 +121,7 @@ def gridding(
     along: bool = True,
     columns: int = 6,
     kernel_size: int = 3,
-) -> Any:
+) -> Figure:
     """Compare what dilation schedules or networks use of their receptive fields, layer by layer.
 
     Args:
@@ -176,7 +180,7 @@ def gridding(
     return figure
 
 
-def _stacked(axes: Any, name: str, counts: np.ndarray, width: float, size: float) -> None:
+def _stacked(axes: Sequence[Axes], name: str, counts: np.ndarray, width: float, size: float) -> None:
     """A layer's map, or the planes of a volume below each other, in one scale of colours."""
     maps = maps_of(counts, "gridding")
     scale = (float(counts[counts > 0].min()), float(counts.max())) if len(maps) > 1 and counts.any() else None
@@ -188,7 +192,7 @@ def _stacked(axes: Any, name: str, counts: np.ndarray, width: float, size: float
         ax.axis("off")
 
 
-def _only_last(figure_class: Any, rows: list[tuple[str, Any]]) -> Any:
+def _only_last(figure_class: type[Figure], rows: list[tuple[str, Any]]) -> Figure:
     high = max(3 if counts.ndim == 3 else 1 for _, (_, counts) in rows)
     figure = figure_class(figsize=(4.6 * len(rows), 5.2 * high), layout=roomy())
     for column, (label, (_, counts)) in zip(figure.subplots(high, len(rows), squeeze=False).T, rows, strict=True):

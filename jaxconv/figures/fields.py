@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from jaxconv.figures.grid import CURRENT, INK
 from jaxconv.figures.maps import by, style
 from jaxconv.figures.volumes import energy_planes, field_planes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 MASK = "#00798c"
 NOMINAL = "#edae49"
 EFFECTIVE = "#d1495b"
@@ -31,7 +35,7 @@ def receptive_field(
     image: Any = None,
     index: int | Sequence[int] | None = None,
     effective: EffectiveField | bool = False,
-) -> Any:
+) -> Figure:
     """Draw the receptive field of one output on an image: the pixels it reads, the nominal box, the effective field.
 
     Args:
@@ -103,7 +107,7 @@ def _around(span: slice, margin: float) -> tuple[float, float]:
     return span.start - more, span.stop + more
 
 
-def _draw(ax: Any, field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effective: Any) -> list[Any]:
+def _draw(ax: Axes, field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effective: Any) -> list[Any]:
     """The image, what is read of it, and the outlines; returns what the legend names."""
     from matplotlib.patches import Ellipse, Rectangle
 
@@ -220,7 +224,7 @@ def _ground(image: Any, size: Sequence[int]) -> np.ndarray:
     return (picture - low) / max(high - low, 1e-12)
 
 
-def _on_line(field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effective: EffectiveField | None) -> Any:
+def _on_line(field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effective: EffectiveField | None) -> Figure:
     """The same for signals: what is read as a band below the signal."""
     from matplotlib.figure import Figure
 
@@ -252,7 +256,7 @@ def _on_line(field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effect
 
 
 # ------------------------------------------------------------------------------------------- effective receptive field
-def effective_receptive_field(what: Any, *args: Any, decades: float = 4.0, **options: Any) -> Any:
+def effective_receptive_field(what: Any, *args: Any, decades: float = 4.0, **options: Any) -> Figure:
     """Draw where the gradient energy of an output lies, as a heat map with its profiles and the theoretical box.
 
     Args:
@@ -312,7 +316,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
 
 
-def _heat(ax: Any, found: EffectiveField, decades: float, figure: Any) -> None:
+def _heat(ax: Axes, found: EffectiveField, decades: float, figure: Figure) -> None:
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
@@ -341,7 +345,7 @@ def _heat(ax: Any, found: EffectiveField, decades: float, figure: Any) -> None:
     ax.set(xticks=[], yticks=[], facecolor="black")
 
 
-def _profile(ax: Any, line: np.ndarray, found: EffectiveField, axis: int) -> None:
+def _profile(ax: Axes, line: np.ndarray, found: EffectiveField, axis: int) -> None:
     place = np.arange(len(line))
     ax.fill_between(place, line, color=EFFECTIVE, alpha=0.35, linewidth=0)
     ax.plot(place, line, color=EFFECTIVE, linewidth=1.6, label="gradient energy")

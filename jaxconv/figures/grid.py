@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # One meaning each, in every figure. Chosen to differ in lightness too.
 INPUT = "#8ecae6"
@@ -50,7 +54,7 @@ def as_plane(a: Any) -> np.ndarray:
 
 
 def draw_grid(
-    ax: Any, colours: np.ndarray, texts: Any = None, *, size: float = 11, title: str | None = None
+    ax: Axes, colours: np.ndarray, texts: Any = None, *, size: float = 11, title: str | None = None
 ) -> dict[str, Any]:
     """Draw a grid of cells and return its artists, so that an animation can change them.
 
@@ -86,7 +90,7 @@ def draw_grid(
     return {"cells": cells, "texts": labels}
 
 
-def legend(ax: Any, entries: dict[str, str], **kwargs: Any) -> None:
+def legend(ax: Axes | Figure, entries: dict[str, str], **kwargs: Any) -> None:
     """A legend of filled squares: {meaning: colour}."""
     from matplotlib.patches import Patch
 

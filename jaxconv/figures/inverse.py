@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxconv.linear import ConvOperator
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def deconvolution(operator: ConvOperator, image: Any, blurred: Any, restored: dict[str, Any]) -> Any:
+
+def deconvolution(operator: ConvOperator, image: Any, blurred: Any, restored: dict[str, Any]) -> Figure:
     """Show an image, its blurred observation, C^T applied to it, and restorations, each with its PSNR.
 
     Args:

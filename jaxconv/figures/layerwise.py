@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxconv._text import place_and_whole
 from jaxconv.analysis import Gridding, gridding as find_gridding
@@ -10,8 +10,11 @@ from jaxconv.figures.fields import EFFECTIVE, MASK, NOMINAL
 from jaxconv.figures.grid import INK
 from jaxconv.figures.maps import by, style
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def layers(what: Any, *args: Any) -> Any:
+
+def layers(what: Any, *args: Any) -> Figure:
     """Draw the receptive field after every layer: nominal and actual size, what share is used, how evenly.
 
     Args:

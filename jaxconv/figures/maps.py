@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxconv.figures.grid import CURRENT, INK, ink_on, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
 
 HOLE = "#ffffff"
 TALLEST = 9.0  # inches of a figure
@@ -35,7 +39,7 @@ def as_map(counts: Any, what: str) -> np.ndarray:
 
 
 def counts_panel(
-    ax: Any,
+    ax: Axes,
     counts: np.ndarray,
     *,
     numbers: bool | None = None,
@@ -43,7 +47,7 @@ def counts_panel(
     scale: tuple[float, float] | None = None,
     log: bool = True,
     width: float = 4.0,
-) -> Any:
+) -> ScalarMappable:
     """Draw a map of counts: darker is more often, white and hatched is never.
 
     Args:
@@ -70,7 +74,7 @@ def counts_panel(
     small = max(rows, columns) <= NUMBERS_UP_TO
     if small:
         look: dict[str, Any] = {"edgecolors": "#ffffff", "linewidth": 0.6}
-        mesh = ax.pcolormesh(shown, cmap=shades(), norm=norm, rasterized=True, **look)
+        mesh: ScalarMappable = ax.pcolormesh(shown, cmap=shades(), norm=norm, rasterized=True, **look)
     else:  # an image is drawn many times faster than as many cells
         extent = (0, columns, rows, 0)
         mesh = ax.imshow(shown, cmap=shades(), norm=norm, interpolation="nearest", extent=extent)
@@ -111,7 +115,7 @@ def by(shape: Any) -> str:
     return "×".join(str(int(n)) for n in shape)
 
 
-def style(ax: Any) -> None:
+def style(ax: Axes) -> None:
     """The look of a plot with axes: no box, faint grid."""
     ax.grid(alpha=0.25)
     for side in ("top", "right"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,10 +11,14 @@ from jaxconv.figures.grid import INK, draw_grid, ink_on, number, tap_colours
 from jaxconv.linear import ConvOperator
 from jaxconv.linear.matrix import axis_tables, entries_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 MAX_SIDE = 1024
 
 
-def matrix_pair(operator: ConvOperator, *, show_values: bool | None = None) -> Any:
+def matrix_pair(operator: ConvOperator, *, show_values: bool | None = None) -> Figure:
     """Draw the matrix C of a convolution beside its transpose, every entry in the colour of its kernel tap.
 
     Equal colours are equal weights: along a row of C the kernel lies spread out, from row to row it moves by the
@@ -70,7 +74,7 @@ def matrix_pair(operator: ConvOperator, *, show_values: bool | None = None) -> A
     return figure
 
 
-def _entries(ax: Any, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int], colours: list[Any]) -> None:
+def _entries(ax: Axes, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int], colours: list[Any]) -> None:
     from matplotlib.colors import to_rgb
     from matplotlib.ticker import MaxNLocator
 
@@ -86,7 +90,7 @@ def _entries(ax: Any, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, i
     ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
-def _kernel_key(ax: Any, w: np.ndarray, colours: list[Any]) -> None:
+def _kernel_key(ax: Axes, w: np.ndarray, colours: list[Any]) -> None:
     """The kernel as a grid of its taps' colours, one row of the grid per kernel row; channels below each other."""
     taps = w.shape[:-2]
     last = taps[-1]
@@ -102,7 +106,7 @@ def _kernel_key(ax: Any, w: np.ndarray, colours: list[Any]) -> None:
     ax.set_title(f"kernel w{shown}", fontsize=13)
 
 
-def fan(operator: ConvOperator, *, axis: int = 0, output: int | None = None) -> Any:
+def fan(operator: ConvOperator, *, axis: int = 0, output: int | None = None) -> Figure:
     """Draw along one axis who is connected to whom: many inputs to one output, and in the transpose one to many.
 
     Args:
@@ -159,7 +163,7 @@ def _line(colour: Any, label: str) -> Any:
 
 
 def _draw_fan(
-    ax: Any, table: np.ndarray, colours: list[Any], xs: np.ndarray, ys: np.ndarray, output: int, flow: str
+    ax: Axes, table: np.ndarray, colours: list[Any], xs: np.ndarray, ys: np.ndarray, output: int, flow: str
 ) -> None:
     for (q, t), u in np.ndenumerate(table):
         if u < 0:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxconv.figures.grid import CURRENT, EXTRA, INPUT, KERNEL, OUTPUT, PAD, ZERO, as_plane, draw_grid, legend, number
 from jaxconv.linear.recipe import Recipe, conv_transpose_steps
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 MAX_SIDE = 20
 
 
-def transpose_recipe(y: Any, w: Any, **params: Any) -> Any:
+def transpose_recipe(y: Any, w: Any, **params: Any) -> Figure:
     """Draw the four steps of the transposed convolution of a small array, with every number written in.
 
     Args:
@@ -62,7 +67,7 @@ def transpose_recipe(y: Any, w: Any, **params: Any) -> Any:
     return _draw(Figure, steps, planes)
 
 
-def _draw(figure_class: Any, steps: Recipe, planes: dict[str, np.ndarray]) -> Any:
+def _draw(figure_class: type[Figure], steps: Recipe, planes: dict[str, np.ndarray]) -> Figure:
     g = steps.geometry
     kinds = {
         "y": np.full(planes["y"].shape, INPUT, object),
@@ -94,7 +99,9 @@ def _draw(figure_class: Any, steps: Recipe, planes: dict[str, np.ndarray]) -> An
     return figure
 
 
-def _mark_window(axes: Any, planes: dict[str, np.ndarray], dilation: tuple[int, int], figure: Any) -> None:
+def _mark_window(
+    axes: Sequence[Axes], planes: dict[str, np.ndarray], dilation: tuple[int, int], figure: Figure
+) -> None:
     """Outline one window of step 2 and the element of step 4 that it gives, and write its sum."""
     from matplotlib.patches import Rectangle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,11 @@ from jaxconv.figures.grid import INK
 from jaxconv.linear import ConvOperator
 from jaxconv.linear.spectrum import reshaped_kernel_norm
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def spectrum_plot(operators: dict[str, ConvOperator] | ConvOperator, *, method: str = "auto") -> Any:
+
+def spectrum_plot(operators: dict[str, ConvOperator] | ConvOperator, *, method: str = "auto") -> Figure:
     """Plot the singular values of one or several convolutions, with the norm of the reshaped kernel as a dashed line.
 
     Args:
@@ -62,7 +65,7 @@ def spectrum_plot(operators: dict[str, ConvOperator] | ConvOperator, *, method: 
     return figure
 
 
-def norm_convergence(operator: ConvOperator, *, steps: int = 40, key: jax.Array | None = None) -> Any:
+def norm_convergence(operator: ConvOperator, *, steps: int = 40, key: jax.Array | None = None) -> Figure:
     """Plot how power iteration reaches the operator norm, beside the reshaped kernel's norm, which it does not tend to.
 
     Args:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxconv.analysis import Patch, Visualisation
 from jaxconv.figures.grid import CURRENT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TITLES = {"exact": "exact adjoint", "deconvnet": "deconvnet", "guided": "guided backpropagation"}
 
@@ -19,7 +22,7 @@ def visualisation(
     number: int = 0,
     box: tuple[slice, slice] | None = None,
     margin: int = 4,
-) -> Any:
+) -> Figure:
     """Show an image beside what reaches its pixels from one unit, by one or several methods.
 
     Zero is mid-grey; every projection is scaled by its own 99.8th percentile of absolute values.
@@ -81,7 +84,7 @@ def visualisation(
     return figure
 
 
-def patches(found: Sequence[Patch], projections: Sequence[Visualisation] | None = None, *, columns: int = 9) -> Any:
+def patches(found: Sequence[Patch], projections: Sequence[Visualisation] | None = None, *, columns: int = 9) -> Figure:
     """Show the patches that a channel answers to most, and below each what of it the channel answers to.
 
     Args:

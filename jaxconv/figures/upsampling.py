@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from jaxconv.analysis.upsampling.probe import phase_means
 from jaxconv.figures.grid import INK, INPUT, as_plane, number
 from jaxconv.figures.maps import as_map, by, counts_panel, style
 from jaxconv.figures.volumes import maps_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TWO = (INPUT, "#3a7ca5")  # neighbours differ in lightness
 
@@ -29,7 +32,7 @@ def overlap(
     inputs: int = 6,
     direction: str = "forward",
     crop: int = 16,
-) -> Any:
+) -> Figure:
     """Draw how often the kernel of an upsampling covers each output, along a line and in the plane or the volume.
 
     Of a layer: overlap[q] = #{(i, t): s i + d t - p = q}, the number of taps that meet an input. Of a network: the
@@ -90,7 +93,7 @@ def line_overlap(kernel: int, stride: int, padding: int = 0, dilation: int = 1, 
     return np.bincount(place[(place >= 0) & (place < size)], minlength=size)
 
 
-def _of_layer(kernel: Sequence[int], stride: Sequence[int], padding: int, dilation: int, inputs: int) -> Any:
+def _of_layer(kernel: Sequence[int], stride: Sequence[int], padding: int, dilation: int, inputs: int) -> Figure:
     from matplotlib.figure import Figure
 
     if len(kernel) not in (1, 2, 3) or len(stride) != len(kernel):
@@ -158,7 +161,7 @@ def _by_value(line: np.ndarray) -> list[Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ a network
-def _of_network(field: ReceptiveField, direction: str, crop: int) -> Any:
+def _of_network(field: ReceptiveField, direction: str, crop: int) -> Figure:
     from matplotlib.figure import Figure
 
     if direction not in ("forward", "backward"):
@@ -205,7 +208,7 @@ def _period(field: ReceptiveField, direction: str) -> list[int]:
 
 
 # -------------------------------------------------------------------------------------------------------- flat images
-def _of_flat_images(board: Checkerboard) -> Any:
+def _of_flat_images(board: Checkerboard) -> Figure:
     from matplotlib.figure import Figure
 
     draws, *period, channels = board.phases.shape

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxconv.analysis import ReceptiveField
 from jaxconv.figures.grid import CURRENT
 from jaxconv.figures.maps import as_map, counts_panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANEL = 4.2
 
@@ -44,7 +48,7 @@ def maps_of(counts: np.ndarray, what: str) -> list[tuple[str, np.ndarray]]:
     return [(f"axis {a} at {at[a]}", plane.astype(np.float64)) for a, _, plane in planes(counts, at)]
 
 
-def count_planes(counts: np.ndarray, mark: Sequence[float] | None, numbers: bool | None, title: str) -> Any:
+def count_planes(counts: np.ndarray, mark: Sequence[float] | None, numbers: bool | None, title: str) -> Figure:
     """A map of counts for each plane through the marked position (the middle where there is none)."""
     at = tuple(n // 2 for n in counts.shape) if mark is None else tuple(int(m) for m in mark)
     figure, panels = _figure(title)
@@ -56,7 +60,7 @@ def count_planes(counts: np.ndarray, mark: Sequence[float] | None, numbers: bool
     return figure
 
 
-def field_planes(field: Any, index: tuple[int, ...], mask: np.ndarray, box: Sequence[slice], title: str) -> Any:
+def field_planes(field: Any, index: tuple[int, ...], mask: np.ndarray, box: Sequence[slice], title: str) -> Figure:
     """What is read, the box around it and the nominal box, in each plane through the middle of what is read."""
     from matplotlib.patches import Rectangle
 
@@ -84,7 +88,7 @@ def field_planes(field: Any, index: tuple[int, ...], mask: np.ndarray, box: Sequ
     return figure
 
 
-def energy_planes(energy: np.ndarray, box: Sequence[slice] | None, decades: float, title: str) -> Any:
+def energy_planes(energy: np.ndarray, box: Sequence[slice] | None, decades: float, title: str) -> Figure:
     """Gradient energy summed along each axis in turn, on one logarithmic scale, with the theoretical box."""
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
@@ -116,6 +120,6 @@ def _figure(title: str) -> tuple[Any, Any]:
     return figure, figure.subplots(1, 3)
 
 
-def _named(ax: Any, axis: int, kept: tuple[int, int], place: str) -> None:
+def _named(ax: Axes, axis: int, kept: tuple[int, int], place: str) -> None:
     ax.set_title(f"axis {axis} at {place}", fontsize=10.5)
     ax.set(xlabel=f"axis {kept[1]}", ylabel=f"axis {kept[0]}")
