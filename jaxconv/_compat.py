@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, PartitionSpec, auto_axes
+from jax.typing import DTypeLike
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -44,7 +45,7 @@ def partition_of(aval: Any) -> tuple[Any, ...] | None:
     return spec + (None,) * (aval.ndim - len(spec))
 
 
-def with_type(like: Any, shape: tuple[int, ...], dtype: Any, spec: tuple[Any, ...] | None) -> Any:
+def with_type(like: Any, shape: tuple[int, ...], dtype: DTypeLike, spec: tuple[Any, ...] | None) -> Any:
     """An abstract array of another shape that keeps the mesh, varying axes and memory space of `like`."""
     if spec is None:
         # Without a mesh in the type the sharding entry is only a rank: let jax make it anew.

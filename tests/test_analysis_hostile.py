@@ -207,6 +207,8 @@ SLOW = {
     "uneven nearest": lambda x: jax.image.resize(x, (1, 7, 17, 2), "nearest"),
     "repeated unevenly": lambda x: jnp.repeat(x, jnp.asarray([1, 3] * 6), axis=1, total_repeat_length=24),
     "written at every other": lambda x: x.at[:, ::2, 1::3].set(conv(x)[:, ::2, 1::3]),
+    "subtracted at every other": lambda x: x.at[:, ::2].subtract(conv(x)[:, 1::2]),
+    "rows one by one": lambda x: jnp.stack([2.0 * row for row in reversed(jnp.unstack(conv(x), axis=1))], 1),
     "tiled image": lambda x: conv(jnp.tile(x, (1, 2, 1, 1))),
     "differences": lambda x: jnp.gradient(jnp.diff(x, axis=1, n=2), axis=2),
     "rematerialised": lambda x: jax.checkpoint(jax.jit(lambda y: conv(jax.nn.gelu(conv(y)))))(x),

@@ -14,6 +14,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from jax import lax
+from jax.typing import DTypeLike
+
 from jaxconv.lattice import Relation
 
 TENSORS = ("A", "B", "C")  # lhs, rhs, result
@@ -47,8 +50,8 @@ class Equation:
     pads: tuple[tuple[int, int], ...]
     groups: int
     carriers: dict[str, str]
-    precision: Any
-    out_dtype: Any
+    precision: lax.PrecisionLike
+    out_dtype: DTypeLike
 
     @classmethod
     def read(cls, params: dict[str, Any], lhs: Any, rhs: Any, out: Any) -> Equation:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxconv import lowering
 from jaxconv._accelerate.face import Layout
@@ -36,7 +36,7 @@ class Row:
 
     path: str
     shapes: tuple[tuple[int, ...], ...]
-    dtype: Any
+    dtype: DTypeLike
     face: str | None
     roles: str | None
     geometry: ConvGeometry | None

@@ -12,6 +12,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jax.extend.core import JaxprEqn
+from jax.typing import DTypeLike
+
 from jaxconv import trilinear
 from jaxconv._accelerate.equation import Equation
 from jaxconv._accelerate.face import evaluate
@@ -19,6 +22,7 @@ from jaxconv._accelerate.recognise import Assignment, assignments, refusal
 from jaxconv._checks import is_open
 from jaxconv.jaxprs.places import place_of, scope_of
 from jaxconv.jaxprs.surgery import map_jaxprs, mesh_of, spliced, trace, with_eqns
+from jaxconv.jaxprs.walk import AnyJaxpr, type_of
 
 _CONVOLUTION = "conv_general_dilated"
 _FACES = {p.name: face for p, face in trilinear.FACES.items()}
@@ -41,7 +45,7 @@ class Recognition:
 
     path: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    dtype: Any
+    dtype: DTypeLike
     equation: Equation | None
     assignment: Assignment | None
     reason: str | None
@@ -61,16 +65,16 @@ class Rewriter:
     def __init__(self, method: str = "auto", pick: Callable[[Equation, list[Assignment]], Assignment] | None = None):
         self.method = method
         self.pick = pick
-        self._seen: dict[int, tuple[Any, Rewritten]] = {}
+        self._seen: dict[int, tuple[AnyJaxpr, Rewritten]] = {}
 
-    def __call__(self, jaxpr: Any) -> Rewritten:
+    def __call__(self, jaxpr: AnyJaxpr) -> Rewritten:
         """The rewritten jaxpr (the same object if nothing changed) and what was found in it."""
         if id(jaxpr) not in self._seen:
             # The jaxpr is kept with the answer: its id must not be given to another one.
             self._seen[id(jaxpr)] = (jaxpr, self._rewrite(jaxpr))
         return self._seen[id(jaxpr)][1]
 
-    def _rewrite(self, jaxpr: Any) -> Rewritten:
+    def _rewrite(self, jaxpr: AnyJaxpr) -> Rewritten:
         eqns, found = [], []
         for eqn in jaxpr.eqns:
             new, rows = self._equation(eqn)
@@ -80,14 +84,14 @@ class Rewriter:
             return jaxpr, found
         return with_eqns(jaxpr, eqns), found
 
-    def _equation(self, eqn: Any) -> tuple[list[Any], list[Recognition]]:
+    def _equation(self, eqn: JaxprEqn) -> tuple[list[JaxprEqn], list[Recognition]]:
         name = eqn.primitive.name
         if name == _CONVOLUTION:
             return self._convolution(eqn)
         if name in _FACES:
-            shapes = tuple(v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+            shapes = tuple(type_of(v).shape for v in (*eqn.invars, *eqn.outvars))
             reason = f"already the face {_FACES[name]}"
-            return [eqn], [Recognition(_place(eqn), shapes, eqn.invars[0].aval.dtype, None, None, reason)]
+            return [eqn], [Recognition(_place(eqn), shapes, type_of(eqn.invars[0]).dtype, None, None, reason)]
         if name in _CLOSED_WORLDS:
             return [eqn], []
         found: list[Recognition] = []
@@ -102,8 +106,8 @@ class Rewriter:
             return [eqn], found
         return [eqn.replace(params=params)], found
 
-    def _convolution(self, eqn: Any) -> tuple[list[Any], list[Recognition]]:
-        a, b, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
+    def _convolution(self, eqn: JaxprEqn) -> tuple[list[JaxprEqn], list[Recognition]]:
+        a, b, out = (type_of(v) for v in (*eqn.invars, *eqn.outvars))
         numbers = eqn.params["dimension_numbers"]
         sizes = [aval.shape[i] for aval, spec in zip((a, b, out), numbers, strict=True) for i in spec[2:]]
         if is_open(sizes):  # a geometry is plain integers
@@ -123,8 +127,8 @@ class Rewriter:
 
 
 def _replacement(
-    eqn: Any, equation: Equation, assignment: Assignment, method: str
-) -> tuple[list[Any] | None, str | None]:
+    eqn: JaxprEqn, equation: Equation, assignment: Assignment, method: str
+) -> tuple[list[JaxprEqn] | None, str | None]:
     """The equations that stand for `eqn`, or None and the reason why there are none."""
     target = eqn.outvars[0].aval
 
@@ -146,13 +150,13 @@ def _replacement(
     return list(spliced(traced, eqn)), None
 
 
-def _label(eqn: Any) -> str:
+def _label(eqn: JaxprEqn) -> str:
     name = eqn.params.get("name")
     label = f"{eqn.primitive.name}({name})" if isinstance(name, str) else eqn.primitive.name
     return "/".join(filter(None, (scope_of(eqn), label)))
 
 
-def _place(eqn: Any) -> tuple[str, ...]:
+def _place(eqn: JaxprEqn) -> tuple[str, ...]:
     """Its named scopes, or the line of the user's program."""
     place = place_of(eqn)
     return (place,) if place else ()

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import JaxprEqn, jaxpr_as_fun
 
 from jaxconv import lowering, trilinear
 from jaxconv._accelerate import accelerate
@@ -24,6 +24,7 @@ from jaxconv.benchmark.contenders import Absent, Prepared, fresh_caches, torch_f
 from jaxconv.benchmark.networks import Network
 from jaxconv.benchmark.runner import time_in_turn
 from jaxconv.jaxprs.surgery import map_jaxprs, spliced, trace, with_eqns
+from jaxconv.jaxprs.walk import AnyJaxpr
 from jaxconv.lowering import lax
 
 TASKS = ("training step", "inference")
@@ -34,8 +35,8 @@ RATE = 1e-3
 def with_lax(f: Callable[..., Any]) -> Callable[..., Any]:
     """`f` with each of jaxconv's faces as the lax convolution that a user of lax writes, before differentiation."""
 
-    def rewrite(jaxpr: Any) -> Any:
-        eqns: list[Any] = []
+    def rewrite(jaxpr: AnyJaxpr) -> Any:
+        eqns: list[JaxprEqn] = []
         for eqn in jaxpr.eqns:
             if (face := trilinear.FACES.get(eqn.primitive)) is not None:
                 written = functools.partial(_as_lax, face, eqn.params)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxconv import trilinear
 from jaxconv._accelerate import accelerate
@@ -62,7 +63,7 @@ class Program:
         return jax.jit(self.function).lower(*operands)
 
 
-def _struct(shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
+def _struct(shape: Sequence[int], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
 
 

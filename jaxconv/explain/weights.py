@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import evaluate
-from jaxconv.jaxprs.walk import called, label_of, walk
+from jaxconv.jaxprs.walk import called, label_of, type_of, walk
 
 
 def planned(build: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
@@ -37,7 +38,7 @@ def planned(build: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
     def draw() -> Any:
         rng = np.random.default_rng(0)
 
-        def step(eqn: Any, values: list[Any]) -> Sequence[Any]:
+        def step(eqn: JaxprEqn, values: list[Any]) -> Sequence[Any]:
             made = _random(eqn, values, rng)
             if made is not None:
                 return [made]
@@ -50,9 +51,9 @@ def planned(build: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
     return nnx.merge(graph[0], shapes), draw
 
 
-def _random(eqn: Any, values: Sequence[Any], rng: np.random.Generator) -> np.ndarray | None:
+def _random(eqn: JaxprEqn, values: Sequence[Any], rng: np.random.Generator) -> np.ndarray | None:
     """What an equation draws: one of jax.random's functions whole, of others the bits that they are made of."""
-    out, name = eqn.outvars[0].aval, label_of(eqn).strip("_")
+    out, name = type_of(eqn.outvars[0]), label_of(eqn).strip("_")
     if eqn.primitive.name == "random_bits":
         return rng.integers(2 ** (8 * out.dtype.itemsize), size=out.shape, dtype=out.dtype)
     if name not in ("normal", "truncated_normal") or out.dtype != np.float32:

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import JaxprEqn
 
-from .walk import bound, called, walk
+from .walk import bound, called, type_of, walk
 
 
 class UnknownConstant(ValueError):
@@ -41,7 +42,7 @@ def known(value: Any) -> Const:
     return Const(value if hasattr(value, "shape") else np.asarray(value), value=value)
 
 
-def delayed(eqn: Any, inputs: Sequence[Const]) -> list[Const]:
+def delayed(eqn: JaxprEqn, inputs: Sequence[Const]) -> list[Const]:
     """The outputs of an equation whose inputs are all constant."""
     memo: list[Any] = []
 
@@ -56,9 +57,9 @@ def delayed(eqn: Any, inputs: Sequence[Const]) -> list[Const]:
     return [Const(v.aval, partial(output, i)) for i, v in enumerate(eqn.outvars)]
 
 
-def evaluate(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+def evaluate(eqn: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
     """The outputs of an equation for numbers, by NumPy where it knows the operation: nothing is compiled for it."""
-    name, out = eqn.primitive.name, eqn.outvars[0].aval
+    name, out = eqn.primitive.name, type_of(eqn.outvars[0])
     if (name in _ELEMENTWISE or name in _STRUCTURAL) and all(map(_plain, (*values, out))):
         arrays = [np.asarray(v) for v in values]
         with np.errstate(all="ignore"):

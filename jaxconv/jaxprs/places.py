@@ -2,15 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any
+
+from jax.extend.core import JaxprEqn
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
-
 
 _TRANSFORMED = re.compile(r"\b(?:jvp|transpose|vmap)\(([^()]*)\)")
 
 
-def scope_of(eqn: Any) -> str:
+def scope_of(eqn: JaxprEqn) -> str:
     """The named scopes of an equation without the transformations it went through: ``transpose(jvp(up))`` is "up"."""
     scope, count = str(getattr(eqn.source_info, "name_stack", "")), 1
     while count:
@@ -18,7 +18,7 @@ def scope_of(eqn: Any) -> str:
     return "/".join(filter(None, scope.split("/")))
 
 
-def line_of(eqn: Any) -> str:
+def line_of(eqn: JaxprEqn) -> str:
     """The innermost line of the user's (or of a model's), not of a library's."""
     traceback = getattr(eqn.source_info, "traceback", None)
     for frame in getattr(traceback, "frames", ()):
@@ -30,7 +30,7 @@ def line_of(eqn: Any) -> str:
     return ""
 
 
-def place_of(eqn: Any, outer: str = "", files: bool = True) -> str:
+def place_of(eqn: JaxprEqn | None, outer: str = "", files: bool = True) -> str:
     """The named scopes that an equation stands in, those `outer` first, or the user's line where there are none."""
     if eqn is None:
         return outer

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.sharding import PartitionSpec
 
 from jaxconv._compat import varying_axes
+from jaxconv.jaxprs.walk import AnyJaxpr
 
 
 def map_jaxprs(visit: Callable[[Any], Any], value: Any) -> Any:
@@ -28,14 +29,14 @@ def map_jaxprs(visit: Callable[[Any], Any], value: Any) -> Any:
     return value
 
 
-def with_eqns(jaxpr: Any, eqns: list[Any]) -> Any:
+def with_eqns(jaxpr: AnyJaxpr, eqns: list[JaxprEqn]) -> Any:
     """The jaxpr, open or closed, with other equations."""
     if isinstance(jaxpr, Jaxpr):  # jax 0.12 has one class for open and closed jaxprs
         return jaxpr.replace(eqns=eqns)
     return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=eqns))
 
 
-def spliced(traced: Any, eqn: Any, operands: Sequence[Any] | None = None) -> Iterator[Any]:
+def spliced(traced: Any, eqn: JaxprEqn, operands: Sequence[Any] | None = None) -> Iterator[Any]:
     """The equations of a function traced on `operands` (all of them by default), with the variables of `eqn`."""
     env = dict(zip(traced.invars, eqn.invars if operands is None else operands, strict=True))
     env[traced.outvars[0]] = eqn.outvars[0]

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+AnyJaxpr = Jaxpr | ClosedJaxpr
+Atom = Var | Literal
 
 # These run a jaxpr several times, not at all, on parts of their operands, or on one of several devices.
 _NOT_CALLS = frozenset("cond custom_linear_solve reduce reduce_window scan shard_map while".split())
 
 
-def opened(jaxpr: Any) -> Jaxpr:
+def opened(jaxpr: AnyJaxpr) -> Jaxpr:
     """The jaxpr without its constants; jax 0.12 has one class for open and closed jaxprs."""
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
 
-def consts_of(jaxpr: Any) -> Sequence[Any]:
+def consts_of(jaxpr: AnyJaxpr) -> Sequence[Any]:
     """The values of a jaxpr's `constvars`."""
     return getattr(jaxpr, "consts", ()) or ()
 
 
-def jaxprs_in(value: Any) -> Iterator[Any]:
+def jaxprs_in(value: Any) -> Iterator[AnyJaxpr]:
     """Every jaxpr in a parameter, in tuples, lists and dicts too."""
     if isinstance(value, Jaxpr | ClosedJaxpr):
         yield value
@@ -30,7 +34,7 @@ def jaxprs_in(value: Any) -> Iterator[Any]:
             yield from jaxprs_in(inner)
 
 
-def called(eqn: Any) -> Any:
+def called(eqn: JaxprEqn) -> AnyJaxpr | None:
     """The jaxpr that a call runs once on its operands as they are (jit, remat, custom rules, ...); None if it is none.
 
     Calls are told by their one jaxpr-valued parameter, whose inputs and outputs are those of the equation, and not by
@@ -48,14 +52,22 @@ def _types(atoms: Sequence[Any]) -> list[tuple[type, Any]]:
     return [(type(v.aval), getattr(v.aval, "shape", None)) for v in atoms]
 
 
-def label_of(eqn: Any) -> str:
+def type_of(atom: Atom) -> jax.core.ShapedArray:
+    """Shape and dtype of what an equation reads or writes; nothing that is asked about here is a token."""
+    return cast(jax.core.ShapedArray, atom.aval)
+
+
+def label_of(eqn: JaxprEqn) -> str:
     """The name of the jitted function that an equation calls; empty for other equations."""
     name = eqn.params.get("name", "") if eqn.primitive.name in ("jit", "pjit") else ""
     return name if isinstance(name, str) else ""
 
 
 def walk(
-    jaxpr: Any, inputs: Sequence[Any], step: Callable[[Any, list[Any]], Sequence[Any]], lift: Callable[[Any], Any]
+    jaxpr: AnyJaxpr,
+    inputs: Sequence[Any],
+    step: Callable[[JaxprEqn, list[Any]], Sequence[Any]],
+    lift: Callable[[Any], Any],
 ) -> list[Any]:
     """The outputs of a jaxpr for inputs of any kind: `step(eqn, values)` gives the outputs of one equation.
 
@@ -96,18 +108,19 @@ def _last_uses(jaxpr: Jaxpr) -> dict[int, list[Any]]:
     return uses
 
 
-def bound(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+def bound(eqn: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
     """The outputs of an equation for arrays (or what jax traces)."""
     outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
-def scan_parts(eqn: Any) -> tuple[int, int]:
+def scan_parts(eqn: JaxprEqn) -> tuple[int, int]:
     """How many operands stay fixed and how many are carried; scanned ones lose an axis inside of the body.
 
     The parameters that say so have changed between versions of jax; the shapes have not.
     """
     body: Any = opened(eqn.params["jaxpr"])
-    scanned = sum(len(o.aval.shape) != len(i.aval.shape) for o, i in zip(eqn.invars, body.invars, strict=True))
-    carried = sum(len(o.aval.shape) == len(i.aval.shape) for o, i in zip(eqn.outvars, body.outvars, strict=True))
+    pairs = ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
+    ranks = [[(len(type_of(o).shape), len(type_of(i).shape)) for o, i in zip(*p, strict=True)] for p in pairs]
+    scanned, carried = sum(o != i for o, i in ranks[0]), sum(o == i for o, i in ranks[1])
     return len(eqn.invars) - scanned - carried, carried

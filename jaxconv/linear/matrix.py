@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv._checks import sizes_tuple
 from jaxconv._hints import hinting
@@ -152,7 +152,9 @@ class MatrixSize(NamedTuple):
     bytes: dict[str, int]
 
 
-def matrix_size(geometry: ConvGeometry, channels_in: int, channels_out: int, dtype: Any = "float32") -> MatrixSize:
+def matrix_size(
+    geometry: ConvGeometry, channels_in: int, channels_out: int, dtype: DTypeLike = "float32"
+) -> MatrixSize:
     """Shape, entries and bytes of a convolution's matrix, without building it.
 
     ``entries = prod over axes of |{(q, t) : the tap t of output q reads an input element}| * in/groups * out``

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv import ops
@@ -67,7 +67,7 @@ class ConvOperator(LinearOperator):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         padding_mode: str = "zeros",
-        precision: Any = None,
+        precision: lax.PrecisionLike = None,
         method: str = "auto",
     ):
         if not hasattr(w, "shape") or not hasattr(w, "dtype"):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
 
@@ -79,7 +80,7 @@ class Encoder(Network):
         return found
 
 
-def make_types(dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> dict[str, Any]:
+def make_types(dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, Any]:
     """The three arguments that every layer takes."""
     return {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.extend.core import JaxprEqn
 
-from jaxconv.jaxprs.walk import jaxprs_in, opened
+from jaxconv.jaxprs.walk import AnyJaxpr, jaxprs_in, opened, type_of
 
 BUDGET = 4e10  # multiply-adds: one gradient of 25e9 takes 1.5 seconds of two CPU cores
 
@@ -32,7 +33,7 @@ class Cost:
         )
 
 
-def cost_of(jaxpr: Any) -> Cost:
+def cost_of(jaxpr: AnyJaxpr) -> Cost:
     """The cost of one run; loops count once.
 
     Example:
@@ -62,11 +63,11 @@ def _size(variables: Any) -> int:
     return sum(math.prod(getattr(v.aval, "shape", ())) for v in variables)
 
 
-def _multiply_adds(eqn: Any) -> int:
+def _multiply_adds(eqn: JaxprEqn) -> int:
     """Each element of the kernel meets each position of the coarser side, of every example."""
     if eqn.primitive.name not in ("conv_general_dilated", "conv_apply", "conv_adjoint"):
         return 0
-    given, kernel, made = (v.aval.shape for v in (*eqn.invars[:2], eqn.outvars[0]))
+    given, kernel, made = (type_of(v).shape for v in (*eqn.invars[:2], eqn.outvars[0]))
     numbers = eqn.params.get("dimension_numbers")
     sides = (numbers.lhs_spec[2:], numbers.out_spec[2:]) if numbers is not None else (range(1, len(given) - 1),) * 2
     batch = given[numbers.lhs_spec[0] if numbers is not None else 0]

@@ -1,19 +1,18 @@
 """Reads a jaxpr equation by equation and builds the graph of links; one rule a primitive, found by its name."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import Const, UnknownConstant, delayed, known
 from jaxconv.jaxprs.places import place_of
-from jaxconv.jaxprs.walk import called, label_of, walk
+from jaxconv.jaxprs.walk import AnyJaxpr, called, label_of, walk
 
 from .nodes import Graph, Value
 
 Anything = Value | Const
-Rule = Callable[["Reader", Any, list[Anything]], list[Anything]]
+Rule = Callable[["Reader", JaxprEqn, list[Anything]], list[Anything]]
 
 RULES: dict[str, Rule] = {}
 NAMED_CALLS: dict[str, Rule] = {}
@@ -52,23 +51,23 @@ class Reader:
             meets is then not read, while in a network's layers a zero may be a parameter that is still to be learned.
     """
 
-    def __init__(self, eqn: Any = None):
+    def __init__(self, eqn: JaxprEqn | None = None):
         self.graph = Graph()
         self.eqn = eqn
-        self.wide_eqns: list[Any] = []
+        self.wide_eqns: list[JaxprEqn] = []
         self.in_map = False
         self._places: list[str] = []
 
-    def run(self, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Anything]) -> list[Anything]:
+    def run(self, jaxpr: AnyJaxpr, args: Sequence[Anything]) -> list[Anything]:
         """The outputs of a jaxpr."""
         return walk(jaxpr, args, self._step, known)
 
-    def _step(self, eqn: Any, inputs: list[Anything]) -> Sequence[Anything]:
+    def _step(self, eqn: JaxprEqn, inputs: list[Anything]) -> Sequence[Anything]:
         if all(isinstance(v, Const) for v in inputs):
             return delayed(eqn, inputs)  # type: ignore[arg-type]
         return self._apply(eqn, inputs)
 
-    def inside(self, name: str, jaxpr: ClosedJaxpr | Jaxpr, args: Sequence[Anything]) -> list[Anything]:
+    def inside(self, name: str, jaxpr: AnyJaxpr, args: Sequence[Anything]) -> list[Anything]:
         """The same one level further in: `name` is put before the places of what it holds."""
         outer = place_of(self.eqn, self._places[-1] if self._places else "", files=False)
         self._places.append("/".join(p for p in (outer, name) if p))
@@ -79,14 +78,17 @@ class Reader:
             self._places.pop()
             self.eqn = before
 
-    def _apply(self, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+    def _apply(self, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
         self.eqn = eqn
         name = eqn.primitive.name
         handler, inner = NAMED_CALLS.get(label_of(eqn)) or RULES.get(name), called(eqn)
-        if handler is None and inner is None:
-            raise NotUnderstood(name, self.place, "it has no rule")
         try:
-            outputs = handler(self, eqn, inputs) if handler else self.inside("", inner, inputs)
+            if handler is not None:
+                outputs = handler(self, eqn, inputs)
+            elif inner is not None:
+                outputs = self.inside("", inner, inputs)
+            else:
+                raise NotUnderstood(name, self.place, "it has no rule")
             # An empty array depends on nothing; loops over halves and quarters make such slices.
             return [known(np.zeros(v.shape)) if isinstance(v, Value) and 0 in v.shape else v for v in outputs]
         except UnknownConstant as unknown:
@@ -101,7 +103,12 @@ class Reader:
         return value
 
     def refuse(self, reason: str) -> NotUnderstood:
-        return NotUnderstood(self.eqn.primitive.name, self.place, reason)
+        return NotUnderstood(self.primitive, self.place, reason)
+
+    @property
+    def primitive(self) -> str:
+        """The name of what is being read."""
+        return "" if self.eqn is None else self.eqn.primitive.name
 
     @property
     def place(self) -> str:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from .links import groups
 from .nodes import Edge, Graph, Node
@@ -53,7 +54,7 @@ def pull_back(
     *,
     through_global: bool = False,
     modulus: int | None = None,
-    dtype: Any = np.float64,
+    dtype: DTypeLike = np.float64,
     exponents: dict[int, int] | None = None,
 ) -> Block:
     """A block of counts on `out` carried back to `source`: the block there, and where it starts."""

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import Const, known
 from jaxconv.jaxprs.modules import with_state
+from jaxconv.jaxprs.walk import AnyJaxpr
 
 from . import rules  # noqa: F401 - registers the rules
 from .nodes import Axis, GlobalOp, Graph, Layer, Node, Value, uniform
@@ -30,8 +32,8 @@ class Traced:
     spatial_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
     result_axes: tuple[int, ...]
-    jaxpr: Any = None
-    wide_eqns: tuple[Any, ...] = ()
+    jaxpr: AnyJaxpr | None = None
+    wide_eqns: tuple[JaxprEqn, ...] = ()
 
     @property
     def input_size(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.extend.core import Literal
 
-from jaxconv.jaxprs.walk import jaxprs_in, label_of, opened
+from jaxconv.jaxprs.walk import AnyJaxpr, jaxprs_in, label_of, opened
 
 from ..graph.links import Link
 from ..graph.nodes import Node
@@ -62,7 +62,7 @@ class AtSizes:
         return self._jaxprs[key]
 
 
-def _equations(jaxpr: Any, used: Sequence[bool]) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
+def _equations(jaxpr: AnyJaxpr, used: Sequence[bool]) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
     jaxpr = opened(jaxpr)
     needed = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and not isinstance(v, Literal)}
     live: list[tuple[Any, list[bool]]] = []

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import JaxprEqn, Literal
+from jax.typing import DTypeLike
 
-from jaxconv.jaxprs.walk import bound, called, consts_of, label_of, opened
+from jaxconv.jaxprs.walk import bound, called, consts_of, label_of, opened, type_of
 
 from ..graph.reader import NAMED_CALLS, NotUnderstood
 from .moving import AtSizes
@@ -34,7 +35,7 @@ class Pass:
     paths: tuple[Path, ...]
     axes: tuple[int, ...]
 
-    def start(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+    def start(self, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
         """The neutral element; sums over tiles are kept in float64."""
         if self.kind == "reduce_sum":
             return np.zeros(shape, np.float64 if np.issubdtype(dtype, np.inexact) else dtype)
@@ -145,19 +146,19 @@ class _Run:
             env.update(zip(eqn.outvars, self._equation(eqn, big, values, (*path, number)), strict=True))
         return [read(a, b) for a, b in zip(opened(small).outvars, opened(large).outvars, strict=True)]
 
-    def _equation(self, eqn: Any, big: Any, values: list[_Value], path: Path) -> list[_Value]:
+    def _equation(self, eqn: JaxprEqn, big: Any, values: list[_Value], path: Path) -> list[_Value]:
         if path in self.found:
-            return [_Value(jnp.asarray(self.found[path], eqn.outvars[0].aval.dtype), _STATISTIC)]
+            return [_Value(jnp.asarray(self.found[path], type_of(eqn.outvars[0]).dtype), _STATISTIC)]
         origin = max((v.origin for v in values), default=_CONSTANT)
         if path in self.marks:
             if origin != _LATER:
                 self.operands[path] = values[0].value
-            return [_Value(jnp.zeros(eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype), _LATER)]
+            return [_Value(jnp.zeros(type_of(eqn.outvars[0]).shape, type_of(eqn.outvars[0]).dtype), _LATER)]
         inner = _called(eqn)
         if inner is not None:
             return self(inner, _called(big), values, path)
         own = [v.value for v in values]
-        alike = [v.aval.shape for v in (*eqn.invars, *eqn.outvars)] == [
+        alike = [type_of(v).shape for v in (*eqn.invars, *eqn.outvars)] == [
             v.aval.shape for v in (*big.invars, *big.outvars)
         ]
         whole = [v.whole if v.origin == _CONSTANT else v.value for v in values]
@@ -171,7 +172,7 @@ class _Run:
         return [_Value(o, origin, w) for o, w in zip(outputs, counts, strict=True)]
 
 
-def _called(eqn: Any) -> Any:
+def _called(eqn: JaxprEqn) -> Any:
     """The jaxpr of a call that is read equation by equation; those that the analysis knows by name stay calls."""
     return None if label_of(eqn) in NAMED_CALLS else called(eqn)
 

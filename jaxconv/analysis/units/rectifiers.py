@@ -11,12 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxconv.jaxprs.constants import Const, delayed, known
 from jaxconv.jaxprs.places import place_of
 from jaxconv.jaxprs.surgery import map_jaxprs, spliced, trace, with_eqns
-from jaxconv.jaxprs.walk import called, jaxprs_in, label_of, opened, walk
+from jaxconv.jaxprs.walk import AnyJaxpr, called, jaxprs_in, label_of, opened, type_of, walk
 
 from .relu_facts import Dependent, Fact, Nonlinearities, Place, bent, inner_facts, is_zero, live_equations, scalar
 
@@ -30,6 +30,9 @@ _NAMED = frozenset(
 _POOLS = frozenset(("max_pool", "max_pool_with_indices"))
 _COMPARISONS = frozenset(("gt", "ge", "lt", "le"))
 _POINTWISE = frozenset("abs clamp erf exp expm1 log log1p logistic tanh".split())
+
+# What stands in an equation's place, and what is known of its outputs.
+_Read = tuple[list[JaxprEqn], list[Fact]]
 
 
 # ------------------------------------------------------------------------------------------------------ the three rules
@@ -75,12 +78,12 @@ class Rectifiers:
         ]
         return self._closed(closed, facts)[0]
 
-    def _closed(self, jaxpr: Any, facts: Sequence[Fact]) -> tuple[Any, list[Fact]]:
+    def _closed(self, jaxpr: AnyJaxpr, facts: Sequence[Fact]) -> tuple[Any, list[Fact]]:
         before = opened(jaxpr).eqns
         live = live_equations(opened(jaxpr))
-        eqns: list[Any] = []
+        eqns: list[JaxprEqn] = []
 
-        def step(eqn: Any, inputs: list[Fact]) -> list[Fact]:
+        def step(eqn: JaxprEqn, inputs: list[Fact]) -> list[Fact]:
             new, outputs = [eqn], list[Fact](Dependent() for _ in eqn.outvars)
             if all(isinstance(f, Const) for f in inputs):
                 outputs = list[Fact](delayed(eqn, inputs))  # type: ignore[arg-type]
@@ -93,7 +96,7 @@ class Rectifiers:
         same = len(eqns) == len(before) and all(a is b for a, b in zip(eqns, before, strict=True))
         return jaxpr if same else with_eqns(jaxpr, eqns), outputs
 
-    def _equation(self, eqn: Any, inputs: list[Fact]) -> tuple[list[Any], list[Fact]]:
+    def _equation(self, eqn: JaxprEqn, inputs: list[Fact]) -> _Read:
         name, label = eqn.primitive.name, label_of(eqn)
         fresh: list[Fact] = [Dependent() for _ in eqn.outvars]
         if name.startswith(("custom_jvp_call", "custom_vjp_call")):
@@ -104,10 +107,10 @@ class Rectifiers:
             if label in _NAMED:
                 return self._note("kept", eqn, label, [eqn], fresh)
             return self._nested(eqn, inputs)
-        if name in ("reduce_window_max", "reduce_max") and eqn.outvars[0].aval.dtype != bool:
+        if name in ("reduce_window_max", "reduce_max") and type_of(eqn.outvars[0]).dtype != bool:
             return self._note("pools", eqn, name, [eqn], fresh)
         bend = bent(name, inputs)
-        if bend is not None and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
+        if bend is not None and jnp.issubdtype(type_of(eqn.outvars[0]).dtype, jnp.floating):
             slot, upper = bend
             source = inputs[slot]
             assert isinstance(source, Dependent)
@@ -115,7 +118,7 @@ class Rectifiers:
             return self._note("relus", eqn, "ReLU", new, [Dependent(relu_of=source, upper=upper)])
         return self._other(eqn, inputs, fresh)
 
-    def _other(self, eqn: Any, inputs: list[Fact], fresh: list[Fact]) -> tuple[list[Any], list[Fact]]:
+    def _other(self, eqn: JaxprEqn, inputs: list[Fact], fresh: list[Fact]) -> _Read:
         name = eqn.primitive.name
         if name in _COMPARISONS:
             for this, other, flipped in ((0, 1, False), (1, 0, True)):
@@ -140,7 +143,7 @@ class Rectifiers:
             return self._note("kept", eqn, known_name, [eqn], fresh)
         return [eqn], fresh
 
-    def _custom(self, eqn: Any, inputs: list[Fact]) -> tuple[list[Any], list[Fact]]:
+    def _custom(self, eqn: JaxprEqn, inputs: list[Fact]) -> _Read:
         """A function with a derivative of its own: exchanged where all of it is one ReLU, else left as it is."""
         fresh: list[Fact] = [Dependent() for _ in eqn.outvars]
         inner = called(eqn)
@@ -159,7 +162,7 @@ class Rectifiers:
         self.found.pools += [Place(p.name, self._place(eqn), p.times * self._times) for p in look.found.pools]
         return [eqn], fresh
 
-    def _nested(self, eqn: Any, inputs: list[Fact]) -> tuple[list[Any], list[Fact]]:
+    def _nested(self, eqn: JaxprEqn, inputs: list[Fact]) -> _Read:
         name, params = eqn.primitive.name, eqn.params
         turns = int(params["length"]) if name == "scan" else 1
         direct = not ({"length", "branches", "body_jaxpr"} & params.keys())
@@ -185,18 +188,18 @@ class Rectifiers:
             return [eqn], facts
         return [eqn.replace(params=changed)], facts
 
-    def _replaced(self, eqn: Any, slot: int, upper: float | None) -> list[Any]:
+    def _replaced(self, eqn: JaxprEqn, slot: int, upper: float | None) -> list[JaxprEqn]:
         if self.rule == "exact":
             return [eqn]
 
         operand = eqn.invars[slot]  # alone: a zero that varies between devices cannot be traced by itself
         return list(spliced(trace(lambda x: relu(x, self.rule, upper), operand.aval), eqn, [operand]))
 
-    def _note(self, kind: str, eqn: Any, name: str, new: list[Any], facts: list[Fact]) -> tuple[list[Any], list[Fact]]:
+    def _note(self, kind: str, eqn: JaxprEqn, name: str, new: list[JaxprEqn], facts: list[Fact]) -> _Read:
         getattr(self.found, kind).append(Place(name, self._place(eqn), self._times))
         return new, facts
 
-    def _place(self, eqn: Any) -> str:
+    def _place(self, eqn: JaxprEqn) -> str:
         scopes, line = self._scopes[-1] if self._scopes else ("", "")
         return place_of(eqn, scopes) or line
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import JaxprEqn, Literal
 
 from jaxconv.jaxprs.constants import Const, UnknownConstant
-from jaxconv.jaxprs.walk import scan_parts
+from jaxconv.jaxprs.walk import AnyJaxpr, scan_parts
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def bent(name: str, inputs: Sequence[Fact]) -> tuple[int, float | None] | None:
     return None
 
 
-def inner_facts(eqn: Any, inputs: Sequence[Fact], avals: Sequence[Any]) -> list[Fact]:
+def inner_facts(eqn: JaxprEqn, inputs: Sequence[Fact], avals: Sequence[Any]) -> list[Fact]:
     """What is known of the inputs of a jaxpr inside an equation."""
     name, params = eqn.primitive.name, eqn.params
     if name == "cond":
@@ -123,7 +123,7 @@ def scalar(fact: Fact) -> float | None:
 _CUTS = frozenset(("stop_gradient", "gt", "ge", "lt", "le", "eq", "ne", "sign", "floor", "ceil", "round", "argmax"))
 
 
-def live_equations(jaxpr: Any) -> set[int]:
+def live_equations(jaxpr: AnyJaxpr) -> set[int]:
     """The equations, by identity, through which a derivative of some output flows."""
     live = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
     found = set()

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import JaxprEqn
+from jax.typing import DTypeLike
 
 from jaxconv.jaxprs.modules import with_state
 from jaxconv.jaxprs.places import place_of
-from jaxconv.jaxprs.walk import bound, called, label_of, walk
+from jaxconv.jaxprs.walk import AnyJaxpr, bound, called, label_of, type_of, walk
 from jaxconv.lattice import Relation, of_lax
 
 from ..field.cost import compiler_options, cost_of
@@ -32,12 +34,12 @@ class Record:
 
     primitive: str
     place: str
-    eqn: Any
+    eqn: JaxprEqn
     size: tuple[int, ...]
     period: tuple[int, ...]
     phases: np.ndarray
     factor: tuple[int, ...]
-    dtype: Any = np.float32
+    dtype: DTypeLike = np.float32
 
     @property
     def unevenness(self) -> float:
@@ -126,7 +128,7 @@ def probe(
     seed: int,
     places: Sequence[int],
     known: Sequence[tuple[int, int, int | None]] | None = None,
-    jaxpr: Any = None,
+    jaxpr: AnyJaxpr | None = None,
 ) -> list[Record]:
     """The records of every layer and of the output (last), on flat images; `places` are the output's spatial axes.
 
@@ -215,23 +217,23 @@ def phases_between(fine: int, coarse: int) -> int:
     return max(round(fine / coarse), 1) if coarse > 1 else 1
 
 
-def _factors(eqn: Any, axes: Sequence[int]) -> tuple[int, ...]:
+def _factors(eqn: JaxprEqn, axes: Sequence[int]) -> tuple[int, ...]:
     """By how much a layer enlarges each spatial axis of its input; 1 where it does not."""
     found = relations(eqn)
     if found or eqn is None:
         lattice = tuple(r.base // math.gcd(r.base, r.stride) for r in found)
         return lattice if len(lattice) == len(axes) else (1,) * len(axes)
-    new = eqn.outvars[0].aval.shape
+    new = type_of(eqn.outvars[0]).shape
     if eqn.primitive.name == "reshape":
         # A shuffle or a repetition ends in a reshape that puts an axis of subpixels behind its axis of pixels.
-        old, factor = eqn.invars[0].aval.shape, dict.fromkeys(axes, 1)
+        old, factor = type_of(eqn.invars[0]).shape, dict.fromkeys(axes, 1)
         for left, right in groups(old, new):
             moving = [a for a in right if a in factor and new[a] > 1]
             large = [old[i] for i in left if old[i] > 1]
             if len(moving) == 1 and len(large) > 1:
                 factor[moving[0]] = math.prod(large[1:])
         return tuple(factor[a] for a in axes)
-    alike = [v.aval.shape for v in eqn.invars if len(getattr(v.aval, "shape", ())) == len(new)]
+    alike = [type_of(v).shape for v in eqn.invars if len(getattr(v.aval, "shape", ())) == len(new)]
     if not alike:
         return (1,) * len(axes)
     old = max(alike, key=math.prod)
@@ -264,10 +266,10 @@ class _Recorder:
         self.sites = sites
         self.kept: list[Any] = []
 
-    def run(self, jaxpr: Any, inputs: Sequence[tuple[Any, bool]]) -> list[tuple[Any, bool]]:
+    def run(self, jaxpr: AnyJaxpr, inputs: Sequence[tuple[Any, bool]]) -> list[tuple[Any, bool]]:
         return walk(jaxpr, inputs, self._step, lambda value: (value, False))
 
-    def _step(self, eqn: Any, inputs: list[tuple[Any, bool]]) -> list[tuple[Any, bool]]:
+    def _step(self, eqn: JaxprEqn, inputs: list[tuple[Any, bool]]) -> list[tuple[Any, bool]]:
         name, call, inner = eqn.primitive.name, label_of(eqn), called(eqn)
         if inner is not None and call not in _LAYER_CALLS:
             return self.run(inner, inputs)
@@ -283,17 +285,17 @@ class _Recorder:
             self._keep(name, eqn, values[0])
         return [(value, seen) for value in values]
 
-    def _keep(self, name: str, eqn: Any, output: Any) -> None:
+    def _keep(self, name: str, eqn: JaxprEqn, output: Any) -> None:
         if jnp.issubdtype(output.dtype, jnp.floating):
             self.sites.append((name, place_of(eqn), eqn))
             self.kept.append(output)
 
 
-def relations(eqn: Any) -> tuple[Relation, ...]:
+def relations(eqn: JaxprEqn) -> tuple[Relation, ...]:
     """The sliding relation of a convolution on each of its axes; empty for other equations."""
     p, name = eqn.params if eqn is not None else {}, eqn.primitive.name if eqn is not None else ""
     if name == "conv_general_dilated":
-        return of_lax(p, eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape)
+        return of_lax(p, type_of(eqn.invars[0]).shape, type_of(eqn.invars[1]).shape, type_of(eqn.outvars[0]).shape)
     if name == "conv_apply":
         return p["geometry"].axes
     return tuple(r.transposed() for r in p["geometry"].axes) if name == "conv_adjoint" else ()

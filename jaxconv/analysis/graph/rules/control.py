@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import Const, known
 from jaxconv.jaxprs.walk import opened, scan_parts
@@ -11,13 +12,13 @@ from jaxconv.jaxprs.walk import opened, scan_parts
 from ..nodes import Axis, Value, uniform
 from ..reader import Anything, Reader, rule
 from .pointwise import stretched, values_of
-from .shape import joined, sliced
+from .shape import at_position, joined
 
 _TURNS = 10_000
 
 
 @rule("cond")
-def _cond(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _cond(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     which, *operands = inputs
     branches = eqn.params["branches"]
     platforms = eqn.params.get("branches_platforms")
@@ -44,7 +45,7 @@ def _either(reader: Reader, outputs: tuple[Anything, ...], which: Anything) -> A
 
 
 @rule("scan")
-def _scan(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _scan(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     p = eqn.params
     length, fixed, carried = p["length"], *scan_parts(eqn)
     if length > _TURNS:
@@ -79,9 +80,7 @@ def _repeated(reader: Reader, row: Anything, length: int, aval: Any) -> Anything
 def _row(reader: Reader, value: Anything, turn: int) -> Anything:
     if isinstance(value, Const):
         return Const(_Shape(value.shape[1:], value.dtype), lambda: value.value[turn])
-    starts = [turn] + [0] * (len(value.axes) - 1)
-    one = sliced(reader, value, starts, (1, *value.shape[1:]), (1,) * len(value.axes))
-    return reader.graph.remap(one, one.axes[1:], [None, *range(len(one.axes) - 1)])
+    return at_position(reader, value, 0, turn)
 
 
 def _lifted(row: Const) -> np.ndarray:
@@ -108,7 +107,7 @@ def _stack(reader: Reader, rows: list[Anything], aval: Any, spatial: bool) -> An
 
 
 @rule("shard_map")
-def _shard_map(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _shard_map(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     """One device's share stands for all of them, where nothing is split but what all see alike, such as a batch."""
     inner = opened(eqn.params["jaxpr"])
     shares = [_resized(reader, v, var.aval) for v, var in zip(inputs, inner.invars, strict=True)]
@@ -129,7 +128,7 @@ def _resized(reader: Reader, value: Anything, aval: Any) -> Anything:
 
 
 @rule("while")
-def _while(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _while(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     p = eqn.params
     a, b = p["cond_nconsts"], p["body_nconsts"]
     test_consts, body_consts, carry = inputs[:a], inputs[a : a + b], list(inputs[a + b :])

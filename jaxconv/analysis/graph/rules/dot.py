@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import Const
 
@@ -13,7 +14,7 @@ from .pointwise import global_over
 
 
 @rule("dot_general")
-def _dot(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _dot(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     left, right = inputs
     contract, batch = eqn.params["dimension_numbers"]
     edges: list[Edge] = []

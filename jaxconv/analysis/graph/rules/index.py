@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import Const
+from jaxconv.jaxprs.walk import type_of
 
 from ..links import Link, from_pattern, repeated, take
 from ..nodes import Axis, Edge, Value, uniform
@@ -17,16 +18,16 @@ from .shape import constant_starts, select_classes, split_axis
 
 # -------------------------------------------------------------------------------------------------------------- gather
 @rule("gather")
-def _gather(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _gather(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value, indices = inputs
     d, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     if isinstance(value, Const) and isinstance(indices, Value):
-        return [_looked_up(reader, indices, d.offset_dims, eqn.outvars[0].aval.shape)]
+        return [_looked_up(reader, indices, d.offset_dims, type_of(eqn.outvars[0]).shape)]
     if not isinstance(value, Value) or isinstance(indices, Value):
         raise reader.refuse("its positions depend on the data")
     if d.operand_batching_dims:
         raise reader.refuse("it has batching dimensions")
-    out_shape = eqn.outvars[0].aval.shape
+    out_shape = type_of(eqn.outvars[0]).shape
     batch_out = [a for a in range(len(out_shape)) if a not in d.offset_dims]
     batch_shape = [out_shape[a] for a in batch_out]
     offsets = iter(d.offset_dims)
@@ -187,7 +188,7 @@ def _assembled(reader: Reader, value: Value, axes: Sequence[Axis], plan) -> Valu
 
 # ------------------------------------------------------------------------------------------- writing at known positions
 @rule("dynamic_update_slice")
-def _update_slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _update_slice(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     operand, update, *starts = inputs
     at = constant_starts(reader, operand, starts, update.shape)
     boxes = {
@@ -198,8 +199,8 @@ def _update_slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyt
     return [_written(reader, operand, update, boxes, keep=False)]
 
 
-@rule("scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter_mul", "scatter-max", "scatter-min")
-def _scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+@rule(*"scatter scatter-add scatter_add scatter-sub scatter-mul scatter_mul scatter-max scatter-min".split())
+def _scatter(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     operand, indices, update = inputs
     d, name = eqn.params["dimension_numbers"], eqn.primitive.name
     if isinstance(indices, Value) or d.operand_batching_dims:

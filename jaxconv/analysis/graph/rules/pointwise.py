@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxconv.jaxprs.walk import type_of
 
 from ..links import Link, from_pattern, take
 from ..nodes import Axis, Edge, GlobalOp, Value, merge_classes, uniform
@@ -14,9 +16,9 @@ from ..reader import NAMED_CALLS, Anything, Reader, rule
 POINTWISE = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex conj
 convert_element_type copy copy_p cos cosh device_put digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
-igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul name ne neg nextafter
-not or polygamma population_count pow pcast pvary real reduce_precision regularized_incomplete_beta rem round rsqrt
-select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi name ne neg
+nextafter not or polygamma population_count pow pcast pvary real reduce_precision regularized_incomplete_beta rem round
+rsqrt select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
 stop_gradient sub tan tanh xor zeta mul_add mesh_cast reshard bitcast_convert_type optimization_barrier
 """.split()
 
@@ -30,10 +32,10 @@ def values_of(inputs: list[Anything]) -> list[Value]:
 
 
 @rule(*POINTWISE)
-def _pointwise(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _pointwise(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     if eqn.primitive.name in ("optimization_barrier", "device_put"):
         return inputs
-    shape = eqn.outvars[0].aval.shape
+    shape = type_of(eqn.outvars[0]).shape
     values = [stretched(reader, v, shape) for v in values_of(inputs)]
     if reader.in_map and eqn.primitive.name == "mul" and len(values) == 1:
         (weights,) = (v for v in inputs if not isinstance(v, Value))
@@ -76,7 +78,7 @@ def stretched(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
 
 
 @rule("broadcast_in_dim")
-def _broadcast(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _broadcast(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     shape, where = eqn.params["shape"], eqn.params["broadcast_dimensions"]
     axes = [uniform(n) for n in shape]
@@ -88,7 +90,7 @@ def _broadcast(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
 
 
 @rule("transpose")
-def _transpose(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _transpose(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     permutation = eqn.params["permutation"]
     return [transposed(reader, value, permutation)]
@@ -101,18 +103,21 @@ def transposed(reader: Reader, value: Value, permutation: Sequence[int]) -> Valu
 
 
 @rule("squeeze")
-def _squeeze(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    value = reader.dependent(inputs[0])
-    gone = set(eqn.params["dimensions"])
+def _squeeze(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
+    return [squeezed(reader, reader.dependent(inputs[0]), eqn.params["dimensions"])]
+
+
+def squeezed(reader: Reader, value: Value, gone: Sequence[int]) -> Value:
+    """The value without some of its axes of length one."""
     kept = [a for a in range(len(value.axes)) if a not in gone]
     where = [kept.index(a) if a in kept else None for a in range(len(value.axes))]
-    return [reader.graph.remap(value, [value.axes[a] for a in kept], where)]
+    return reader.graph.remap(value, [value.axes[a] for a in kept], where)
 
 
 @rule("expand_dims")
-def _expand(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _expand(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
-    shape, new = eqn.outvars[0].aval.shape, set(eqn.params["dimensions"])
+    shape, new = type_of(eqn.outvars[0]).shape, set(eqn.params["dimensions"])
     kept = [a for a in range(len(shape)) if a not in new]
     axes = [uniform(1) if a in new else value.axes[kept.index(a)] for a in range(len(shape))]
     return [reader.graph.remap(value, axes, kept)]
@@ -124,13 +129,13 @@ reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor arg
 
 
 @rule(*REDUCTIONS)
-def _reduce(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _reduce(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     return [reduced(reader, value, tuple(int(a) for a in eqn.params["axes"]))]
 
 
 @rule("reduce")
-def _reduce_any(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _reduce_any(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     axes = tuple(eqn.params["dimensions"])
     half = len(inputs) // 2
     one = reader.graph.pointwise(values_of(inputs[:half]), reader.place)
@@ -148,19 +153,19 @@ def global_over(reader: Reader, value: Value, axes: tuple[int, ...]) -> GlobalOp
     wide = tuple(a for a in axes if value.axes[a].spatial and value.axes[a].size > 1 and a in read)
     if not wide:
         return None
-    if all(a in axes for a, x in enumerate(value.axes) if x.spatial and x.size > 1):
+    if reader.eqn is not None and all(a in axes for a, x in enumerate(value.axes) if x.spatial and x.size > 1):
         reader.wide_eqns.append(reader.eqn)
-    return GlobalOp(reader.eqn.primitive.name, reader.place, wide)
+    return GlobalOp(reader.primitive, reader.place, wide)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
-def _cumulative(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _cumulative(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value, axis = reader.dependent(inputs[0]), eqn.params["axis"]
     record, size = global_over(reader, value, (axis,)), value.shape[axis]
     if value.axes[axis].count == 1 and record is None:
         return [value]
     if size > _WIDEST_TABLE:
-        return [_spread_over(reader, value, axis, eqn.outvars[0].aval.shape)]
+        return [_spread_over(reader, value, axis, type_of(eqn.outvars[0]).shape)]
     # It reads the axis from its begin (or end) up to each position; of channels, each class once.
     value = reader.graph.counted(value, (axis,) if value.axes[axis].spatial else (), reader.place)
     node = reader.graph.materialize(value, reader.place)
@@ -178,11 +183,11 @@ def _cumulative(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythi
 
 
 @rule("sort", "top_k", "approx_top_k")
-def _sort(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _sort(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     one = reader.graph.pointwise(values_of(inputs), reader.place)
     named = [eqn.params[key] for key in ("dimension", "reduction_dimension", "axis") if key in eqn.params]
     axis = (named[0] if named else -1) % len(one.axes)
-    return [_spread_over(reader, one, axis, v.aval.shape) for v in eqn.outvars]
+    return [_spread_over(reader, one, axis, type_of(v).shape) for v in eqn.outvars]
 
 
 def _spread_over(reader: Reader, value: Value, axis: int, shape: tuple[int, ...]) -> Value:
@@ -196,16 +201,16 @@ def _spread_over(reader: Reader, value: Value, axis: int, shape: tuple[int, ...]
 
 
 @rule("fft")
-def _fft(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _fft(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
-    shape = eqn.outvars[0].aval.shape
+    shape = type_of(eqn.outvars[0]).shape
     for axis in range(len(shape) - len(eqn.params["fft_lengths"]), len(shape)):
         value = _spread_over(reader, value, axis, shape)
     return [value]
 
 
 @rule("rev")
-def _rev(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _rev(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     counted = reader.graph.counted(value, [a for a in eqn.params["dimensions"] if value.axes[a].spatial], reader.place)
     axes, links = list(counted.axes), {}
@@ -221,13 +226,13 @@ def _rev(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     return [reader.graph.linked(counted, links, axes, "rev", reader.place)]
 
 
-def _search_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _search_call(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     """The place of each value in a constant table depends on that value alone.
 
     Newer versions of jax have a primitive for the search, without a jaxpr to look into.
     """
     table, *rest = inputs
-    if isinstance(table, Value) or len(rest) != 1 or rest[0].shape != eqn.outvars[0].aval.shape:
+    if isinstance(table, Value) or len(rest) != 1 or rest[0].shape != type_of(eqn.outvars[0]).shape:
         return reader.inside("", eqn.params["jaxpr"], inputs)
     return [rest[0]]
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import Const
+from jaxconv.jaxprs.walk import type_of
 from jaxconv.lattice import Relation
 
 from ..links import Link, groups, take, window
 from ..nodes import Axis, Edge, Node, Value, merge_classes, uniform
 from ..reader import Anything, Reader, rule
-from .pointwise import transposed
+from .pointwise import squeezed, transposed
 
 
 # ------------------------------------------------------------------------------------------------------------ reshape
@@ -67,11 +68,11 @@ def split_axis(axis: Axis, sizes: Sequence[int]) -> tuple[list[Axis], Link | Non
 
 
 @rule("reshape")
-def _reshape(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _reshape(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     if eqn.params.get("dimensions") is not None:  # as vmap over the last axis leaves it
         value = transposed(reader, value, eqn.params["dimensions"])
-    return [reshaped(reader, value, eqn.outvars[0].aval.shape)]
+    return [reshaped(reader, value, type_of(eqn.outvars[0]).shape)]
 
 
 def reshaped(reader: Reader, value: Value, new: Sequence[int]) -> Value:
@@ -180,11 +181,11 @@ def _slide(n_in: int, n_out: int, stride: int = 1, base: int = 1, low: int = 0) 
 
 
 @rule("slice")
-def _slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _slice(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     starts = eqn.params["start_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
-    return [sliced(reader, value, starts, eqn.outvars[0].aval.shape, strides)]
+    return [sliced(reader, value, starts, type_of(eqn.outvars[0]).shape, strides)]
 
 
 def sliced(reader: Reader, value: Value, starts, shape, strides) -> Value:
@@ -196,10 +197,23 @@ def sliced(reader: Reader, value: Value, starts, shape, strides) -> Value:
     return select_positions(reader, value, picks, "slice") if picks else value
 
 
+def at_position(reader: Reader, value: Value, axis: int, i: int) -> Value:
+    """Position i of an axis, without the axis."""
+    starts = [i if a == axis else 0 for a in range(len(value.axes))]
+    shape = [1 if a == axis else n for a, n in enumerate(value.shape)]
+    return squeezed(reader, sliced(reader, value, starts, shape, (1,) * len(shape)), (axis,))
+
+
+@rule("unstack")
+def _unstack(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
+    value, axis = reader.dependent(inputs[0]), eqn.params["axis"]
+    return [at_position(reader, value, axis, i) for i in range(len(eqn.outvars))]
+
+
 @rule("dynamic_slice")
-def _dynamic_slice(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _dynamic_slice(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value, *starts = inputs
-    shape = eqn.outvars[0].aval.shape
+    shape = type_of(eqn.outvars[0]).shape
     return [
         sliced(reader, _only(reader, value), constant_starts(reader, value, starts, shape), shape, (1,) * len(shape))
     ]
@@ -226,7 +240,7 @@ def constant_starts(reader: Reader, value: Anything, starts: Sequence[Anything],
 
 
 @rule("split")
-def _split(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _split(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     axis, start = eqn.params["axis"], 0
     outputs: list[Anything] = []
@@ -239,7 +253,7 @@ def _split(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 
 @rule("pad")
-def _pad(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _pad(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value, filler = reader.dependent(inputs[0]), inputs[1]
     if isinstance(filler, Value):
         raise reader.refuse("the padding value depends on the input")
@@ -247,7 +261,7 @@ def _pad(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
     for a, (low, high, interior) in enumerate(eqn.params["padding_config"]):
         if (low, high, interior) != (0, 0, 0):
             n = value.shape[a]
-            positions, link = _slide(n, eqn.outvars[0].aval.shape[a], base=interior + 1, low=low)
+            positions, link = _slide(n, type_of(eqn.outvars[0]).shape[a], base=interior + 1, low=low)
             # A border is padding, beyond which the nominal field goes on; more than that places a piece on a canvas.
             piece = max(low, high) >= max(n * (interior + 1), 2)
             picks[a] = positions, take(positions, n, link.step) if piece else link
@@ -255,11 +269,11 @@ def _pad(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 
 @rule("tile")
-def _tile(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _tile(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value = reader.dependent(inputs[0])
     picks: dict[int, tuple[np.ndarray, Link | None]] = {
         a: (np.tile(np.arange(n), m // n), None)
-        for a, (n, m) in enumerate(zip(value.shape, eqn.outvars[0].aval.shape, strict=True))
+        for a, (n, m) in enumerate(zip(value.shape, type_of(eqn.outvars[0]).shape, strict=True))
         if n not in (0, m)
     }
     return [select_positions(reader, value, picks, "tile") if picks else value]
@@ -267,14 +281,14 @@ def _tile(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 # -------------------------------------------------------------------------------------------------------- concatenate
 @rule("concatenate")
-def _concatenate(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _concatenate(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     return [joined(reader, inputs, eqn.params["dimension"])]
 
 
 @rule("stack")
-def _stack(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _stack(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     axis = eqn.params["axis"]
-    shape = tuple(1 if a == axis else n for a, n in enumerate(eqn.outvars[0].aval.shape))
+    shape = tuple(1 if a == axis else n for a, n in enumerate(type_of(eqn.outvars[0]).shape))
     lifted: list[Anything] = []
     for v in inputs:
         if isinstance(v, Value):

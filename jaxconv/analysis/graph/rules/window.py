@@ -2,12 +2,13 @@
 
 import math
 from fractions import Fraction
-from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from jaxconv.jaxprs.constants import Const
+from jaxconv.jaxprs.walk import AnyJaxpr, type_of
 from jaxconv.lattice import Relation, of_lax
 
 from ..links import Link, from_pattern, window
@@ -64,9 +65,9 @@ def windowed(reader: Reader, value: Value, links: dict[int, Link], primitive: st
 
 # ------------------------------------------------------------------------------------------------------- convolutions
 @rule("conv_general_dilated")
-def _conv(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _conv(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value, kernel = inputs
-    p, out_shape = eqn.params, eqn.outvars[0].aval.shape
+    p, out_shape = eqn.params, type_of(eqn.outvars[0]).shape
     if not isinstance(value, Value) or isinstance(kernel, Value):
         raise reader.refuse("its kernel depends on the input")
     if p["batch_group_count"] != 1:
@@ -105,9 +106,9 @@ def _convolved(
 
 
 @rule("conv_apply", "conv_adjoint")
-def _face(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _face(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     value, kernel = inputs
-    g, shape = eqn.params["geometry"], eqn.outvars[0].aval.shape
+    g, shape = eqn.params["geometry"], type_of(eqn.outvars[0]).shape
     if not isinstance(value, Value) or isinstance(kernel, Value):
         raise reader.refuse("its kernel depends on the input")
     rank = g.rank
@@ -118,7 +119,7 @@ def _face(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
 
 
 @rule("conv_kernel")
-def _kernel_gradient(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _kernel_gradient(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     raise reader.refuse("a kernel's gradient reads all positions at once")
 
 
@@ -127,8 +128,8 @@ REDUCE_WINDOW = "reduce_window reduce_window_sum reduce_window_max reduce_window
 
 
 @rule(*REDUCE_WINDOW)
-def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
-    p, shape = eqn.params, eqn.outvars[0].aval.shape
+def _reduce_window(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
+    p, shape = eqn.params, type_of(eqn.outvars[0]).shape
     values = [v for v in inputs if isinstance(v, Value) and v.shape != ()]
     if any(isinstance(v, Value) and v.shape == () for v in inputs):
         raise reader.refuse("its initial value depends on the input")
@@ -153,7 +154,7 @@ def _reduce_window(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Any
 
 
 @rule("select_and_scatter_add")
-def _select_and_scatter(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _select_and_scatter(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     """The gradient of a max-pooling: a value goes to some position of its window."""
     value, operand = inputs[:2]
     if not isinstance(value, Value):
@@ -195,7 +196,7 @@ def _same_places(old: Axis, new: Axis) -> Link | None:
 
 
 # --------------------------------------------------------------------- the library's pooling, as jitted calls by name
-def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relation] | None:
+def separable_window(reader: Reader, eqn: JaxprEqn, value: Value) -> dict[int, Relation] | None:
     """The window that a pooling call slides along each axis, found from what is inside of it; None where several
     outputs read a whole axis.
 
@@ -203,7 +204,7 @@ def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relati
     of what an output reads, and the spacing of the taps at one output in the middle, are the window.
     """
     found = {}
-    for a, (axis, n, m) in enumerate(zip(value.axes, value.shape, eqn.outvars[0].aval.shape, strict=True)):
+    for a, (axis, n, m) in enumerate(zip(value.axes, value.shape, type_of(eqn.outvars[0]).shape, strict=True)):
         if n > 1 and (m != n or not _flat(axis)):
             along = _window_along(reader, eqn, value, a)
             if along is None:
@@ -213,10 +214,10 @@ def separable_window(reader: Reader, eqn: Any, value: Value) -> dict[int, Relati
     return found
 
 
-def _window_along(reader: Reader, eqn: Any, value: Value, a: int) -> Relation | None:
+def _window_along(reader: Reader, eqn: JaxprEqn, value: Value, a: int) -> Relation | None:
     from ..sweep import bounds, counts_at
 
-    inner, size, n_out = Reader(reader.eqn), value.shape[a], eqn.outvars[0].aval.shape[a]
+    inner, size, n_out = Reader(reader.eqn), value.shape[a], type_of(eqn.outvars[0]).shape[a]
     axes = [Axis(n, "s") if b == a else uniform(n) for b, n in enumerate(value.shape)]
     source = inner.graph.node(axes, [], "input", "")
     array = np.broadcast_to(np.float32(0), value.shape)
@@ -255,7 +256,7 @@ def _fit(n_in: int, n_out: int, low: np.ndarray, high: np.ndarray, taps: np.ndar
     return Relation(n_in=n_in, n_out=n_out, taps=size, stride=max(stride, 1), dilation=dilation, low=shift)
 
 
-def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _pool_call(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     results = 2 if eqn.params["name"] == "max_pool_with_indices" else 1
     if len(inputs) != 1 or len(eqn.outvars) != results:  # a part of its derivative, which carries the same name
         return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
@@ -268,7 +269,7 @@ def _pool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anythin
     return [seen] * len(eqn.outvars)
 
 
-def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _unpool_call(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     """A value goes to some position of the window that its index was taken from: the pooling's link, transposed."""
     if len(inputs) != 2 or inputs[0].shape != inputs[1].shape:
         return reader.inside(str(eqn.params["name"]), eqn.params["jaxpr"], inputs)
@@ -279,7 +280,7 @@ def _unpool_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
     if windows is None:
         raise reader.refuse("its indices do not come from a max_pool in this function")
     relations = {a: r.transposed() for a, r in windows.items()}
-    shape = eqn.outvars[0].aval.shape
+    shape = type_of(eqn.outvars[0]).shape
     if any(r.n_in != value.shape[a] or r.n_out != shape[a] for a, r in relations.items()):
         raise reader.refuse(f"its indices come from a pooling of another size than {value.shape} -> {shape}")
     links = {a: window(r) for a, r in relations.items()}
@@ -296,7 +297,7 @@ def _pool_windows(indices: Anything) -> dict[int, Relation] | None:
     return next((layer.windows for layer in layers if layer is not None and layer.windows is not None), None)
 
 
-def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _resize_call(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     """What is inside tells what a resize reads; around it stands one layer, not one product for every axis."""
     before = len(reader.graph.nodes)
     outputs = _inside_map(reader, eqn.params["jaxpr"], inputs)
@@ -321,15 +322,15 @@ def _resize_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anyth
 
 
 @rule("axis_map")
-def _axis_map(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _axis_map(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     """What the derivative of a resize or a mean is applied as."""
     axis, m, apply_map = (eqn.params[name] for name in ("axis", "m", "apply_map"))
-    x = eqn.invars[0].aval
+    x = type_of(eqn.invars[0])
     made = jax.make_jaxpr(lambda x: apply_map(x, axis, m))(jax.ShapeDtypeStruct(x.shape, x.dtype))
     return _inside_map(reader, made, inputs)
 
 
-def _inside_map(reader: Reader, jaxpr: Any, inputs: list[Anything]) -> list[Anything]:
+def _inside_map(reader: Reader, jaxpr: AnyJaxpr, inputs: list[Anything]) -> list[Anything]:
     """The outputs of a jaxpr whose equations are those of a linear map along an axis."""
     outer, reader.in_map = reader.in_map, True
     outputs = reader.inside("", jaxpr, inputs)
@@ -337,7 +338,7 @@ def _inside_map(reader: Reader, jaxpr: Any, inputs: list[Anything]) -> list[Anyt
     return outputs
 
 
-def _finite_or_read_call(reader: Reader, eqn: Any, inputs: list[Anything]) -> list[Anything]:
+def _finite_or_read_call(reader: Reader, eqn: JaxprEqn, inputs: list[Anything]) -> list[Anything]:
     """The same numbers twice, by a product and tap by tap: the product tells what they read."""
     return inputs[:1]
 
