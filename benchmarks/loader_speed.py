@@ -11,6 +11,7 @@ import time
 import numpy as np
 from PIL import Image
 
+from jaxconv.train.config import TrainConfig
 from jaxconv.train.crops import readers
 from jaxconv.train.folder import describe_folder, find_pairs, folder_crops
 
@@ -33,7 +34,7 @@ def main():
     folder, *crop = sys.argv[1:]
     crop = tuple(map(int, crop))
     pairs = find_pairs(folder, "train")
-    record = describe_folder(folder, "train", None, 3)
+    record = describe_folder(TrainConfig(data=folder))
     count = len(pairs) // 12 * 12
 
     def passes(crops):

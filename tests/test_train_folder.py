@@ -4,7 +4,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
-from jaxconv.train import folder, reading
+from jaxconv.train import TrainConfig, folder, reading
 from jaxconv.train.data import source_data
 from jaxconv.train.picture import colour, comparison, overlay
 from jaxconv.train.record import Preprocessing, default_palette
@@ -139,15 +139,15 @@ def test_ignored_labels_that_eight_bits_do_not_hold(tmp_path, void):
 
 
 def test_class_names_from_file_or_from_labels(images):
-    found = folder.describe_folder(images, "train", 255, 3)
+    found = folder.describe_folder(TrainConfig(data=str(images), ignore_index=255))
     assert found.class_names == ("class0", "class1", "class2") and found.ignore_index == 255
     (images / "classes.txt").write_text("sky 1 2 3\nroad\n\ncar 7 8 9\n")
-    named = folder.describe_folder(images, "train", 255, 3)
+    named = folder.describe_folder(TrainConfig(data=str(images), ignore_index=255))
     assert named.class_names == ("sky", "road", "car")
     assert named.palette == ((1, 2, 3), default_palette(3)[1], (7, 8, 9))
     (images / "classes.txt").write_text("sky 1 2\n")
     with pytest.raises(ValueError, match=r"classes\.txt, line 1: 'sky 1 2' is neither NAME nor NAME RED GREEN BLUE"):
-        folder.describe_folder(images, "train", 255, 3)
+        folder.describe_folder(TrainConfig(data=str(images), ignore_index=255))
 
 
 def test_overlay_bytes():

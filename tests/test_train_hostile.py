@@ -184,7 +184,7 @@ def test_names_from_classes_txt_and_stray_files(tmp_path):
     root = make(tmp_path / "d", [0, 1, 2], classes=b"\xef\xbb\xbfroad\ntraffic light 250 170 30\nstop sign\n")
     (root / "train" / "._0.png").write_bytes(b"\x00\x05\x16\x07")
     assert len(folder.find_pairs(root, "train")) == 2
-    record = folder.describe_folder(root, "train", None, 3)
+    record = folder.describe_folder(TrainConfig(data=str(root)))
     assert record.class_names == ("road", "traffic light", "stop sign") and record.palette[1] == (250, 170, 30)
 
 

@@ -144,9 +144,6 @@ class TrainConfig:
             whole = {int(k) if isinstance(k, str) and k.lstrip("-").isdigit() else k: v for k, v in self.labels.items()}
             object.__setattr__(self, "labels", whole)
         check_fields(self)
-        for field in dataclasses.fields(self):  # JSON has lists for tuples
-            if isinstance(getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
         counts = (
             "steps batch_size log_every eval_every eval_images test_images checkpoint_every size_multiple accumulate"
         )

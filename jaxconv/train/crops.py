@@ -1,16 +1,20 @@
-"""Training examples cut at random from whole images, decoded once."""
+"""Training examples cut at random from whole images, decoded once, ahead of the steps."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from jaxconv.train.augment import Augment
 from jaxconv.train.record import Preprocessing
+
+T = TypeVar("T")
 
 
 class Kept:
@@ -118,3 +122,23 @@ class Crops:
         whole = [(0, 0)] * (labels.ndim - len(pads))
         padded = np.pad(labels.astype(np.int32), pads + whole, constant_values=self.record.ignore_index)
         return np.pad(image, [*pads, (0, 0)], "edge"), padded
+
+
+def prefetch(make: Callable[[int], T], start: int, stop: int, depth: int = 3) -> Iterator[T]:
+    """Yields ``make(start) .. make(stop - 1)`` in order, up to ``depth`` ahead, made by one thread.
+
+    An exception in ``make`` is raised here. Closing the iterator (or leaving its loop) ends the thread.
+
+    >>> list(prefetch(lambda i: i * i, 2, 5))
+    [4, 9, 16]
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(1, "jaxconv-prefetch")
+    ahead: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+    try:
+        for index in range(start, stop + depth):
+            if index < stop:
+                ahead.append(pool.submit(make, index))
+            if index >= start + depth:
+                yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -158,13 +158,13 @@ def _folder(config: TrainConfig, root: str, record: Preprocessing | None) -> Dat
     last = config.test_split or config.val_split
     tested = folder.find_pairs(root, last)
     if record is None:
-        record = folder.describe_folder(
-            root, config.split, config.ignore_index, config.channels, config.size_multiple, labels=config.labels,
-            value_range=config.value_range, rank=len(config.crop),
-        )  # fmt: skip
-        for split in (scored, tested) if config.test_split else (scored,):
-            folder.check_split(split, record)
-    sizes = folder.image_sizes(scored + tested, record)
+        record = folder.describe_folder(config)
+        for split in (scored, tested):
+            if not any([folder.check_labels(label, record) for _, label in split]):
+                raise ValueError(f"{split[0][1].parent}: every pixel has the ignored label; nothing can be scored")
+    # Label maps have the sizes of their images.
+    shapes = [folder.label_counts(label, record.colours, record.rank)[1] for _, label in scored + tested]
+    sizes = sorted({shape[: record.rank] for shape in shapes})
     # Spread over the split: neighbours are often frames of one film.
     some = scored[:: max(1, len(scored) // config.eval_images)][: config.eval_images]
     return Data(

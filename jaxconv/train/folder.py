@@ -1,6 +1,5 @@
 """Images and label maps in folders: ``FOLDER/SPLIT/*.png`` beside ``FOLDER/SPLITannot/*.png``."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,10 @@ import numpy as np
 
 from jaxconv.train.arrays import ARRAYS, TIFF, name_of
 from jaxconv.train.augment import Augment
+from jaxconv.train.config import TrainConfig
 from jaxconv.train.crops import Crops
 from jaxconv.train.reading import is_colour, label_counts, read_image, read_labels
-from jaxconv.train.record import COLOUR, Colour, Preprocessing, default_palette, told_label
+from jaxconv.train.record import COLOUR, Colour, Preprocessing, default_palette, told_label, told_list
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF, ".webp", *ARRAYS)
 LABEL_SUFFIXES = (".png", *TIFF, ".bmp", *ARRAYS)  # what keeps every value
@@ -106,31 +106,27 @@ def read_class_names(folder: str | Path) -> tuple[tuple[str, ...], tuple[Colour,
     return tuple(names), tuple(colours)
 
 
-def describe_folder(
-    folder: str | Path,
-    split: str,
-    ignore_index: int | None,
-    channels: int,
-    size_multiple: int = 1,
-    *,
-    labels: Mapping[int, str] | None = None,
-    value_range: tuple[float, float] | None = None,
-    rank: int = 2,
-) -> Preprocessing:
-    """The record for a network trained on a folder: names from ``labels`` (value in the label maps -> name), from
-    classes.txt, or as many classes as labels occur. The name "-" means that pixels of its value are ignored. Where the
-    first label map has a mask for each class, names are those of masks, from 0 on.
+def describe_folder(config: TrainConfig) -> Preprocessing:
+    """The record for a network trained on the folder ``config.data``: names from ``config.labels``, from classes.txt,
+    or as many classes as labels occur. The name "-" means that pixels of its value are ignored. Where the first label
+    map has a mask for each class, names are those of masks, from 0 on.
 
     Raises:
         ValueError: nothing could be learned from the labels, or they look like something else than classes; the message
             names the flag that mends it.
     """
-    pairs = find_pairs(folder, split)
-    where = Path(folder) / f"{split}annot"
+    folder, ignore_index, rank, channels = (
+        Path(config.data or ""),
+        config.ignore_index,
+        len(config.crop),
+        config.channels,
+    )
+    pairs = find_pairs(folder, config.split)
+    where = folder / f"{config.split}annot"
     named = read_class_names(folder)
-    meant = dict(labels or {})
+    meant = dict(config.labels or {})
     masks = 0 if is_colour(pairs[0][1]) else len(label_counts(pairs[0][1], False, rank)[2])
-    if masks and labels:
+    if masks and meant:
         if sorted(meant) != list(range(masks)) or "-" in meant.values():
             raise ValueError(
                 f"label map {pairs[0][1]} holds {masks} masks: name them, as --labels 0:NAME0,1:NAME1, ..."
@@ -160,9 +156,8 @@ def describe_folder(
         listed = ",".join(f"{value}:NAME{place}" for place, value in enumerate(present[:8]))
         if not masks and count > max(2 * len(present), 2):
             raise ValueError(
-                f"{where} holds the labels "
-                f"{', '.join(map(str, present[:8]))}{', ...' if len(present) > 8 else ''}, not "
-                f"0..{len(present) - 1}: say what they mean, as --labels {listed}, or in {Path(folder) / 'classes.txt'}"
+                f"{where} holds the labels {told_list(present)}, not 0..{len(present) - 1}: say what they mean, as "
+                f"--labels {listed}, or in {folder / 'classes.txt'}"
             )
         named = tuple(f"class{i}" for i in range(count)), default_palette(count)
     if len(present) == 1:
@@ -177,19 +172,12 @@ def describe_folder(
         channels=channels,
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
-        size_multiple=size_multiple,
+        size_multiple=config.size_multiple,
         label_values=values,
-        value_range=value_range,
+        value_range=config.value_range,
         rank=rank,
         multi_label=masks > 0,
     )
-
-
-def check_split(pairs: list[tuple[Path, Path]], record: Preprocessing) -> None:
-    """Refuses a split with an illegal label, or without a pixel that counts, before a network is trained for it."""
-    counted = [check_labels(label, record) for _, label in pairs]
-    if not any(counted):
-        raise ValueError(f"{pairs[0][1].parent}: every pixel has the ignored label; nothing can be scored")
 
 
 def check_labels(label: Path, record: Preprocessing) -> bool:
@@ -210,11 +198,6 @@ def check_masks(label: Path, masks: int, record: Preprocessing) -> None:
             f"{record.classes} masks, as in the first" if record.multi_label else "one class a pixel, as in the first"
         )
         raise ValueError(f"label map {label} holds {masks or 'no'} masks; needed are {needed}")
-
-
-def image_sizes(pairs: list[tuple[Path, Path]], record: Preprocessing) -> list[tuple[int, ...]]:
-    """The different spatial sizes of a split's label maps, which are those of its images, smallest first."""
-    return sorted({label_counts(label, record.colours, record.rank)[1][: record.rank] for _, label in pairs})
 
 
 def _present(paths: list[Path], ignore_index: int | None, colours: bool, rank: int = 2) -> list[int]:

@@ -20,14 +20,15 @@ from jaxconv._text import printable
 from jaxconv.train import runfolder
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.config import TrainConfig
+from jaxconv.train.crops import prefetch
 from jaxconv.train.data import Data, load_data
 from jaxconv.train.devices import Devices
 from jaxconv.train.files import locked, remove_temporaries, write_json
 from jaxconv.train.log import MetricsLog
 from jaxconv.train.own import Own, OwnStep, own_step
 from jaxconv.train.picture import drawn, save_curves, save_image
-from jaxconv.train.prefetch import prefetch
 from jaxconv.train.progress import bar, interrupts
+from jaxconv.train.record import told_list
 from jaxconv.train.segmentation import Segmentation
 from jaxconv.train.start import open_run
 from jaxconv.train.survey import look
@@ -91,7 +92,11 @@ def train(
         if jax.process_index():  # the first process alone has the run's folder
             out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxconv-")), "run")
             restart, extend, tensorboard, console = False, False, False, Console(quiet=True)
-        folder, say = Path(out), functools.partial(_say, console)
+        folder = Path(out)
+
+        def say(text: str) -> None:
+            console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
         stack.enter_context(locked(folder))
         remove_temporaries(folder)
         earlier = open_run(folder, config, restart, say, extend)
@@ -104,25 +109,16 @@ def train(
         return _trained(task, folder, tensorboard, console, say)
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-
 def _task(
-    config: TrainConfig,
-    data: Data | None,
-    step: OwnStep | None,
-    devices: Devices,
-    earlier: runfolder.Run | None,
-    say: Say,
+    config: TrainConfig, data: Data | None, step: Any, devices: Devices, earlier: runfolder.Run | None, say: Say
 ) -> Task:
     """What is trained: a step of one's own, or a network that gives each pixel a class."""
     if hasattr(step, "batch"):
         return Own(config, step, None, devices)
-    folder_is_new = earlier is None and data is None and config.data is not None
-    data = data or load_data(config, earlier.preprocessing if earlier else None)
-    if folder_is_new:
-        look(config, say)
+    if data is None:
+        data = load_data(config, earlier.preprocessing if earlier else None)
+        if earlier is None and config.data is not None:
+            look(config, say)
     if step is not None:
         return Own(config, step, data.train, devices)
     task = Segmentation(config, data, devices)
@@ -166,7 +162,8 @@ def _run_steps(
     with interrupts() as interrupted, bar(console, done, config.steps, config.batch_size) as show:
         for number, batch in enumerate(prefetch(task.batch, done, end), done + 1):
             state, found, finite = task.step(state, *task.lay(batch))
-            _check_finite(np.asarray(finite), task, number, folder)
+            if not np.all(finite):
+                raise FloatingPointError(_not_finite(np.asarray(finite), task, number, folder))
             logs, scored = (number % every == 0 for every in (config.log_every, config.eval_every))
             scores: dict[str, float] = {}
             if scored:
@@ -192,13 +189,7 @@ def _run_steps(
     return state
 
 
-def _check_finite(finite: np.ndarray, task: Task, step: int, folder: Path) -> None:
-    if finite.all():
-        return
+def _not_finite(finite: np.ndarray, task: Task, step: int, folder: Path) -> str:
     first = ("loss", *["gradient"] * (len(finite) - 2), "new state")[int(np.argmin(finite))]
-    names = task.names(step - 1)
-    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    raise FloatingPointError(
-        f"{first} is not finite at step {step} ({listed}); {folder} keeps the checkpoints before it (a lower "
-        "learning_rate may help)"
-    )
+    kept = f"{folder} keeps the checkpoints before it (a lower learning_rate may help)"
+    return f"{first} is not finite at step {step} ({told_list(task.names(step - 1))}); {kept}"

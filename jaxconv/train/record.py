@@ -1,6 +1,7 @@
 """What must travel with the weights: the preprocessing, class names, palette and ignored index."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,6 +40,12 @@ def told_size(size: Iterable[int]) -> str:
     '480x640'
     """
     return "x".join(map(str, size))
+
+
+def told_list(items: Iterable[Any]) -> str:
+    """The first eight, with commas between them."""
+    first = list(map(str, itertools.islice(items, 9)))
+    return ", ".join(first[:8] + ["..."] * (len(first) > 8))
 
 
 def default_palette(classes: int) -> tuple[Colour, ...]:
@@ -117,26 +124,19 @@ class Preprocessing:
 
     def __post_init__(self):
         check_fields(self)
-        fill = {
-            "class_names": tuple(self.class_names),
-            "palette": tuple(tuple(int(v) for v in c) for c in self.palette) or default_palette(len(self.class_names)),
-            "mean": tuple(map(float, self.mean)) or (0.0,) * self.channels,
-            "std": tuple(map(float, self.std)) or (1.0,) * self.channels,
-            "size": None if self.size is None else tuple(self.size),
-            "label_values": None if self.label_values is None else tuple(self.label_values),
-            "value_range": None if self.value_range is None else tuple(self.value_range),
+        defaults = {
+            "palette": default_palette(self.classes),
+            "mean": (0.0,) * self.channels,
+            "std": (1.0,) * self.channels,
         }
-        for name, value in fill.items():
-            object.__setattr__(self, name, value)
-        self._check()
-
-    def _check(self) -> None:
+        for name, value in defaults.items():
+            object.__setattr__(self, name, getattr(self, name) or value)
         if not 1 <= self.channels <= MOST_BANDS:
             raise ValueError(f"channels={self.channels} must be 1 (gray), 3 (RGB) or the images' bands, at most 4096")
         if len(self.palette) != len(self.class_names):
             raise ValueError(f"palette has {len(self.palette)} colours for {len(self.class_names)} class names")
         for colour in self.palette:
-            if len(colour) != 3 or not all(0 <= v <= 255 for v in colour):
+            if not all(0 <= v <= 255 for v in colour):
                 raise ValueError(f"palette colour {colour} is not three values of 0..255")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
@@ -195,7 +195,7 @@ class Preprocessing:
         values = [*(self.label_values or range(count)), *ignored]
         legal = _among(labels, values)
         bad = [] if legal.all() else np.unique(labels[~legal]).tolist()
-        shown = ", ".join(map(told_label, bad[:8])) + (", ..." if len(bad) > 8 else "")
+        shown = told_list(map(told_label, bad))
         if self.label_values is None:
             if bad:
                 place = np.argwhere(~legal)[0].tolist()

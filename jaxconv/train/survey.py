@@ -15,7 +15,7 @@ from jaxconv.train import folder
 from jaxconv.train.arrays import is_array, name_of, open_array, tiff_page
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.reading import is_colour, label_counts, read_image
-from jaxconv.train.record import Preprocessing, told_label, told_size
+from jaxconv.train.record import Preprocessing, told_label, told_list, told_size
 
 _ORIENTATION = 0x0112
 _KINDS = {"1": "1-bit gray", "L": "8-bit gray", "P": "8-bit palette", "F": "float gray", "I": "32-bit gray"}
@@ -93,10 +93,7 @@ def survey(config: TrainConfig, *, thorough: bool = True) -> Survey:
         except (OSError, ValueError) as error:
             found.faults.append(str(error))
     try:
-        found.record = folder.describe_folder(
-            config.data, config.split, config.ignore_index, config.channels, config.size_multiple,
-            labels=config.labels, value_range=config.value_range, rank=len(config.crop),
-        )  # fmt: skip
+        found.record = folder.describe_folder(config)
     except (OSError, ValueError) as error:
         found.faults += [] if str(error) in found.faults else [str(error)]
     for name, these in pairs.items():
@@ -191,7 +188,7 @@ def _note(config: TrainConfig, images: set[str], split: Split, found: Survey) ->
         counted = [value for value in values if value != record.ignore_index]
         absent = [record.class_names[values.index(v)] for v in counted if not split.labels[v]]
         if absent:
-            told.append(f"no pixel of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}")
+            told.append(f"no pixel of {told_list(absent)}")
         ignored = split.labels[record.ignore_index] / split.pixels if record.ignore_index is not None else 0
         if ignored > 0.5:
             told.append(f"{ignored:.0%} of the pixels are not labelled")

@@ -8,10 +8,10 @@ from typing import Any
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", dict: "a dict"}
 
 
-def check_fields(record: Any, where: str = "") -> None:
+def check_fields(record: Any) -> None:
     """Raises a ValueError that names the first field of a dataclass whose value is not of the declared type.
 
-    Whole numbers pass for numbers, numbers that are not finite do not, and lists pass for tuples.
+    Whole numbers pass for numbers, numbers that are not finite do not, and lists become tuples.
 
     >>> import dataclasses
     >>> @dataclasses.dataclass
@@ -25,7 +25,13 @@ def check_fields(record: Any, where: str = "") -> None:
     for name, hint in typing.get_type_hints(type(record)).items():
         value = getattr(record, name)
         if not _fits(value, hint):
-            raise ValueError(f"{where}{name}={value!r:.200} must be {_told(hint)}")
+            raise ValueError(f"{name}={value!r:.200} must be {_told(hint)}")
+        if isinstance(value, (list, tuple)):  # JSON has no tuples
+            object.__setattr__(record, name, _tuples(value))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.data import Data
-from jaxconv.train.record import told_size
+from jaxconv.train.record import told_list, told_size
 from jaxconv.train.runfolder import filled, read_tensors, save_tensors, tensors_of
 
 
@@ -90,7 +90,7 @@ def start_from(source: str, state: dict[str, Any], say: Callable[[str], None]) -
     state = state | {name: filled(part, fitting) for name, part in parts.items()}
     if "ema" in state:
         state["ema"] = jax.tree.map(jnp.copy, state["params"])
-    rest = f"; drawn at random: {', '.join(fresh[:8])}{', ...' if len(fresh) > 8 else ''}" if fresh else ""
+    rest = f"; drawn at random: {told_list(fresh)}" if fresh else ""
     say(f"{len(fitting)} tensors come from {path}{rest}")
     return state
 
