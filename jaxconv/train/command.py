@@ -50,11 +50,22 @@ def keep_memory() -> None:
     Otherwise large temporaries are mapped anew in every step, and the system fills them with zeros page by page: half
     the time of a U-Net's step on a CPU. What is set in the environment stays; other C libraries have no such call.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = _of_libc("mallopt")
     if mallopt is None or any(name in os.environ for name in _CHOSEN):
         return
     for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1)):
         mallopt(parameter, value)
+
+
+def trim_memory() -> None:
+    """Lets glibc give back what is free at this moment: the compiler leaves more than a small network's steps need."""
+    malloc_trim = _of_libc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _of_libc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def config_of(

@@ -19,6 +19,7 @@ from rich.console import Console
 from jaxconv._text import printable
 from jaxconv.train import runfolder
 from jaxconv.train.checkpoint import Checkpoints
+from jaxconv.train.command import trim_memory
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.crops import prefetch
 from jaxconv.train.data import Data, load_data
@@ -164,6 +165,8 @@ def _run_steps(
             state, found, finite = task.step(state, *task.lay(batch))
             if not np.all(finite):
                 raise FloatingPointError(_not_finite(np.asarray(finite), task, number, folder))
+            if number == done + 1:
+                trim_memory()  # what compiling has left
             logs, scored = (number % every == 0 for every in (config.log_every, config.eval_every))
             scores: dict[str, float] = {}
             if scored:
