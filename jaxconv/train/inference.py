@@ -61,19 +61,17 @@ class Inference:
         array, a memmap or a `Lazy` one."""
         if self._variants != [((1, 1), 1.0)]:
             return best_class(self.probabilities(pixels), self._record, 0.5)
-        sized = self._sized(pixels)
-        labels = self._computed(0, sized)[0][_upto(sized.shape[:-1])]
-        return resize_labels(labels, pixels.shape[:-1])
+        sized = resize_image(pixels, self._record.size or pixels.shape[:-1])
+        return resize_labels(self._computed(0, sized), pixels.shape[:-1])
 
     def probabilities(self, pixels: Any) -> np.ndarray:
         """The classes' probabilities, (*spatial, classes) float32: the mean over flips and scales."""
-        sized = self._sized(pixels)
+        sized = resize_image(pixels, self._record.size or pixels.shape[:-1])
         total: np.ndarray | None = None
         for (down, right), scale in self._variants:
             size = tuple(max(1, round(n * scale)) for n in sized.shape[:-1])
-            scaled = sized if size == sized.shape[:-1] else resize_image(np.asarray(sized), size)
             flip = (..., slice(None, None, down), slice(None, None, right), slice(None))
-            found = self._computed(1, scaled[flip])[0][_upto(size)]
+            found = self._computed(1, resize_image(sized, size)[flip])
             part = resize_image(found[flip], sized.shape[:-1])
             if total is None:  # of a large image it is the largest thing in memory: no copy
                 total = part
@@ -84,27 +82,19 @@ class Inference:
             total = total / np.float32(len(self._variants))
         return resize_image(total, pixels.shape[:-1])
 
-    def _sized(self, pixels: Any) -> Any:
-        return pixels if self._record.size is None else resize_image(np.asarray(pixels), self._record.size)
-
     def _computed(self, which: int, pixels: Any) -> np.ndarray:
-        """Labels (``which`` 0) or probabilities of the padded image, (1, *spatial, ...)."""
-        image = _Padded(pixels, self._record.size_multiple)
+        """Labels (``which`` 0) or probabilities of an image as large as the network was made for, (*spatial, ...)."""
+        image, size = _Padded(pixels, self._record.size_multiple), tuple(map(slice, pixels.shape[:-1]))
         large = math.prod(image.shape[1:-1]) > LARGE if self._tile is None else self._tile > 0
         if large:
             try:
-                return self._tiled[which](image, self._state)
+                return self._tiled[which](image, self._state)[0][size]
             except TilingRefused as refusal:
                 if self._tile:
                     raise ValueError(f"tile={self._tile}: {refusal}; give 0 to compute whole images") from None
                 self._say(f"computed whole, not in tiles: {refusal}")
                 self._tile = 0
-        return np.asarray(self._whole[which](image[(slice(None),) * image.ndim], self._state))
-
-
-def _upto(size: Sequence[int]) -> tuple[slice, ...]:
-    """The part of an array that has this size."""
-    return tuple(map(slice, size))
+        return np.asarray(self._whole[which](image[(slice(None),) * image.ndim], self._state))[0][size]
 
 
 class _Padded:

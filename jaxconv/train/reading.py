@@ -238,12 +238,13 @@ def is_colour(path: Path) -> bool:
         return False
 
 
-def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Resizes (*spatial, channels) to ``size`` linearly (antialiased when shrinking)."""
+def resize_image(image: Any, size: tuple[int, ...]) -> Any:
+    """Resizes (*spatial, channels) to ``size`` linearly (antialiased when shrinking), if it has another size."""
     from PIL import Image
 
     if image.shape[:-1] == tuple(size):
         return image
+    image = np.asarray(image)
     if len(size) == 3:
         return np.asarray(jc.resize(image.astype(np.float32), size, antialias=True))
     shape = (size[1], size[0])

@@ -73,7 +73,7 @@ def segmenter(
     """
 
     def predict(images: list[np.ndarray]) -> list[np.ndarray]:
-        sized = [resize_image(image, record.size) if record.size else image for image in images]
+        sized = [resize_image(image, record.size or image.shape[:-1]) for image in images]
         batch = np.stack([_pad(image, record.size_multiple) for image in sized])
         if record.rank == 3 and math.prod(batch.shape[1:-1]) > LARGE:
             labels = np.concatenate([_in_tiles(forward)(image[None], states) for image in batch])
