@@ -27,6 +27,7 @@ def test_photographs_need_no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    mosaic.load_photographs.cache_clear()
     photographs = mosaic.load_photographs()
     assert list(photographs) == list(mosaic.PHOTOGRAPHS)
     assert all(p.ndim == 2 and p.dtype == np.float32 and 0 <= p.min() < p.max() <= 256 for p in photographs.values())

@@ -9,6 +9,7 @@ Every mosaic is a function of (seed, split, index) alone, so a run that resumes 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -22,8 +23,9 @@ STRIPS = {"train": (0.0, 0.5), "val": (0.5, 0.75), "test": (0.75, 1.0)}
 _MEAN, _CONTRAST = 128.0, 45.0  # 8-bit values: two standard deviations stay inside 0..255
 
 
+@functools.cache
 def load_photographs(names: tuple[str, ...] = PHOTOGRAPHS) -> dict[str, np.ndarray]:
-    """Photographs of scikit-image as gray float32 images (height, width) of 0..255.
+    """Photographs of scikit-image as gray float32 images (height, width) of 0..255; nobody may write into them.
 
     >>> load_photographs(("brick",))["brick"].shape
     (512, 512)
