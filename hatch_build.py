@@ -57,8 +57,8 @@ def target_of(macros: set[str]) -> Target:
         oldest = os.environ.get("MACOSX_DEPLOYMENT_TARGET", OLDEST_MACOS)
         arch = "arm64" if machine == "__aarch64__" else "x86_64"
         return Target(sets, (f"-mmacosx-version-min={oldest}",), (), f"macosx_{oldest.split('.')[0]}_0_{arch}")
-    # A symbol that nobody has is found here, not when the library is loaded.
-    link = ("-Wl,-z,defs",)
+    # A symbol that nobody has is found here, not when the library is loaded; and without the compiler's symbols.
+    link = ("-Wl,-z,defs", "-s")
     if "__linux__" in macros and machine:
         return Target(sets, (), link, f"linux_{machine.strip('_')}")
     return Target(sets, (), link, sysconfig.get_platform().replace("-", "_").replace(".", "_"))

@@ -7,6 +7,9 @@
 #include "check.h"
 #include "work.h"
 #include "xla/ffi/api/ffi.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace ffi = xla::ffi;
 
@@ -23,9 +26,29 @@ const Kernels<Real>& kernels_avx512();
 
 namespace {
 
+#if defined(__x86_64__)
+// Asked of the processor itself: `__builtin_cpu_supports` needs a part of the compiler's library that Zig's has not.
+struct Processor {
+  bool avx2 = false, avx512 = false;
+  Processor() {
+    unsigned a, b, c, d, saved, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return;
+    const bool fma = c & bit_FMA;
+    __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));  // the registers that the system keeps for a program
+    if (!fma || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    avx2 = (b & bit_AVX2) && (saved & 0x06) == 0x06;
+    avx512 = avx2 && (b & bit_AVX512F) && (saved & 0xe6) == 0xe6;
+  }
+};
+const Processor& processor() {
+  static const Processor found;
+  return found;
+}
+#endif
+
 bool supported() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return processor().avx2;
 #else
   return true;
 #endif
@@ -34,7 +57,7 @@ bool supported() {
 template <class Real>
 const Kernels<Real>& best_kernels() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f") ? kernels_avx512<Real>() : kernels_avx2<Real>();
+  return processor().avx512 ? kernels_avx512<Real>() : kernels_avx2<Real>();
 #elif defined(__aarch64__)
   return kernels_neon<Real>();
 #else
