@@ -11,6 +11,8 @@ def printable(text: str) -> str:
     >>> printable("weight\x1b[31m\x07"), printable("two\nlines")
     ('weight\\x1b[31m\\x07', 'two\nlines')
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 

@@ -491,12 +491,12 @@ def test_random_weights_are_those_of_the_initialisers():
     from jaxconv.explain.weights import planned
 
     for build in (
-        lambda: nnx.BatchNorm(3, rngs=nnx.Rngs(0)),
-        lambda: nnx.Conv(8, 16, (3, 3), rngs=nnx.Rngs(0)),
-        lambda: nnx.Conv(8, 16, (3, 3), kernel_init=nnx.initializers.uniform(2.0), rngs=nnx.Rngs(0)),
+        lambda rngs: nnx.BatchNorm(3, rngs=rngs),
+        lambda rngs: nnx.Conv(8, 16, (3, 3), rngs=rngs),
+        lambda rngs: nnx.Conv(8, 16, (3, 3), kernel_init=nnx.initializers.uniform(2.0), rngs=rngs.fork()),
     ):
         shapes, draw = planned(build)
-        drawn, own = (jax.tree.leaves(nnx.state(m, nnx.Param)) for m in (draw(), build()))
+        drawn, own = (jax.tree.leaves(nnx.state(m, nnx.Param)) for m in (draw(), build(nnx.Rngs(0))))
         assert [x.shape for x in jax.tree.leaves(nnx.state(shapes, nnx.Param))] == [x.shape for x in own]
         for a, b in zip(drawn, own, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)

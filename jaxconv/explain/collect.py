@@ -148,13 +148,14 @@ def explain(
         finally:
             seconds[name] = time.perf_counter() - start
 
-    field = step("receptive field", lambda: analysis.receptive_field(target.fn, *target.args, **options), needed=True)
+    fn, args = target.pure
+    field = step("receptive field", lambda: analysis.receptive_field(fn, *args, **options), needed=True)
     whole = Explanation(target, field, failed=failed, seconds=seconds)
-    axes = spatial_axes_of(target.args[0], spatial_axes)
+    axes = spatial_axes_of(args[0], spatial_axes)
     images = target.images
-    inputs = inputs_for(target.args[0], axes, target.input_range if images is None else None, images)
+    inputs = inputs_for(args[0], axes, target.input_range if images is None else None, images)
     # One gradient for both that measure it. Compiling it takes longest: it begins while Python reads the graph.
-    pullback = Pullback(target.fn, target.args, output)
+    pullback = Pullback(fn, args, output)
     compiled = Thread(target=lambda: _quietly(pullback.compile), daemon=True)
     compiled.start()
     gradients = min(pullback.cost.affordable // 2, FLAT_IMAGES)
@@ -173,8 +174,8 @@ def explain(
     whole.board = step(
         "checkerboard",
         lambda: predicted(
-            target.fn,
-            target.args,
+            fn,
+            args,
             axes,
             output,
             traced,
@@ -210,7 +211,7 @@ def advise(
     Raises:
         analysis.TilingRefused: where no tile can have the whole image's values.
     """
-    image, *rest = target.args
+    fn, (image, *rest) = target.pure
     axes = spatial_axes_of(image, spatial_axes)
     shape = list(image.shape)
     aligns = alignments(field.traced) if isinstance(field, ReceptiveField) else [1] * len(axes)
@@ -221,7 +222,7 @@ def advise(
     concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(rest))
     # Crops of random pixels are compared where that is cheap.
     verify = concrete and (cost is None or cost.equations < 300 and _work(cost, field, tile) < BUDGET / 5)
-    run = analysis.tiled(target.fn, tile, spatial_axes=spatial_axes, verify=verify)
+    run = analysis.tiled(fn, tile, spatial_axes=spatial_axes, verify=verify)
     try:
         plans, *_ = run.plan(jax.ShapeDtypeStruct(tuple(shape), image.dtype), *rest)
     except (TypeError, ValueError) as error:

@@ -39,20 +39,21 @@ def embed(figure: Any, alt: str, caption: str = "") -> Picture:
 
     wide, high = figure.get_size_inches()
     engine = figure.get_layout_engine()
-    if engine is not None:  # places everything once and not before each drawing: it takes as long as the drawing
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-    raw = b""
-    if len(figure.findobj(matplotlib.text.Text)) <= TEXTS_UP_TO:
-        svg = io.BytesIO()
-        # The same figure gives the same bytes: no date, and the same names for its parts.
-        with matplotlib.rc_context({"svg.hashsalt": "jaxconv"}):
+    # The same figure gives the same bytes: no date, and the same names for its parts.
+    plain = {"svg.hashsalt": "jaxconv", "figure.autolayout": False, "figure.constrained_layout.use": False}
+    with matplotlib.rc_context(plain):
+        if engine is not None:  # places everything once and not before each drawing: it takes as long as the drawing
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        raw = b""
+        if len(figure.findobj(matplotlib.text.Text)) <= TEXTS_UP_TO:
+            svg = io.BytesIO()
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, dpi=DPI)
-        kind, raw = "svg+xml", svg.getvalue()
-    if not raw or len(raw) > SVG_UP_TO:
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        kind, raw = "png", png.getvalue()
+            kind, raw = "svg+xml", svg.getvalue()
+        if not raw or len(raw) > SVG_UP_TO:
+            png = io.BytesIO()
+            figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+            kind, raw = "png", png.getvalue()
     data = f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
     return Picture(data, round(72 * wide), round(72 * high), alt, caption)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxconv._import import module_of
 from jaxconv.analysis.field.cost import Cost, cost_of
 from jaxconv.explain.weights import planned
+from jaxconv.jaxprs.modules import with_state
 
 SIDE = 256
 LONGEST = 512  # of a photograph's longer side, unless --input says otherwise
@@ -41,6 +43,11 @@ class Target:
     spatial_axes: tuple[int, ...] | None = None
     input_range: tuple[Any, Any] | None = None
     weights: str = "given"
+
+    @cached_property
+    def pure(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The function and its arguments, a module's state among them: one function, so that JAX traces it once."""
+        return with_state(self.fn, self.args)
 
     @property
     def images(self) -> np.ndarray | None:
@@ -185,10 +192,8 @@ def _of_registry(name: str, shape: Any, image: Any, spatial_axes: Any) -> Target
     usual = shape is None and image is None and usual_shape == (1, SIDE, SIDE, 3)
     shape, picture, more = _image(shape, image, usual_shape, 3, spatial_axes)
 
-    from flax import nnx
-
     # Shapes first: a wrong one is known before any weight is drawn.
-    shapes, draw = planned(lambda: kind(**chosen, rngs=nnx.Rngs(0)))
+    shapes, draw = planned(lambda rngs: kind(**chosen, rngs=rngs))
     shapes.eval()
     work = _tried(Target(name, shapes, (jax.ShapeDtypeStruct(tuple(shape), np.float32),))).multiply_adds
     if usual and work > LARGE:
@@ -255,10 +260,8 @@ def _call_without_arguments(value: Any, what: str) -> tuple[Any, ...]:
 
 def _tried(target: Target) -> Cost:
     """What the function costs. It must take its arguments: the error is its own, in one sentence."""
-    from jaxconv.jaxprs.modules import with_state
-
     try:
-        pure, args = with_state(target.fn, target.args)
+        pure, args = target.pure
         return cost_of(jax.make_jaxpr(pure)(*args))
     except Exception as error:
         shapes = ", ".join(str(tuple(a.shape)) for a in jax.tree.leaves(target.args) if hasattr(a, "shape"))

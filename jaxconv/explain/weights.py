@@ -12,24 +12,32 @@ from jaxconv.jaxprs.constants import evaluate
 from jaxconv.jaxprs.walk import called, label_of, type_of, walk
 
 
-def planned(build: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
-    """The NNX module that `build` makes, as shapes; and what makes it with numbers.
+def planned(build: Callable[[Any], Any]) -> tuple[Any, Callable[[], Any]]:
+    """The NNX module that `build` makes of an `nnx.Rngs`, as shapes; and what makes it with numbers.
 
     The initialisers are read as a jaxpr and evaluated by NumPy, whose generator stands in for JAX's: the distributions
     are the model's own, the numbers others.
 
     Example:
         >>> from flax import nnx
-        >>> shapes, draw = planned(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+        >>> shapes, draw = planned(lambda rngs: nnx.Linear(2, 3, rngs=rngs))
         >>> shapes.kernel.shape, float(abs(draw().kernel[...]).max()) > 0
         ((2, 3), True)
     """
     from flax import nnx
 
+    class OneKey(nnx.RngStream):
+        """Gives the same key always: nothing is drawn by it, and counting the calls would be traced, at length."""
+
+        def __call__(self) -> Any:
+            return self.key[...]
+
     graph: list[Any] = []
 
     def state() -> Any:
-        definition, values = nnx.split(build())
+        rngs = nnx.Rngs(0)
+        rngs.default = OneKey(0, tag="default")
+        definition, values = nnx.split(build(rngs))
         graph.append(definition)
         return values
 

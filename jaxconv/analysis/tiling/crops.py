@@ -96,9 +96,10 @@ def plan_of(
         )
     whole = results[0]
     try:
-        aligns = alignments(_local(at, [min(n, 256) for n in sizes]))
+        first = _local(at, [min(n, 256) for n in sizes])
+        aligns = alignments(first)
         for _ in range(_ROUNDS):
-            aligns, crops = _crops(at, sizes, tiles, aligns)
+            aligns, crops = _crops(at, sizes, tiles, aligns, first)
             changed = _changed(at, sizes, tiles, aligns, crops)
             if changed is None:
                 break
@@ -137,16 +138,13 @@ def _are_statistics(traced: Traced) -> bool:
     return all(op.primitive in KINDS and len(op.axes) == len(traced.spatial_axes) for op in traced.global_ops)
 
 
-def _crops(at: AtSizes, sizes, tiles, aligns) -> tuple[list[int], list[int]]:
-    """Alignment and crop per axis."""
-    small = [min(n, _congruent(max(t, 64), n, a)) for n, a, t in zip(sizes, aligns, tiles, strict=True)]
-    first = traced = _local(at, small)
-    aligns, crops = alignments(first), [1] * len(sizes)
+def _crops(at: AtSizes, sizes, tiles, aligns, first: Traced) -> tuple[list[int], list[int]]:
+    """Alignment and crop per axis; `first` is the function at a size that need not be congruent to the image's."""
+    # Mostly this is the crop already: every size that is looked at is one more trace of the function.
+    traced = _local(at, _needed(first, sizes, [max(t, 64) for t in tiles], aligns))
+    aligns, crops = alignments(traced), [1] * len(sizes)
     for _ in range(_ROUNDS):  # mirrored borders hide how far a field larger than the crop reaches
-        needed = [
-            min(n, _congruent(t + _halo(traced, i) + 2 * a, n, a))
-            for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
-        ]
+        needed = _needed(traced, sizes, tiles, aligns)
         if all(need <= crop for need, crop in zip(needed, crops, strict=True)):
             break
         crops = [max(need, crop) for need, crop in zip(needed, crops, strict=True)]
@@ -154,12 +152,20 @@ def _crops(at: AtSizes, sizes, tiles, aligns) -> tuple[list[int], list[int]]:
     return aligns, crops
 
 
+def _needed(traced: Traced, sizes, tiles, aligns) -> list[int]:
+    """Crops that hold the tiles and the halo of the function as it was traced."""
+    return [
+        min(n, _congruent(t + _halo(traced, i) + 2 * a, n, a))
+        for i, (n, t, a) in enumerate(zip(sizes, tiles, aligns, strict=True))
+    ]
+
+
 def _changed(at: AtSizes, sizes, tiles, aligns, crops) -> tuple[int, Change] | None:
     """An axis to be cut along which a value's steps are not the same in every crop, and that value."""
     cut = [i for i, (n, t) in enumerate(zip(sizes, tiles, strict=True)) if t < n]
     together = [crop + align * (i in cut) for i, (crop, align) in enumerate(zip(crops, aligns, strict=True))]
     for i in cut:
-        # All axes at once first: every size that is looked at is one more trace of the function.
+        # All axes at once first, which takes fewer traces.
         if changed_step(at, crops, i, together, sizes[i]) is not None:
             change = changed_step(at, crops, i, with_size(crops, i, together[i]), sizes[i])
             if change is not None:

@@ -150,20 +150,20 @@ def probe(
         outputs = recorder.run(closed, [(leaf, n == 0) for n, leaf in enumerate(jax.tree.leaves([image, *rest]))])
         return [*recorder.kept, outputs[output or 0][0]]
 
-    shapes = jax.eval_shape(layers, images[0], rest)
-    planned = list(_planned(sites, shapes, args[0].shape, axes, places, known))
+    planned: list[tuple[int, Sequence[int], Record]] = []
 
     @partial(jax.jit, compiler_options=compiler_options(cost_of(closed), len(images)))
     def run(image: Any, rest: Any) -> list[Any]:
         # Only the middle leaves the program: all layers' whole outputs are many times the weights.
         kept = layers(image, rest)
+        planned[:] = _planned(sites, kept, args[0].shape, axes, places, known)
         return [kept[n][_middle(kept[n].shape, where, record.period)] for n, where, record in planned]
 
-    folded: list[list[np.ndarray]] = [[] for _ in planned]
+    folded = []
     for image in images:
-        for phases, array, (_, where, record) in zip(folded, run(image, rest), planned, strict=True):
-            phases.append(_folded(array, where, record.period))
-    for phases, (*_, record) in zip(folded, planned, strict=True):
+        arrays = run(image, rest)
+        folded.append([_folded(x, where, record.period) for x, (_, where, record) in zip(arrays, planned, strict=True)])
+    for phases, (*_, record) in zip(zip(*folded, strict=True), planned, strict=True):
         stacked = np.stack(phases)
         record.phases = stacked.reshape(stacked.shape[: 1 + len(axes)] + (-1,))
     return [record for *_, record in planned]
