@@ -4,7 +4,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import Future
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -22,7 +23,7 @@ from jaxconv.analysis.field.inputs import inputs_for
 from jaxconv.analysis.graph.sweep import alignments
 from jaxconv.analysis.graph.trace import Traced, spatial_axes_of
 from jaxconv.analysis.tiling.tiled import TILES
-from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, predicted
+from jaxconv.analysis.upsampling.checkerboard import LayerOverlap, flat_records, predicted
 from jaxconv.explain.target import Target
 
 FLAT_IMAGES = 4
@@ -154,46 +155,52 @@ def explain(
     axes = spatial_axes_of(args[0], spatial_axes)
     images = target.images
     inputs = inputs_for(args[0], axes, target.input_range if images is None else None, images)
-    # One gradient for both that measure it. Compiling it takes longest: it begins while Python reads the graph.
-    pullback = Pullback(fn, args, output)
-    compiled = Thread(target=lambda: _quietly(pullback.compile), daemon=True)
-    compiled.start()
+    pullback = Pullback(fn, args, output)  # one gradient for both that measure it
     gradients = min(pullback.cost.affordable // 2, FLAT_IMAGES)
     draws = draws or min(pullback.cost.affordable, DRAWS)
-    traced: Traced | str
+    flat = inputs.flat(max(gradients, 2), seed=0)
+    traced: Traced | str = field.traced if isinstance(field, ReceptiveField) else _not_understood(field)
+    probe = partial(flat_records, fn, args, axes, output, traced, flat)
+    # What XLA compiles and runs begins while Python reads the graph.
+    compiled, probed = _beside(pullback.compile, probe)
     if isinstance(field, ReceptiveField):
-        traced = field.traced
         whole.gridding = step("gridding", lambda: layerwise(field))
     else:
-        traced = failed["gridding"] = field.notes[0] if field.notes else "the function is not understood"
+        failed["gridding"] = _not_understood(field)
     latent = max(field.stride) < 1 and max(field.input_size) <= LATENT
     if not latent and max(field.input_size) > 1:  # nobody has a larger one
         size = tile or TILES.get(len(axes), TILES[3])
         whole.tiling = step("tiling", lambda: advise(target, field, size, spatial_axes, pullback.cost))
-    step("compiling the gradient", compiled.join)
-    whole.board = step(
-        "checkerboard",
-        lambda: predicted(
-            fn,
-            args,
-            axes,
-            output,
-            traced,
-            pullback,
-            max(gradients, 2),
-            inputs=inputs,
-            gradients=gradients,
-        ),
-    )
+    step("compiling the gradient", compiled.exception)
+
+    def board() -> Checkerboard:
+        # What fails beside, where a `with` around has no hold, is done again.
+        records = probe() if probed.exception() else probed.result()
+        return predicted(records, args, axes, traced, inputs, pullback, flat[:gradients])
+
+    whole.board = step("checkerboard", board)
     effective = step("effective receptive field", lambda: measured(field, pullback, axes, draws=draws, inputs=inputs))
     whole.effective = effective
     return whole
 
 
-def _quietly(run: Callable[[], Any]) -> None:
-    """What fails ahead of time fails again where it is needed, and is said there."""
-    with suppress(Exception):
-        run()
+def _beside(*jobs: Callable[[], Any]) -> list[Future[Any]]:
+    """What the jobs give, done one after the other in a thread that nobody waits for at the program's end."""
+    futures: list[Future[Any]] = [Future() for _ in jobs]
+
+    def work() -> None:
+        for future, job in zip(futures, jobs, strict=True):
+            try:
+                future.set_result(job())
+            except Exception as error:
+                future.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return futures
+
+
+def _not_understood(field: GradientField) -> str:
+    return field.notes[0] if field.notes else "the function is not understood"
 
 
 def _first_line(error: Exception) -> str:

@@ -40,8 +40,9 @@ def embed(figure: Any, alt: str, caption: str = "") -> Picture:
     wide, high = figure.get_size_inches()
     engine = figure.get_layout_engine()
     # The same figure gives the same bytes: no date, and the same names for its parts.
-    plain = {"svg.hashsalt": "jaxconv", "figure.autolayout": False, "figure.constrained_layout.use": False}
-    with matplotlib.rc_context(plain):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "jaxconv", "figure.autolayout": False, "figure.constrained_layout.use": False}
+    ):
         if engine is not None:  # places everything once and not before each drawing: it takes as long as the drawing
             engine.execute(figure)
             figure.set_layout_engine(None)

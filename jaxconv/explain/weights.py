@@ -35,7 +35,7 @@ def planned(build: Callable[[Any], Any]) -> tuple[Any, Callable[[], Any]]:
     graph: list[Any] = []
 
     def state() -> Any:
-        rngs = nnx.Rngs(0)
+        rngs: Any = nnx.Rngs(0)
         rngs.default = OneKey(0, tag="default")
         definition, values = nnx.split(build(rngs))
         graph.append(definition)

@@ -333,7 +333,9 @@ def periods(traced: Any) -> list[tuple[int, int, int | None]]:
 
 def widest(traced: Any, axis: int) -> Bounds:
     """The bounds along an axis of everything that may reach the output, of an input that goes on beyond its borders."""
-    return Bounds(traced.source, traced.out, axis, True, choices=True, holes=False)
+    if axis not in traced.bounds:
+        traced.bounds[axis] = Bounds(traced.source, traced.out, axis, True, choices=True, holes=False)
+    return traced.bounds[axis]
 
 
 def _steps(traced: Any) -> list[tuple[list[Fraction], Fraction | None]]:

@@ -1,7 +1,7 @@
 """From a function and its arguments to a graph of links."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jaxconv.jaxprs.walk import AnyJaxpr
 from . import rules  # noqa: F401 - registers the rules
 from .nodes import Axis, GlobalOp, Graph, Layer, Node, Value, uniform
 from .reader import Reader
-from .sweep import ancestors
+from .sweep import Bounds, ancestors
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Traced:
     """The graph of a function: where it begins and ends, and which axes are spatial.
 
     `out` has only the output's spatial axes, `out_axes` numbers them; `result_axes` are their places in the output.
-    `wide_eqns` are the equations of `jaxpr` that read all spatial axes whole.
+    `wide_eqns` are the equations of `jaxpr` that read all spatial axes whole; `bounds` keeps what `sweep.widest` found.
     """
 
     graph: Graph
@@ -34,6 +34,7 @@ class Traced:
     result_axes: tuple[int, ...]
     jaxpr: AnyJaxpr | None = None
     wide_eqns: tuple[JaxprEqn, ...] = ()
+    bounds: dict[int, Bounds] = field(default_factory=dict)
 
     @property
     def input_size(self) -> tuple[int, ...]:

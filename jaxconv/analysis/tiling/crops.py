@@ -98,8 +98,10 @@ def plan_of(
     try:
         first = _local(at, [min(n, 256) for n in sizes])
         aligns = alignments(first)
+        quick = _crops_as(at, sizes, tiles, aligns, first)
         for _ in range(_ROUNDS):
-            aligns, crops = _crops(at, sizes, tiles, aligns, first)
+            aligns, crops = (aligns, quick) if quick else _crops(at, sizes, tiles, aligns)
+            quick = None
             changed = _changed(at, sizes, tiles, aligns, crops)
             if changed is None:
                 break
@@ -138,10 +140,21 @@ def _are_statistics(traced: Traced) -> bool:
     return all(op.primitive in KINDS and len(op.axes) == len(traced.spatial_axes) for op in traced.global_ops)
 
 
-def _crops(at: AtSizes, sizes, tiles, aligns, first: Traced) -> tuple[list[int], list[int]]:
-    """Alignment and crop per axis; `first` is the function at a size that need not be congruent to the image's."""
-    # Mostly this is the crop already: every size that is looked at is one more trace of the function.
-    traced = _local(at, _needed(first, sizes, [max(t, 64) for t in tiles], aligns))
+def _crops_as(at: AtSizes, sizes, tiles, aligns, first: Traced) -> list[int] | None:
+    """The crops that `first`, which need not be congruent to the image, asks for, where the function is like it there.
+
+    Every size that is looked at is one more trace of the function: mostly this one is enough.
+    """
+    crops = _needed(first, sizes, tiles, aligns)
+    traced = _local(at, crops)
+    fits = all(need <= crop for need, crop in zip(_needed(traced, sizes, tiles, aligns), crops, strict=True))
+    return crops if fits and alignments(traced) == aligns else None
+
+
+def _crops(at: AtSizes, sizes, tiles, aligns) -> tuple[list[int], list[int]]:
+    """Alignment and crop per axis."""
+    small = [min(n, _congruent(max(t, 64), n, a)) for n, a, t in zip(sizes, aligns, tiles, strict=True)]
+    traced = _local(at, small)
     aligns, crops = alignments(traced), [1] * len(sizes)
     for _ in range(_ROUNDS):  # mirrored borders hide how far a field larger than the crop reaches
         needed = _needed(traced, sizes, tiles, aligns)

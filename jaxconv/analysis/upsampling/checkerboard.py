@@ -195,31 +195,40 @@ def checkerboard(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     inputs = inputs_for(args[0], axes, input_range, images)
-    return predicted(fn, args, axes, output, traced, Pullback(fn, args, output), draws, seed, fixes, inputs)
+    flat = inputs.flat(draws, seed)
+    records = flat_records(fn, args, axes, output, traced, flat, seed)
+    return predicted(records, args, axes, traced, inputs, Pullback(fn, args, output), flat, seed, fixes)
 
 
-def predicted(
+def flat_records(
     fn: Callable[..., Any],
     args: Sequence[Any],
     axes: tuple[int, ...],
     output: int | None,
     traced: Traced | str,
-    pullback: Pullback | None,
-    draws: int = 8,
+    images: Sequence[np.ndarray],
+    seed: int = 0,
+) -> list[Record]:
+    """What every layer makes of flat images, the graph (or why there is none) being there already."""
+    places, known, jaxpr = axes, None, None
+    if isinstance(traced, Traced):
+        places, known, jaxpr = traced.result_axes, periods(traced), traced.jaxpr
+    return probe(fn, args, axes, output, images, seed, places, known, jaxpr)
+
+
+def predicted(
+    records: Sequence[Record],
+    args: Sequence[Any],
+    axes: tuple[int, ...],
+    traced: Traced | str,
+    inputs: Inputs,
+    pullback: Pullback | None = None,
+    images: Sequence[np.ndarray] = (),
     seed: int = 0,
     fixes: bool = True,
-    inputs: Inputs | None = None,
-    gradients: int | None = None,
 ) -> Checkerboard:
-    """`checkerboard` with the graph (or why there is none) and the gradient that somebody has already.
-
-    The gradient is taken at as many of the flat images as `gradients` says.
-    """
-    places, jaxpr = (traced.result_axes, traced.jaxpr) if isinstance(traced, Traced) else (axes, None)
-    inputs = inputs or inputs_for(args[0], axes)
-    images = inputs.flat(draws, seed)
+    """`checkerboard` of what flat images gave; the gradient, if there is one, is taken at `images`."""
     known = periods(traced) if isinstance(traced, Traced) else None
-    records = probe(fn, args, axes, output, images, seed, places, known, jaxpr)
     coarsest = [min((r.size[i] for r in records if r.size[i] > 1), default=1) for i in range(len(axes))]
     steps = [phases_between(args[0].shape[a], n) for a, n in zip(axes, coarsest, strict=True)]
     if known is not None:
@@ -241,7 +250,7 @@ def predicted(
     last = records[-1]
     back = None
     try:
-        back = None if pullback is None else gradient_phases(pullback, axes, steps, images[:gradients], seed)
+        back = None if pullback is None else gradient_phases(pullback, axes, steps, images, seed)
     except (NotImplementedError, ValueError) as problem:  # loops and windows that JAX does not differentiate
         notes.append(f"the gradient at the input is not measured: {str(problem).splitlines()[0]}")
     if not np.isfinite(last.phases).all():
@@ -375,7 +384,9 @@ def _factor(record: Record) -> int:
 def _layer_board(fn: Callable[..., Any], channels: int, rank: int, seed: int) -> Checkerboard:
     shape = (1, *(12,) * rank, channels)
     args, axes = (jax.ShapeDtypeStruct(shape, jnp.float32),), tuple(range(1, rank + 1))
-    return predicted(fn, args, axes, None, trace(fn, args, axes, None), None, 2, seed, False)
+    traced, inputs = trace(fn, args, axes, None), inputs_for(args[0], axes)
+    records = flat_records(fn, args, axes, None, traced, inputs.flat(2, seed), seed)
+    return predicted(records, args, axes, traced, inputs, seed=seed, fixes=False)
 
 
 def _spec(rank: int) -> tuple[str, str, str]:
