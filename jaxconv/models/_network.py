@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
+from jaxconv.nn import PReLU
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -83,6 +84,11 @@ class Encoder(Network):
 def make_types(dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, Any]:
     """The three arguments that every layer takes."""
     return {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+
+
+def make_prelu(features: int, types: dict[str, Any]) -> PReLU:
+    """A slope for each channel, or with one feature one for all; it draws nothing at random."""
+    return PReLU(features, dtype=types["dtype"], param_dtype=types["param_dtype"])
 
 
 def spatial(x: Array) -> tuple[int, ...]:

@@ -10,8 +10,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
-from jaxconv.models._network import Network, make_types
-from jaxconv.nn import Conv, ConvTranspose, MaxPool, MaxUnpool, PReLU, batch_norm
+from jaxconv.models._network import Network, make_prelu, make_types
+from jaxconv.nn import Conv, ConvTranspose, MaxPool, MaxUnpool, batch_norm
 
 # Second stage, repeated as the third: kind of the 3x3 step and its dilation.
 _STAGE = (
@@ -25,16 +25,12 @@ def _row(conv: Conv | ConvTranspose, types: dict[str, Any], *, prelu: bool = Tru
     PReLU."""
     layers: list[nnx.Module] = [conv, batch_norm(conv.out_features, **types)]
     if prelu:
-        layers.append(PReLU(dtype=types["dtype"], param_dtype=types["param_dtype"]))
+        layers.append(make_prelu(1, types))
     return nnx.Sequential(*layers)
 
 
 def _conv(into: int, out: int, kernel_size: tuple[int, int], types: dict[str, Any], **settings: Any) -> Conv:
     return Conv(into, out, kernel_size, use_bias=False, **settings, **types)
-
-
-def _out_prelu(features: int, types: dict[str, Any]) -> PReLU:
-    return PReLU(features, dtype=types["dtype"], param_dtype=types["param_dtype"])
 
 
 class InitialBlock(nnx.Module):
@@ -44,7 +40,7 @@ class InitialBlock(nnx.Module):
         self.pool = MaxPool((3, 3), stride=2, padding=1)
         self.main_branch = _conv(in_channels, channels - in_channels, (3, 3), types, stride=2, padding=1)
         self.batch_norm = batch_norm(channels, **types)
-        self.out_prelu = _out_prelu(channels, types)
+        self.out_prelu = make_prelu(channels, types)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, ceil(H/2), ceil(W/2), channels) of x (*batch, H, W, in_channels)."""
@@ -65,7 +61,7 @@ class Bottleneck(nnx.Module):
         else:
             self.ext_conv2 = _row(_conv(inner, inner, (3, 3), types, padding=dilation, dilation=dilation), types)
         self.ext_conv3 = _row(_conv(inner, channels, (1, 1), types), types)
-        self.out_prelu = _out_prelu(channels, types)
+        self.out_prelu = make_prelu(channels, types)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, H, W, channels) of x of the same shape."""
@@ -81,7 +77,7 @@ class Downsampling(nnx.Module):
         self.ext_conv1 = _row(_conv(into, into // 4, (2, 2), types, stride=2), types)
         self.ext_conv2 = _row(_conv(into // 4, into // 4, (3, 3), types, padding=1), types)
         self.ext_conv3 = _row(_conv(into // 4, out, (1, 1), types), types)
-        self.out_prelu = _out_prelu(out, types)
+        self.out_prelu = make_prelu(out, types)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """(*batch, H/2, W/2, out) of x (*batch, H, W, into), and where the maxima stood (*batch, H/2, W/2, into)."""
@@ -102,7 +98,7 @@ class Upsampling(nnx.Module):
         up = ConvTranspose(inner, inner, (3, 3), stride=2, padding=1, output_padding=1, use_bias=False, **types)
         self.ext_conv2 = _row(up, types)
         self.ext_conv3 = _row(_conv(inner, out, (1, 1), types), types)
-        self.out_prelu = _out_prelu(out, types)
+        self.out_prelu = make_prelu(out, types)
 
     def __call__(self, x: Array, indices: Array) -> Array:
         """(*batch, 2H, 2W, out) of x (*batch, H, W, into) and indices (*batch, H, W, out)."""

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxconv.models._network import Network, make_types, spatial
+from jaxconv.models._network import Network, make_prelu, make_types, spatial
 from jaxconv.nn import AvgPool, Conv, ConvTranspose, PReLU, batch_norm
 from jaxconv.nn.dense import transpose_to
 
@@ -39,12 +39,8 @@ def _norm(features: int, types: dict[str, Any]) -> nnx.BatchNorm:
     return batch_norm(features, epsilon=1e-3, **types)
 
 
-def _prelu(features: int, types: dict[str, Any]) -> PReLU:
-    return PReLU(features, dtype=types["dtype"], param_dtype=types["param_dtype"])
-
-
 def _bn_act(features: int, types: dict[str, Any]) -> _Holder:
-    return _Holder(bn=_norm(features, types), act=_prelu(features, types))
+    return _Holder(bn=_norm(features, types), act=make_prelu(features, types))
 
 
 class Pyramid(nnx.Module):
@@ -57,7 +53,7 @@ class Pyramid(nnx.Module):
         for rate in _RATES:
             setattr(self, f"d{rate}", _conv(n, out - 4 * n if rate == 1 else n, 3, types, rate=rate))
         self.bn: nnx.BatchNorm | _Holder = _norm(out, types) if halve else _bn_act(out, types)
-        self.act: PReLU | None = _prelu(out, types) if halve else nnx.data(None)
+        self.act: PReLU | None = make_prelu(out, types) if halve else nnx.data(None)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, H', W', out) of x (*batch, H, W, into)."""
@@ -76,7 +72,7 @@ class _Encoder(nnx.Module):
         c = in_channels
         self.level1 = _Holder(
             conv=Conv(c, 16, (3, 3), stride=2, padding=1, use_bias=False, **types),
-            bn=_norm(16, types), act=_prelu(16, types),
+            bn=_norm(16, types), act=make_prelu(16, types),
         )  # fmt: skip
         self.b1 = _bn_act(16 + c, types)
         self.level2_0 = Pyramid(16 + c, 64, types, halve=True)
@@ -154,7 +150,7 @@ class ESPNet(Network):
         self.br = _norm(classes, types)
         self.conv = _Holder(
             conv=Conv(16 + in_channels + classes, classes, (3, 3), padding=1, use_bias=False, **types),
-            bn=_norm(classes, types), act=_prelu(classes, types),
+            bn=_norm(classes, types), act=make_prelu(classes, types),
         )  # fmt: skip
         self.up_l3 = nnx.Sequential(up())
         self.combine_l2_l3 = nnx.Sequential(

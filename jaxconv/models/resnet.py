@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv.models._network import Encoder, make_types, stage_rates
-from jaxconv.nn import Conv, MaxPool, conv_norm, norm
+from jaxconv.nn import Conv, MaxPool, conv_norm, norm as make_norm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -27,12 +27,12 @@ class Block(nnx.Module):
         three: dict[str, Any] = {"stride": stride, "padding": rate, "dilation": rate}
         self.deep = out != width
         if self.deep:
-            self.conv1, self.bn1 = conv(into, width, 1), norm(kind, width, **types)
-            self.conv2, self.bn2 = conv(width, width, 3, **three), norm(kind, width, **types)
-            self.conv3, self.bn3 = conv(width, out, 1), norm(kind, out, **types)
+            self.conv1, self.bn1 = conv(into, width, 1), make_norm(kind, width, **types)
+            self.conv2, self.bn2 = conv(width, width, 3, **three), make_norm(kind, width, **types)
+            self.conv3, self.bn3 = conv(width, out, 1), make_norm(kind, out, **types)
         else:
-            self.conv1, self.bn1 = conv(into, width, 3, **three), norm(kind, width, **types)
-            self.conv2, self.bn2 = conv(width, out, 3, padding=rate, dilation=rate), norm(kind, out, **types)
+            self.conv1, self.bn1 = conv(into, width, 3, **three), make_norm(kind, width, **types)
+            self.conv2, self.bn2 = conv(width, out, 3, padding=rate, dilation=rate), make_norm(kind, out, **types)
         changes = stride > 1 or into != out
         self.downsample = (
             conv_norm(into, out, (1, 1), stride=stride, kind=kind, activation=None, use_bias=False, types=types)
@@ -109,7 +109,7 @@ class ResNet(Encoder):
         if rates is not None and len(rates) != 4:
             raise ValueError(f"rates={rates!r} must give the dilations of each of the 4 stages")
         self.conv1 = Conv(in_channels, width, (7, 7), stride=2, padding=3, use_bias=False, **types)
-        self.bn1 = _norm(norm, width, types)
+        self.bn1 = make_norm(norm, width, **types)
         self.pool = MaxPool((3, 3), stride=2, padding=1)
         last, expansion, strides, channels = width, 4 if depth >= 50 else 1, [2], [width]
         for stage, (stride, first, rate) in enumerate(stages):
@@ -143,7 +143,3 @@ class ResNet(Encoder):
         """Logits (*batch, classes) of x (*batch, H, W, in_channels)."""
         x = self.levels(x)[-1]
         return x if self.fc is None else self.fc(jnp.mean(x, axis=(-3, -2)))
-
-
-def _norm(kind: str, width: int, types: dict[str, Any]) -> Any:
-    return norm(kind, width, **types)

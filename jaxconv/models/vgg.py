@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv.models._network import Encoder, make_types
-from jaxconv.nn import AdaptivePool, Conv, MaxPool, batch_norm
+from jaxconv.nn import AdaptivePool, Conv, MaxPool, batch_norm as make_norm
 from jaxconv.nn.dense import identity
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -74,7 +74,7 @@ class VGG16(Encoder):
         for width, count in zip(widths, CONVOLUTIONS, strict=True):
             for _ in range(count):
                 layers.append(Conv(last, width, (3, 3), padding=rate, dilation=rate, **types))
-                layers += [*([_norm(width, types)] if batch_norm else []), jax.nn.relu]
+                layers += [*([make_norm(width, **types)] if batch_norm else []), jax.nn.relu]
                 last = width
             ends.append(len(layers))
             strides.append(stride)
@@ -94,10 +94,6 @@ class VGG16(Encoder):
         # Channels before places, as the linear layers of published weights expect.
         x = jnp.moveaxis(self.pool(x), -1, -3)
         return self.classifier(x.reshape(*x.shape[:-3], -1))
-
-
-def _norm(width: int, types: dict[str, Any]) -> nnx.BatchNorm:
-    return batch_norm(width, **types)
 
 
 def _classifier(into: int, hidden: int, classes: int, types: dict[str, Any]) -> nnx.Sequential:

@@ -26,6 +26,7 @@ from jaxconv.resampling.windows import (
     Padding,
     axis_taps,
     index_dtype,
+    named,
     on_sharded_axes,
     pad_axis,
     resolve_windows,
@@ -360,12 +361,7 @@ def _tap_counts(w: AxisWindow, include_pads: bool) -> np.ndarray:
     return ((reads >= -low) & (reads < w.n_in + high)).sum(axis=1)
 
 
-def _named(function, name: str, static: tuple[int, ...]):
-    function.__name__ = function.__qualname__ = name
-    return jax.jit(function, static_argnums=static)
-
-
-_max_pool = _named(on_sharded_axes(_max_pool_values), "max_pool", (1,))
-_max_pool_with_indices = _named(on_sharded_axes(_max_pool_indexed), "max_pool_with_indices", (1,))
-_avg_pool = _named(on_sharded_axes(_avg_pool_impl), "avg_pool", (1, 2, 3))
-_max_unpool = _named(unpool, "max_unpool", (2,))
+_max_pool = named(on_sharded_axes(_max_pool_values), "max_pool", (1,))
+_max_pool_with_indices = named(on_sharded_axes(_max_pool_indexed), "max_pool_with_indices", (1,))
+_avg_pool = named(on_sharded_axes(_avg_pool_impl), "avg_pool", (1, 2, 3))
+_max_unpool = named(unpool, "max_unpool", (2,))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from math import floor, prod
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -26,6 +25,7 @@ from jaxconv.resampling.windows import (
     Padding,
     add_axis_taps,
     axis_taps,
+    named,
     on_sharded_axes,
     pad_axis,
     resolve_windows,
@@ -354,12 +354,7 @@ def _fold_impl(cols: Array, windows: tuple[AxisWindow, ...]) -> Array:
     return parts[0].astype(dtype)
 
 
-def _named(function, name: str, static: tuple[int, ...]):
-    function.__name__ = function.__qualname__ = name
-    return jax.jit(function, static_argnums=static)
-
-
-_pixel_shuffle = _named(_pixel_shuffle_impl, "pixel_shuffle", (1, 2))
-_pixel_unshuffle = _named(_pixel_unshuffle_impl, "pixel_unshuffle", (1, 2))
-_unfold = _named(on_sharded_axes(_unfold_impl), "unfold", (1,))
-_fold = _named(on_sharded_axes(_fold_impl), "fold", (1,))
+_pixel_shuffle = named(_pixel_shuffle_impl, "pixel_shuffle", (1, 2))
+_pixel_unshuffle = named(_pixel_unshuffle_impl, "pixel_unshuffle", (1, 2))
+_unfold = named(on_sharded_axes(_unfold_impl), "unfold", (1,))
+_fold = named(on_sharded_axes(_fold_impl), "fold", (1,))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -167,6 +168,12 @@ def pad_axis(x: Array, axis: int, low: int, high: int, fill: object) -> Array:
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (max(low, 0), max(high, 0), 0)
     return lax.pad(x, jnp.asarray(fill, x.dtype), config)
+
+
+def named(function: Callable[..., Any], name: str, static: tuple[int, ...]) -> Callable[..., Any]:
+    """The function jitted under the name that a jaxpr shows, and that the analysis knows."""
+    function.__name__ = function.__qualname__ = name
+    return jax.jit(function, static_argnums=static)
 
 
 def on_sharded_axes(function: Callable[..., Any]) -> Callable[..., Any]:
