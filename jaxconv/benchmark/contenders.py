@@ -56,7 +56,7 @@ class Prepared:
         operand_bytes: of one set of operands.
     """
 
-    call: Callable[[], Any]
+    call: Callable[[], object]
     compile: float | None = None
     first_call: float | None = None
     temporary_bytes: int | None = None

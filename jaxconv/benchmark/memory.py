@@ -6,7 +6,6 @@ import ctypes
 import gc
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 _STATUS, _RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 
@@ -18,7 +17,7 @@ def _kibibytes(field: str) -> int:
     raise KeyError(field)
 
 
-def resident_bytes(call: Callable[[], Any], repeats: int = 3) -> int | None:
+def resident_bytes(call: Callable[[], object], repeats: int = 3) -> int | None:
     """How far the resident memory of this process rises during a call: results, temporaries and libraries' scratch.
 
     The compiler's own figure leaves out what convolution libraries allocate inside (tens of megabytes on CPUs). Free

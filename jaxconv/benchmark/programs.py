@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxconv import trilinear
@@ -114,12 +114,12 @@ class Neighbour:
     linear: bool = True
 
 
-def _reduced(kind: Callable, start: float, k: int, s: int, pad: int) -> Callable[[Any], Any]:
+def _reduced(kind: Callable, start: float, k: int, s: int, pad: int) -> Callable[[Array], Array]:
     pads = [(0, 0), (pad, pad), (pad, pad), (0, 0)]
     return lambda x: lax.reduce_window(x, x.dtype.type(start), kind, (1, k, k, 1), (1, s, s, 1), pads)
 
 
-def _unpooled(y: Any, at: Any) -> Any:
+def _unpooled(y: Array, at: Array) -> Array:
     """Values back to the positions of the maxima, as a scatter over the flat image."""
     n, h, w, c = y.shape
     flat = jnp.zeros((n, 4 * h * w, c), y.dtype)
@@ -127,12 +127,12 @@ def _unpooled(y: Any, at: Any) -> Any:
     return flat.at[batch, at.reshape(n, -1, c), channel].set(y.reshape(n, -1, c)).reshape(n, 2 * h, 2 * w, c)
 
 
-def _shuffled(x: Any) -> Any:
+def _shuffled(x: Array) -> Array:
     n, h, w, c = x.shape
     return x.reshape(n, h, w, c // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(n, 2 * h, 2 * w, c // 4)
 
 
-def _patches(k: int, s: int, padding: Any) -> Callable[[Any], Any]:
+def _patches(k: int, s: int, padding: Any) -> Callable[[Array], Array]:
     numbers = ("NHWC", "HWIO", "NHWC")
     return lambda x: lax.conv_general_dilated_patches(x, (k, k), (s, s), padding, dimension_numbers=numbers)
 
@@ -172,7 +172,7 @@ def neighbours(batch: int = 16, size: int = 128, channels: int = 64) -> tuple[Ne
     )
 
 
-def _folded(image: tuple[int, ...]) -> Callable[[Any], Any]:
+def _folded(image: tuple[int, ...]) -> Callable[[Array], Array]:
     """The transpose of lax's patches, whose columns have the channel first."""
     take = _patches(3, 1, "SAME")
     return lambda columns: jax.linear_transpose(take, jax.ShapeDtypeStruct(image, columns.dtype))(columns)[0]

@@ -79,14 +79,14 @@ class Row:
         return None
 
 
-def _sample(call: Callable[[], Any], count: int) -> float:
+def _sample(call: Callable[[], object], count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
         call()
     return (time.perf_counter() - start) / count
 
 
-def _calibrated(call: Callable[[], Any]) -> tuple[int, float]:
+def _calibrated(call: Callable[[], object]) -> tuple[int, float]:
     """How many calls fill a sample, and the seconds of one.
 
     Found by trying: a first call may take ten times as long as the next, and a sample of as few calls as that suggests
@@ -100,7 +100,7 @@ def _calibrated(call: Callable[[], Any]) -> tuple[int, float]:
     return count, took
 
 
-def time_in_turn(calls: dict[str, Callable[[], Any]], repeats: int, budget: float = 4.0) -> dict[str, float]:
+def time_in_turn(calls: dict[str, Callable[[], object]], repeats: int, budget: float = 4.0) -> dict[str, float]:
     """Best seconds of each call over interleaved repeats; one that has used its budget (seconds) drops out."""
     counts, best, spent = {}, {}, dict.fromkeys(calls, 0.0)
     for name, call in calls.items():

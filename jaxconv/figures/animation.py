@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxconv.figures.from_network import layer_operator
 from jaxconv.figures.grid import CURRENT, EMPTY, EXTRA, INPUT, KERNEL, OUTPUT, PAD, ZERO, draw_grid, legend
+from jaxconv.geometry import ConvGeometry
 from jaxconv.linear import ConvOperator, LinearOperator, Transposed
 from jaxconv.padding import source_positions
 
@@ -145,7 +146,7 @@ class _Scene:
         return ",".join(map(str, place[2 - self.rank :]))
 
 
-def _scene(operator: Any) -> _Scene:
+def _scene(operator: LinearOperator | Callable[..., Any]) -> _Scene:
     transposed = isinstance(operator, Transposed)
     conv = operator.operator if isinstance(operator, Transposed) else operator
     if not isinstance(conv, ConvOperator):
@@ -202,7 +203,7 @@ class _Line:
     first: int
 
 
-def _forward_line(g: Any, axis: int) -> _Line:
+def _forward_line(g: ConvGeometry, axis: int) -> _Line:
     n, (lo, hi) = g.input_size[axis], g.pads[axis]
     before, behind = max(lo, 0), max(hi, 0)
     source = source_positions(n, (before, behind), g.padding_mode)
@@ -212,7 +213,7 @@ def _forward_line(g: Any, axis: int) -> _Line:
     return _Line(names, [c if p in kept else EMPTY for p, c in enumerate(colours)], max(-lo, 0))
 
 
-def _transpose_line(g: Any, axis: int) -> _Line:
+def _transpose_line(g: ConvGeometry, axis: int) -> _Line:
     m, s, extent, extra = g.output_size[axis], g.stride[axis], g.kernel_extent[axis], g.output_padding[axis]
     lo, hi = (extent - 1 - pad for pad in g.pads[axis])
     hi += extra

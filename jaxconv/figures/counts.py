@@ -234,7 +234,7 @@ def _short(place: str) -> str:
     return place if len(place) <= 22 else "…" + place[-21:]
 
 
-def _listed(rates: Sequence[Any]) -> str:
+def _listed(rates: Sequence[int | tuple[int, ...]]) -> str:
     return ", ".join(f"({_listed(r)})" if isinstance(r, tuple) else str(r) for r in rates)
 
 

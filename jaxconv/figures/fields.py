@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxconv._text import place_and_whole
 from jaxconv.analysis import (
@@ -32,7 +33,7 @@ SHARE = 0.9545
 def receptive_field(
     what: Any,
     *args: Any,
-    image: Any = None,
+    image: ArrayLike | None = None,
     index: int | Sequence[int] | None = None,
     effective: EffectiveField | bool = False,
 ) -> Figure:
@@ -107,7 +108,15 @@ def _around(span: slice, margin: float) -> tuple[float, float]:
     return span.start - more, span.stop + more
 
 
-def _draw(ax: Axes, field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effective: Any) -> list[Any]:
+def _draw(
+    ax: Axes,
+    field: ReceptiveField | GradientField,
+    at: Sequence[int],
+    mask: np.ndarray,
+    box: Sequence[slice],
+    image: ArrayLike | None,
+    effective: EffectiveField | None,
+) -> list[Any]:
     """The image, what is read of it, and the outlines; returns what the legend names."""
     from matplotlib.patches import Ellipse, Rectangle
 
@@ -168,14 +177,14 @@ def _sentence(at: Sequence[int], mask: np.ndarray, box: Sequence[slice]) -> str:
     return f"output {index} reads {share} {place}s of its {by(sides)} box"
 
 
-def _place(field: Any, index: Any) -> tuple[int, ...]:
+def _place(field: ReceptiveField | GradientField, index: Any) -> tuple[int, ...]:
     if index is None:
         return tuple(field.central_index)
     given = (index,) if isinstance(index, (int, np.integer)) else tuple(index)
     return tuple(int(i) % n for i, n in zip(given, field.output_size, strict=True))
 
 
-def _centre(field: Any, at: Sequence[int]) -> list[float]:
+def _centre(field: ReceptiveField | GradientField, at: Sequence[int]) -> list[float]:
     """The input position that the output stands for, as a point of the picture."""
     if isinstance(field, ReceptiveField):
         return [(low + high) / 2 for low, high in field.extent(at)]
@@ -203,7 +212,7 @@ def _first_image(value: Any, size: Sequence[int]) -> np.ndarray | None:
     return np.asarray(value)[0]
 
 
-def _ground(image: Any, size: Sequence[int]) -> np.ndarray:
+def _ground(image: ArrayLike | None, size: Sequence[int]) -> np.ndarray:
     """The image as colours in 0..1; a light grey where there is none."""
     if image is None:
         return np.full((*size, 3), 0.93)
@@ -224,7 +233,14 @@ def _ground(image: Any, size: Sequence[int]) -> np.ndarray:
     return (picture - low) / max(high - low, 1e-12)
 
 
-def _on_line(field: Any, at: Any, mask: np.ndarray, box: Any, image: Any, effective: EffectiveField | None) -> Figure:
+def _on_line(
+    field: ReceptiveField | GradientField,
+    at: Any,
+    mask: np.ndarray,
+    box: Any,
+    image: Any,
+    effective: EffectiveField | None,
+) -> Figure:
     """The same for signals: what is read as a band below the signal."""
     from matplotlib.figure import Figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ def number(value: Any) -> str:
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e4 else f"{value:.2g}"
 
 
-def as_plane(a: Any) -> np.ndarray:
+def as_plane(a: ArrayLike) -> np.ndarray:
     """A 1-D or 2-D array as rows and columns."""
     a = np.asarray(a)
     return a[None] if a.ndim == 1 else a

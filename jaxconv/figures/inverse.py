@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxconv.linear import ConvOperator
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def deconvolution(operator: ConvOperator, image: Any, blurred: Any, restored: dict[str, Any]) -> Figure:
+def deconvolution(
+    operator: ConvOperator, image: ArrayLike, blurred: ArrayLike, restored: dict[str, ArrayLike]
+) -> Figure:
     """Show an image, its blurred observation, C^T applied to it, and restorations, each with its PSNR.
 
     Args:
@@ -57,7 +60,7 @@ def deconvolution(operator: ConvOperator, image: Any, blurred: Any, restored: di
     return figure
 
 
-def psnr(image: Any, estimate: Any) -> float:
+def psnr(image: ArrayLike, estimate: ArrayLike) -> float:
     """Peak signal-to-noise ratio in dB of an estimate, clipped to 0..1: ``-10 log10(mean((x - estimate)^2))``.
 
     Args:
@@ -71,6 +74,6 @@ def psnr(image: Any, estimate: Any) -> float:
     return float("inf") if error == 0 else float(-10 * np.log10(error))
 
 
-def _plane(a: Any) -> np.ndarray:
+def _plane(a: ArrayLike) -> np.ndarray:
     a = np.asarray(a)
     return a[..., 0] if a.ndim == 3 else a

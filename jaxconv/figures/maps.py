@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxconv.figures.grid import CURRENT, INK, ink_on, number
 
@@ -26,7 +28,7 @@ def shades() -> Any:
     return ListedColormap(colormaps["YlGnBu"](np.linspace(0.18, 0.95, 256)), name="counts")
 
 
-def as_map(counts: Any, what: str) -> np.ndarray:
+def as_map(counts: ArrayLike, what: str) -> np.ndarray:
     """Counts of rank 1 or 2 as rows and columns."""
     counts = np.asarray(counts)
     if counts.ndim not in (1, 2):
@@ -110,7 +112,7 @@ def roomy() -> Any:
     return ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.12)
 
 
-def by(shape: Any) -> str:
+def by(shape: Iterable[float]) -> str:
     """A size as people write it: 13×13."""
     return "×".join(str(int(n)) for n in shape)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxconv.figures.grid import CURRENT, EXTRA, INPUT, KERNEL, OUTPUT, PAD, ZERO, as_plane, draw_grid, legend, number
 from jaxconv.linear.recipe import Recipe, conv_transpose_steps
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 MAX_SIDE = 20
 
 
-def transpose_recipe(y: Any, w: Any, **params: Any) -> Figure:
+def transpose_recipe(y: ArrayLike, w: ArrayLike, **params: Any) -> Figure:
     """Draw the four steps of the transposed convolution of a small array, with every number written in.
 
     Args:
