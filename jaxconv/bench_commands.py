@@ -1,4 +1,5 @@
-"""`jaxconv bench`: its sub-commands, each one function, and the flags that stood for them before."""
+"""`jaxconv bench`: its sub-commands, each one function of `jaxconv.benchmark` or one here that takes its words as the
+command line has them, and the flags that stood for them before."""
 
 from __future__ import annotations
 
@@ -8,92 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxconv import benchmark
+
 Text = Annotated[str, tyro.conf.Positional]
-
-
-def layers(
-    cases: tuple[str, ...] = (),
-    random: int = 12,
-    seed: int | None = None,
-    contenders: tuple[str, ...] = ("jaxconv", "lax", "flax", "equinox", "torch"),
-    tasks: tuple[str, ...] = ("forward", "gradients", "data gradient", "kernel gradient"),
-    dtype: str = "float32",
-    repeats: int = 7,
-    batch_factor: int = 1,
-    out: Path | None = None,
-    picture: Path | None = None,
-) -> None:
-    """Time real layers and random ones against lax, flax, equinox and PyTorch in turn, as ratios.
-
-    Args:
-        cases: parts of layer names; none means all, and random layers beside them.
-        random: how many random layers.
-        seed: of the random layers; a fresh one by default.
-        contenders: who is measured.
-        tasks: what is measured; gradients are measured without the forward pass.
-        dtype: of all operands.
-        repeats: interleaved repeats; the best counts.
-        batch_factor: multiplies every batch.
-        out: JSON file to write.
-        picture: PNG file to draw.
-    """
-    from jaxconv import benchmark
-
-    options: dict[str, Any] = {"random": random, "seed": seed, "tasks": tasks, "dtype": dtype, "repeats": repeats}
-    benchmark.bench(cases, contenders=contenders, batch_factor=batch_factor, out=out, picture=picture, **options)
-
-
-def networks(
-    cases: tuple[str, ...] = (),
-    contenders: tuple[str, ...] = ("jaxconv", "accelerate", "lax", "torch"),
-    tasks: tuple[str, ...] = ("training step", "inference"),
-    dtype: str = "float32",
-    repeats: int = 9,
-    gpu_sizes: bool = False,
-    out: Path | None = None,
-) -> None:
-    """Time one training step and one inference of the networks of jaxconv.models.
-
-    Args:
-        cases: parts of names; none means all networks.
-        contenders: who is measured; PyTorch's networks are those of a checkout's tests (PYTHONPATH=tests).
-        tasks: what is measured.
-        dtype: of parameters and images.
-        repeats: interleaved repeats; the best counts.
-        gpu_sizes: the sizes meant for a GPU.
-        out: JSON file to write.
-    """
-    from jaxconv import benchmark
-
-    options: dict[str, Any] = {"contenders": contenders, "tasks": tasks, "dtype": dtype, "repeats": repeats}
-    benchmark.bench_networks(cases, gpu_sizes=gpu_sizes, out=out, **options)
-
-
-def scaling(repeats: int = 5, most: int | None = None, out: Path | None = None, picture: Path | None = None) -> None:
-    """Time how a layer grows with batch, size, channels, dilation, kernel and stride, and where it jumps.
-
-    Args:
-        repeats: interleaved repeats; the best counts.
-        most: how many points of a sweep.
-        out: JSON file to write.
-        picture: PNG file to draw.
-    """
-    from jaxconv import benchmark
-
-    benchmark.bench_scaling(repeats=repeats, most=most, out=out, picture=picture)
-
-
-def resize(repeats: int = 7, most: int | None = None, out: Path | None = None) -> None:
-    """Time resize beside jax.image.resize and PyTorch's interpolate.
-
-    Args:
-        repeats: interleaved repeats; the best counts.
-        most: how many cases.
-        out: JSON file to write.
-    """
-    from jaxconv import benchmark
-
-    benchmark.bench_resize(repeats=repeats, most=most, out=out)
 
 
 def explain(case: Text, dtype: str = "float32") -> None:
@@ -103,8 +21,6 @@ def explain(case: Text, dtype: str = "float32") -> None:
         case: part of layer names.
         dtype: of the operands.
     """
-    from jaxconv import benchmark
-
     print(benchmark.explain(case, dtype))
 
 
@@ -114,8 +30,6 @@ def targets(records: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     Args:
         records: JSON files.
     """
-    from jaxconv import benchmark
-
     print(benchmark.targets_table(benchmark.read_records(records)))
 
 
@@ -166,11 +80,11 @@ def compile_for(
     table.show(offline.compile_for(target, what, **options))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "layers": layers,
-    "networks": networks,
-    "scaling": scaling,
-    "resize": resize,
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "layers": benchmark.bench,
+    "networks": benchmark.bench_networks,
+    "scaling": benchmark.bench_scaling,
+    "resize": benchmark.bench_resize,
     "compile-for": compile_for,
     "explain": explain,
     "targets": targets,

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxconv import bench_commands
 from jaxconv._extras import named
 from jaxconv._text import printable
 
@@ -303,6 +302,8 @@ def _run(arguments: list[str] | None) -> int:
     description: str | None = "Convolution for dense prediction in JAX."
     commands, prog = COMMANDS, "jaxconv"
     if given[:1] == ["bench"]:
+        from jaxconv import bench_commands
+
         commands, prog, description, given = bench_commands.COMMANDS, "jaxconv bench", bench.__doc__, given[1:]
         given = bench_commands.sub_command(given)
     try:

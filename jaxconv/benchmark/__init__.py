@@ -56,7 +56,7 @@ def bench(
     out: pathlib.Path | None = None,
     picture: pathlib.Path | None = None,
 ) -> dict:
-    """Measure layers and print ratios.
+    """Measure layers, real and random ones, beside lax, flax, equinox and PyTorch in turn, and print ratios.
 
     Args:
         cases: parts of layer names; none means all real layers.
@@ -137,7 +137,8 @@ def bench_networks(
 
     Args:
         cases: parts of names; none means all networks.
-        contenders: names from jaxconv, accelerate, lax, torch.
+        contenders: names from jaxconv, accelerate, lax, torch; PyTorch's networks are those of a checkout's tests
+            (PYTHONPATH=tests).
         tasks: names from training step, inference.
         dtype: of parameters and images.
         repeats: interleaved repeats; the best counts.
