@@ -279,23 +279,24 @@ def test_output_that_nobody_reads_to_its_end_is_no_error():
 def test_training_keeps_freed_memory_unless_the_environment_says_how(monkeypatch):
     from types import SimpleNamespace
 
+    from jaxconv import _memory
     from jaxconv.train import command
 
     asked = []
-    for name in command._CHOSEN:
+    for name in _memory._CHOSEN:
         monkeypatch.delenv(name, raising=False)
     library = SimpleNamespace(
         mallopt=lambda *given: asked.append(given), malloc_trim=lambda *given: asked.append(given)
     )
-    monkeypatch.setattr(command.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(_memory.ctypes, "CDLL", lambda name: library)
     command.keep_memory()
     assert asked == [(-8, 1), (-4, 0), (-1, 2**31 - 1)]
-    command.trim_memory()
+    _memory.trim_memory()
     assert asked.pop() == (0,)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     command.keep_memory()
     monkeypatch.delenv("MALLOC_ARENA_MAX")
-    monkeypatch.setattr(command.ctypes, "CDLL", lambda name: SimpleNamespace())  # another C library
+    monkeypatch.setattr(_memory.ctypes, "CDLL", lambda name: SimpleNamespace())  # another C library
     command.keep_memory()
-    command.trim_memory()
+    _memory.trim_memory()
     assert len(asked) == 3

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from jaxconv._memory import keep_memory
 from jaxconv.benchmark import backends, networks, report, resizing, runner, scaling
 from jaxconv.benchmark.cases import REAL, Layer, random_layers, scaled
 from jaxconv.benchmark.contenders import CONTENDERS, TASKS, Absent
@@ -231,7 +232,7 @@ def bench_resize(*, repeats: int = 7, most: int | None = None, out: pathlib.Path
     Returns:
         The record that is written to `out`.
     """
-    resizing.keep_freed_memory()
+    keep_memory()
     rows = resizing.measure(resizing.CASES[:most], repeats)
     print(resizing.table(rows))
     record = {**runner.machine(), "dtype": "float32", "repeats": repeats, "resize": rows}

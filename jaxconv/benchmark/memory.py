@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import pathlib
 from collections.abc import Callable
+
+from jaxconv._memory import trim_memory
 
 _STATUS, _RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 
@@ -32,16 +33,15 @@ def resident_bytes(call: Callable[[], object], repeats: int = 3) -> int | None:
         Bytes; None where the system is not Linux or does not allow it.
     """
     try:
-        trim = ctypes.CDLL("libc.so.6").malloc_trim
         rises = []
         for _ in range(repeats):
             gc.collect()
-            trim(0)
+            trim_memory()
             _RESET.write_text("5")  # the peak restarts at what is resident now
             before = _kibibytes("VmRSS")
             out = call()
             rises.append(_kibibytes("VmHWM") - before)
             del out
-    except (OSError, KeyError, AttributeError):
+    except (OSError, KeyError):
         return None
     return 1024 * max(0, *rises)

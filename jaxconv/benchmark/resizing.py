@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import functools
 import importlib.util
@@ -115,19 +113,6 @@ def _pull(y: Any, x: Any, ct: Any) -> Any:
     import torch
 
     return torch.autograd.grad(y, x, ct[0], retain_graph=True)[0]
-
-
-def keep_freed_memory() -> None:
-    """Have glibc reuse the memory of results instead of returning it to the system, for this process.
-
-    A large result's pages are otherwise taken from the system anew at every call, which takes several times as long as
-    the copy that a nearest resize is; which contender meets that depends on what was freed before.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        never_map, never_trim, one_arena = (-4, 0), (-1, 2**31 - 1), (-8, 1)
-        for option in (never_map, never_trim, one_arena):
-            mallopt(*option)
 
 
 CONTENDERS: dict[str, Callable[[Case, str], Prepared]] = {"jaxconv": _jaxconv, "jax": _jax, "torch": _torch}

@@ -1,17 +1,12 @@
 """``jaxconv train``: from words of the command line to a config and a run folder."""
 
-import ctypes
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxconv._memory import keep_memory as keep_memory
 from jaxconv.train.config import TrainConfig, load_config, parse_labels, parse_settings, parse_weights
-
-# glibc's mallopt parameters, from malloc.h, and the variables that set the same from outside.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_CHOSEN = ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def train_command(
@@ -42,30 +37,6 @@ def train_command(
     final = config_of(config, given, settings, base)
     options: dict[str, Any] = {"restart": restart, "extend": extend, "mesh": mesh, "tensorboard": tensorboard}
     return train(final, out or default_out(config, final), **options)
-
-
-def keep_memory() -> None:
-    """Let glibc keep what XLA frees, for the life of this process: each step asks for the same again.
-
-    Otherwise large temporaries are mapped anew in every step, and the system fills them with zeros page by page: half
-    the time of a U-Net's step on a CPU. What is set in the environment stays; other C libraries have no such call.
-    """
-    mallopt = _of_libc("mallopt")
-    if mallopt is None or any(name in os.environ for name in _CHOSEN):
-        return
-    for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(parameter, value)
-
-
-def trim_memory() -> None:
-    """Lets glibc give back what is free at this moment: the compiler leaves more than a small network's steps need."""
-    malloc_trim = _of_libc("malloc_trim")
-    if malloc_trim is not None:
-        malloc_trim(0)
-
-
-def _of_libc(name: str) -> Any:
-    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def config_of(

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxconv._memory import trim_memory
 from jaxconv._text import printable
 from jaxconv.train import runfolder
 from jaxconv.train.checkpoint import Checkpoints
-from jaxconv.train.command import trim_memory
 from jaxconv.train.config import TrainConfig
 from jaxconv.train.crops import prefetch
 from jaxconv.train.data import Data, load_data

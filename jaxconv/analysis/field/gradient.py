@@ -94,7 +94,7 @@ class GradientField:
     def _pull(self) -> Callable[..., jax.Array]:
         out_axes, which = self.result_axes, self._output
 
-        @partial(jax.jit, static_argnums=())
+        @jax.jit
         def pull(key, x, rest, index):
             y, vjp = jax.vjp(lambda z: jax.tree.leaves(self._fn(z, *rest))[which], x)
             hot = jnp.ones(y.shape, bool)
