@@ -206,6 +206,12 @@ class Window:
             return self.padding
         return PADDING_RULES[self.padding].pads(self.base * (n - 1) + 1, self.extent, self.stride)
 
+    def fitted(self, n: Any) -> tuple[Any, Any]:
+        """(low, high) that leave exactly what the windows cover: high crops where they end before the input does."""
+        (low, high), span = self.pads(n), self.base * (n - 1) + 1
+        steps = -(-span // self.stride) - 1 if self.covers else (span + low + high - self.extent) // self.stride
+        return low, steps * self.stride + self.extent - span - low
+
     def output_size(self, n: int, ceil_mode: bool = False) -> int:
         """Number of windows over an input of n: ``(b*(n-1) + 1 + lo + hi - K) // s + 1``, below 1 where none fits.
 

@@ -30,23 +30,21 @@ def conv(
 ) -> Array:
     """``y[q] = sum over t of x[s*q + d*t - lo] w[t]`` for a geometry of stand-ins."""
     first = x.ndim - g.rank - 1
-    pads: Any = g.pads
-    if g.padding_rule is not None:
-        axes = zip(g.kernel_size, g.stride, g.dilation, x.shape[first:-1], strict=True)
-        pads = [Window(k, s, d, padding=g.padding_rule).pads(n) for k, s, d, n in axes]
-    fixed = not is_open([pad for pair in pads for pad in pair])
-    if g.padding_mode in NUMPY_MODES and fixed:
-        x = pad(x, pads, g.padding_mode, first)
-        g, pads = dataclasses.replace(g, padding_mode="zeros"), [(0, 0)] * g.rank
+    axes = zip(g.kernel_size, g.stride, g.dilation, g.pads, strict=True)
+    windows = [Window(k, s, d, padding=g.padding_rule or pads) for k, s, d, pads in axes]
+    pads = [window.pads(n) for window, n in zip(windows, x.shape[first:-1], strict=True)]
+    if not is_open([pad for pair in pads for pad in pair]):
+        if g.padding_mode in NUMPY_MODES:
+            x = pad(x, pads, g.padding_mode, first)
+            g, pads = dataclasses.replace(g, padding_mode="zeros"), [(0, 0)] * g.rank
+            windows = [dataclasses.replace(window, padding=(0, 0)) for window in windows]
     _refuse(g, method)
-    if fixed:
-        x, pads = _cropped(x, pads, first), [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
     if max(g.stride) > 1:
         # Padded and cut to what the windows cover, so that the pads of both gradients are numbers.
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * first + [(lo, hi, 0) for lo, hi in pads] + [(0, 0, 0)])
-        for axis, (k, s) in enumerate(zip(g.kernel_extent, g.stride, strict=True), first):
-            x = lax.slice_in_dim(x, 0, (x.shape[axis] - k) // s * s + k, axis=axis)
-        pads = [(0, 0)] * g.rank
+        around = [(*window.fitted(n), 0) for window, n in zip(windows, x.shape[first:-1], strict=True)]
+        x, pads = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * first + around + [(0, 0, 0)]), [(0, 0)] * g.rank
+    else:
+        x, pads = _cropped(x, pads, first), [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
     return _window(x, w, g, (g.rank + 1, g.rank), g.stride, pads, (1,) * g.rank, out_dtype, precision)
 
 

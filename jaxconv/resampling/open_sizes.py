@@ -38,10 +38,11 @@ def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool
         refuse_open(f"{name} with {'ceil_mode' if ceil_mode else f'data of type {x.dtype}'}", x.shape[-rank - 1 : -1])
     lead = (1,) * (x.ndim - rank - 1)
     size, step, spread = ((*lead, *(getattr(w, key) for w in windows), 1) for key in ("taps", "stride", "dilation"))
-    pads = [(0, 0)] * len(lead) + _pads(x, windows, padding) + [(0, 0)]
+    around = [(*w.fitted(n), 0) for w, n in zip(_named(windows, padding), x.shape[-rank - 1 : -1], strict=True)]
+    config = [(0, 0, 0)] * len(lead) + around + [(0, 0, 0)]
 
     def over(a: Array, start, join) -> Array:
-        return lax.reduce_window(a, start, join, size, step, pads, window_dilation=spread)
+        return lax.reduce_window(lax.pad(a, start, config), start, join, size, step, "VALID", window_dilation=spread)
 
     if mean is None:
         lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
@@ -56,12 +57,10 @@ def pool(name: str, x: Array, window, stride, padding, dilation, ceil_mode: bool
     return (over(acc, zero, lax.add) / count).astype(x.dtype)
 
 
-def _pads(x: Array, windows: Sequence[AxisWindow], padding: Padding) -> list[tuple[Any, Any]]:
-    """(low, high) along each axis, by the rule of the padding where it has a name: expressions in the open sizes."""
-    if not isinstance(padding, str):
-        return [(w.low, w.high) for w in windows]
-    rule = padding.upper()
-    return [Window(w.taps, w.stride, w.dilation, padding=rule).pads(x.shape[w.axis]) for w in windows]
+def _named(windows: Sequence[AxisWindow], padding: Padding) -> list[Window]:
+    """The windows before the size under them is known: by the rule of the padding, where it has a name."""
+    rule = padding.upper() if isinstance(padding, str) else None
+    return [Window(w.taps, w.stride, w.dilation, padding=rule or (w.low, w.high)) for w in windows]
 
 
 def unfold(x: Array, window, stride, padding, dilation) -> Array:
@@ -73,7 +72,8 @@ def unfold(x: Array, window, stride, padding, dilation) -> Array:
     windows = resolve_windows(stand_ins(x.shape, STAND_IN), window, stride, padding, dilation, crop=True)
     space = [w.axis % x.ndim for w in windows]
     config = [(0, 0, 0)] * x.ndim
-    for a, (low, high) in zip(space, _pads(x, windows, padding), strict=True):
+    for a, window in zip(space, _named(windows, padding), strict=True):
+        low, high = window.pads(x.shape[a])
         if is_open((low, high)):
             refuse_open(f"unfold with padding={padding!r} and stride={stride!r}", [x.shape[a] for a in space])
         config[a] = (low, high, 0)
