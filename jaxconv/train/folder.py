@@ -115,12 +115,8 @@ def describe_folder(config: TrainConfig) -> Preprocessing:
         ValueError: nothing could be learned from the labels, or they look like something else than classes; the message
             names the flag that mends it.
     """
-    folder, ignore_index, rank, channels = (
-        Path(config.data or ""),
-        config.ignore_index,
-        len(config.crop),
-        config.channels,
-    )
+    folder, rank = Path(config.data or ""), len(config.crop)
+    ignore_index, channels = config.ignore_index, config.channels
     pairs = find_pairs(folder, config.split)
     where = folder / f"{config.split}annot"
     named = read_class_names(folder)

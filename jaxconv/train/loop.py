@@ -163,8 +163,8 @@ def _run_steps(
     with interrupts() as interrupted, bar(console, done, config.steps, config.batch_size) as show:
         for number, batch in enumerate(prefetch(task.batch, done, end), done + 1):
             state, found, finite = task.step(state, *task.lay(batch))
-            if not np.all(finite):
-                raise FloatingPointError(_not_finite(np.asarray(finite), task, number, folder))
+            if not (sound := np.asarray(finite)).all():
+                raise FloatingPointError(_not_finite(sound, task, number, folder))
             if number == done + 1:
                 trim_memory()  # what compiling has left
             logs, scored = (number % every == 0 for every in (config.log_every, config.eval_every))
