@@ -187,5 +187,6 @@ def _draw(
     for axis, title in zip(axes.flat, titles, strict=False):
         axis.set_title(unparsed(title), fontsize=size)
     names = [unparsed(name).replace("_", " ") for name in record.class_names]
-    patches = [Patch(color=np.array(c) / 255, label=name) for c, name in zip(record.palette, names, strict=True)]
+    colours = ["#{:02x}{:02x}{:02x}".format(*c) for c in record.palette]
+    patches = [Patch(color=c, label=name) for c, name in zip(colours, names, strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8, frameon=False)

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,7 +18,8 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
     Outside the main thread, where Python allows no signal handlers, nothing is changed.
     """
-    come, before = [], {}
+    come: list[int] = []
+    before: dict[int, Any] = {}
 
     def note(number: int, frame: object) -> None:
         come.append(number)

@@ -197,8 +197,8 @@ def load_run(folder: str | Path) -> tuple[nnx.Module, Run]:
         )
         raise FileNotFoundError(f"{path} is missing{started}")
     model = nnx.eval_shape(lambda: _build(run))
-    graph, streams, weights = nnx.split(model, nnx.RngState, ...)
-    model = nnx.merge(graph, fresh_rngs(streams, jax.random.key(0)), load_weights(path, weights))
+    graph, streams, *weights = nnx.split(model, nnx.RngState, ...)
+    model = nnx.merge(graph, fresh_rngs(streams, jax.random.key(0)), load_weights(path, *weights))
     model.eval()
     return model, run
 
