@@ -88,7 +88,7 @@ class Augment:
             if name == "rot90":
                 image, labels = (np.swapaxes(array, rank - 2, rank - 1) for array in (image, labels))
             axis = rank - 2 if name == "vflip" else rank - 1
-            image, labels = np.flip(image, axis), np.flip(labels, axis)
+            image, labels = _mirrored(image, axis), np.flip(labels, axis)
         return self._coloured(image, rng), labels.astype(np.int32)
 
     def _places(self, shape: tuple[int, ...], crop: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -121,6 +121,16 @@ class Augment:
         if image.dtype == np.uint8:
             return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
         return changed.astype(np.float32)
+
+
+def _mirrored(image: np.ndarray, axis: int) -> np.ndarray:
+    """`np.flip`; pixels of few bands are copied band by band, for NumPy copies a mirrored row pixel by pixel."""
+    if axis != image.ndim - 2 or image.shape[-1] > 4:
+        return np.flip(image, axis)
+    mirrored = np.empty(image.shape, image.dtype)
+    for band in range(image.shape[-1]):
+        mirrored[..., band] = np.flip(image[..., band], axis)
+    return mirrored
 
 
 def _seen(array: np.ndarray, where: np.ndarray, order: int, ignore_index: int | None) -> np.ndarray:

@@ -207,8 +207,11 @@ def _repeated(found: Survey) -> None:
     for place, one in enumerate(found.splits):
         for other in found.splits[place + 1 :]:
             both = [key for key in one.digests if key in other.digests]
-            names = [(one.digests[key], other.digests[key], isinstance(key, bytes)) for key in both]
-            names = [(a, b) for a, b, same in names if same or filecmp.cmp(a, b, shallow=False)]
+            names = [
+                (a, b)
+                for key, a, b in ((key, one.digests[key], other.digests[key]) for key in both)
+                if isinstance(key, bytes) or filecmp.cmp(a, b, shallow=False)
+            ]
             if names:
                 shown = f"{Path(names[0][0]).name} is {Path(names[0][1]).name}"
                 found.notes.append(f"{len(names)} images of {one.name} are also in {other.name} ({shown})")
