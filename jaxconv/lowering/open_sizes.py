@@ -33,11 +33,10 @@ def conv(
     axes = zip(g.kernel_size, g.stride, g.dilation, g.pads, strict=True)
     windows = [Window(k, s, d, padding=g.padding_rule or pads) for k, s, d, pads in axes]
     pads = [window.pads(n) for window, n in zip(windows, x.shape[first:-1], strict=True)]
-    if not is_open([pad for pair in pads for pad in pair]):
-        if g.padding_mode in NUMPY_MODES:
-            x = pad(x, pads, g.padding_mode, first)
-            g, pads = dataclasses.replace(g, padding_mode="zeros"), [(0, 0)] * g.rank
-            windows = [dataclasses.replace(window, padding=(0, 0)) for window in windows]
+    if g.padding_mode in NUMPY_MODES and not is_open([pad for pair in pads for pad in pair]):
+        x = pad(x, pads, g.padding_mode, first)
+        g, pads = dataclasses.replace(g, padding_mode="zeros"), [(0, 0)] * g.rank
+        windows = [dataclasses.replace(window, padding=(0, 0)) for window in windows]
     _refuse(g, method)
     if max(g.stride) > 1:
         # Padded and cut to what the windows cover, so that the pads of both gradients are numbers.
