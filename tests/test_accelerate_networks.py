@@ -47,7 +47,8 @@ def _nnx_parts():
     return nnx, make, nnx.jit(lambda m, x: m(x))
 
 
-@pytest.mark.parametrize("transpose_kernel", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("transpose_kernel", [False, True])
 def test_nnx_forward_keeps_batch_statistics_and_random_state(transpose_kernel):
     nnx, plain = nnx_unet(transpose_kernel=transpose_kernel)
     fast_model = nnx.clone(plain)
@@ -141,7 +142,8 @@ def test_nnx_structural_change_is_refused():
 # ---------------------------------------------------------------------- flax linen
 
 
-@pytest.mark.parametrize("transpose_kernel", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("transpose_kernel", [False, True])
 def test_linen_unet(transpose_kernel):
     nn = pytest.importorskip("flax.linen", reason="the linen network needs flax")
 

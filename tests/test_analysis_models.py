@@ -72,6 +72,7 @@ def judged(fn, size, index):
     return np.asarray(jax.jit(pull)(hot)[0])[0, :, :, 0]
 
 
+@pytest.mark.slow
 def test_enet_without_rewriting_it(x64):
     from jaxconv.models import ENet
 

@@ -69,12 +69,12 @@ def named_pool_and_resize(x):
     [
         (squeeze_and_excite, 1),
         (instance_norms, 4),
-        (group_norms, 2),
+        pytest.param(group_norms, 2, marks=pytest.mark.slow),
         (by_the_largest, 2),
         (by_the_sum, 1),
         (softmax_over_space, 2),
         (batch_norm_in_training, 2),
-        (named_pool_and_resize, 2),
+        pytest.param(named_pool_and_resize, 2, marks=pytest.mark.slow),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )

@@ -102,7 +102,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "unet")) for n in SMALL])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "fsrcnn")) for n in SMALL])
 def test_networks_are_the_same_network_for_every_contender(name):
     """The loss of a training step with PyTorch's weights, and the parameters after it."""
     nnx = pytest.importorskip("flax.nnx")

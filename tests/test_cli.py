@@ -45,7 +45,7 @@ def run_program(*arguments, **options):
 def trained(tmp_path_factory):
     """A run that was killed after its first checkpoint and started again, both as programs."""
     out = tmp_path_factory.mktemp("cli") / "run"
-    arguments = ["train", "--out", out, "--steps", 80, *SMALL]
+    arguments = ["train", "--out", out, "--steps", 40, *SMALL]
     process = run_program(*arguments)
     deadline = time.monotonic() + 400  # many times what it takes: a loaded machine is slow
     try:
@@ -65,13 +65,13 @@ def trained(tmp_path_factory):
 
 def test_killed_run_resumes_and_finishes(trained):
     out, said = trained
-    assert re.search(r"resuming .* after step \d+ of 80", " ".join(said.split()))
+    assert re.search(r"resuming .* after step \d+ of 40", " ".join(said.split()))
     assert re.search(
         r"test mIoU 0\.\d{4}; a classifier of single pixel intensities has 0\.\d{4}", " ".join(said.split())
     )
     assert load_file(out / "weights.safetensors")
     steps = [int(line.split(",")[0]) for line in (out / "metrics.csv").read_text().splitlines()[1:]]
-    assert steps == list(range(1, 81))
+    assert steps == list(range(1, 41))
     assert not list(out.rglob(".tmp.*"))
 
 
@@ -130,7 +130,7 @@ def test_errors_name_the_file(trained, labelled, capsys, tmp_path):
     )
     assert "test does not exist" in complaint("evaluate", run, "--data", str(labelled), "--split", "test")
     assert "nowhere does not exist" in complaint("evaluate", str(tmp_path / "nowhere"))
-    assert "finished run" in complaint("train", "--out", run, "--steps", "80", *SMALL)
+    assert "finished run" in complaint("train", "--out", run, "--steps", "40", *SMALL)
     assert "unknown key 'step' in the training config" in complaint("train", "--out", "x", "--set", "step=3")
     assert "no model is called 'vgg'" in complaint("train", "--out", str(tmp_path / "v"), "--model", "vgg")
     crop = ["--out", str(tmp_path / "v"), "--set", "crop=(32, 48)"]

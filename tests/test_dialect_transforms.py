@@ -110,7 +110,7 @@ def test_every_name_is_called():
     assert set(CALLS) == names | {"lax.conv_transpose"}
 
 
-SLOW = {"torch.max_unpool2d", "torch.max_unpool3d"}  # as the others of their name
+SLOW = {n for n in CALLS if n[-2:] in ("2d", "3d") and f"{n[:-2]}1d" in CALLS}  # as the first of their name
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS])

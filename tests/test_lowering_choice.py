@@ -165,7 +165,10 @@ def test_explain_says_what_is_chosen_and_why():
         explain("no such layer")
 
 
-@pytest.mark.parametrize("layer", [layer for layer in random_layers(6, seed=9)], ids=lambda layer: layer.name)
+@pytest.mark.parametrize(
+    "layer",
+    [pytest.param(x, id=x.name, marks=[pytest.mark.slow] * (len(x.size) == 3)) for x in random_layers(6, seed=9)],
+)
 def test_the_chosen_lowering_agrees_with_the_reference_lowering(layer):
     """At sizes of real layers, where the model chooses otherwise than in the tiny geometries of the other tests."""
     rng = np.random.default_rng(0)

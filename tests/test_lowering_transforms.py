@@ -86,7 +86,7 @@ def test_vmap_is_one_face_and_no_loop(face, mapped):
     assert "stablehlo.while" not in text
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("face", ["apply", "adjoint", "kernel"])
 def test_half_precision_is_as_accurate_as_accumulating_in_float32(face, dtype):
     """Every lowering's error against float64 is that of one rounding of the exact result, and no larger than lax's."""

