@@ -47,7 +47,7 @@ def _place(y: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
         y, indices = primals
         x, winners, way = _forward(y, indices, sizes, ways)
         # The tangent as the transpose of collecting what the winners named: reverse mode transposes it back into that.
-        _, transpose = jax.vjp(lambda z: _collect(z, winners, y.shape, sizes, ways, way), x)
+        transpose = jax.linear_transpose(lambda z: _collect(z, winners, y.shape, sizes, ways, way), x)
         return x, transpose(tangents[0])[0]
 
     return place(y, indices)
