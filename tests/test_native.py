@@ -311,7 +311,13 @@ def narrow_groups():
 
 
 @built
-@pytest.mark.parametrize("layer", (*random_layers(6, seed=21), *narrow_groups()), ids=lambda layer: layer.name)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(layer, id=layer.name, marks=[pytest.mark.slow] * (len(layer.size) == 3))
+        for layer in (*random_layers(6, seed=21), *narrow_groups())
+    ],
+)
 def test_faces_of_real_sizes_agree_with_the_reference_lowering(layer):
     """Sizes at which chunks, splits and threads matter; the geometries of test_core_faces.py are tiny."""
     rng = np.random.default_rng(0)
