@@ -23,10 +23,12 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-m
 # By the macro that compilers for a machine define. The oldest instruction set first: where several objects define an
 # inline function, the linker keeps the first one, which must run on every processor.
 INSTRUCTION_SETS = {
-    "__x86_64__": {"avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mfma")},
+    "__x86_64__": {"avx2": ("-mavx2", "-mfma", "-mf16c"), "avx512": ("-mavx512f", "-mfma", "-mf16c")},
     # GCC would load a loop's numbers early, into the registers that hold the tile.
     "__aarch64__": {"neon": ("-fno-schedule-insns",)},
 }
+# What is computed in, by what lies in memory.
+NUMBERS = {"float": "float", "double": "double", "Bfloat16": "float", "Float16": "float"}
 OLDEST_MACOS = "11.0"
 
 
@@ -97,9 +99,9 @@ def build(source: Path, target: Path) -> str:
             ("scratch.cc", "scratch.o", []),
         ]
         for name, options in goal.instruction_sets.items():
-            for number in ("float", "double"):
-                defines = [f"-DJAXCONV_ISA={name}", f"-DJAXCONV_REAL={number}"]
-                jobs.append(("kernels.cc", f"{name}_{number}.o", [*defines, *options]))
+            for stored in NUMBERS:
+                defines = [f"-DJAXCONV_ISA={name}", *number(stored)]
+                jobs.append(("kernels.cc", f"{name}_{stored}.o", [*defines, *options]))
         objects = [str(Path(folder) / job[1]) for job in jobs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             tasks = [
@@ -114,6 +116,12 @@ def build(source: Path, target: Path) -> str:
     # What the package holds the library against before it loads it: its bytes, and the sources that it was made of.
     stamp.write_text("\n".join([made_of, digest(target), digest(*sorted(source.iterdir()))]) + "\n")
     return goal.platform
+
+
+def number(stored: str) -> list[str]:
+    """Options that choose the number format."""
+    real = NUMBERS[stored]
+    return [f"-DJAXCONV_REAL={real}", *([f"-DJAXCONV_STORED={stored}"] if stored != real else [])]
 
 
 def digest(*paths: Path) -> str:

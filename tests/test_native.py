@@ -373,7 +373,7 @@ def fuzz(program, isa, number, cxx, *options):
     """Compile the fuzz with the kernels of an instruction set."""
     subprocess.run(
         [*cxx, "-std=c++17", *options, f"-DJAXCONV_ISA={isa}", f"-DJAXCONV_NAME=kernels_{isa}"]
-        + [f"-DJAXCONV_REAL={number}", f"-I{SOURCE}", str(SOURCE / "kernels.cc"), str(SOURCE / "scratch.cc")]
+        + [*hatch_build().number(number), f"-I{SOURCE}", str(SOURCE / "kernels.cc"), str(SOURCE / "scratch.cc")]
         + [str(ROOT / "tests" / "native" / "fuzz.cc"), "-o", str(program), "-pthread"],
         check=True,
     )
@@ -381,12 +381,12 @@ def fuzz(program, isa, number, cxx, *options):
 
 @pytest.mark.slow
 @compiles
-@pytest.mark.parametrize("number", ["float", "double"])
+@pytest.mark.parametrize("number", ["float", "double", "Bfloat16", "Float16"])
 @pytest.mark.parametrize("isa", ["neon", "avx512", *(["avx2"] if X86 else [])])
 def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
     """Every instruction set's sizes, address and undefined-behaviour sanitizers, against the definition."""
     options = {
-        "avx2": ["-mavx2", "-mfma", "-DJAXCONV_COPIED=0"],  # no operand is too small to be read in pieces
+        "avx2": ["-mavx2", "-mfma", "-mf16c", "-DJAXCONV_COPIED=0"],  # no operand is too small to be read in pieces
         "avx512": ["-DJAXCONV_VECTOR=64", "-DJAXCONV_ROWS=12", "-Wno-psabi"],  # on any processor
         "neon": ["-DJAXCONV_VECTOR=16", "-DJAXCONV_ROWS=12", "-DJAXCONV_LONE_ROWS=8"],
     }[isa]
@@ -398,7 +398,8 @@ def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
 
 
 @pytest.mark.slow
-def test_random_geometries_on_arm64_under_an_emulator(tmp_path):
+@pytest.mark.parametrize("number", ["float", "Bfloat16", "Float16"])
+def test_random_geometries_on_arm64_under_an_emulator(number, tmp_path):
     """As a wheel for arm64 has them, against the definition; the emulator's arithmetic is exact."""
     cxx = shutil.which("aarch64-linux-gnu-g++")
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
@@ -406,7 +407,7 @@ def test_random_geometries_on_arm64_under_an_emulator(tmp_path):
         pytest.skip("no aarch64-linux-gnu-g++ or no qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user-static)")
     build = hatch_build()
     flags = *build.FLAGS, *build.INSTRUCTION_SETS["__aarch64__"]["neon"]
-    fuzz(tmp_path / "fuzz", "neon", "float", [cxx, "-static"], *flags)
+    fuzz(tmp_path / "fuzz", "neon", number, [cxx, "-static"], *flags)
     done = subprocess.run([emulator, tmp_path / "fuzz", "1", "150"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     print(done.stdout)

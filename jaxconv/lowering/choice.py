@@ -28,10 +28,12 @@ class Lowering:
         module: where ``serves(call)`` and the three faces ``face(a, b, call)`` stand.
         leaves_a_call: whether it turns a call into a simpler one, which goes through the choice again; its faces then
             take ``run(inner call, a, b)`` as their last argument.
+        takes_half: which half-precision calls it computes on CPUs from operands that nobody has widened.
     """
 
     module: ModuleType
     leaves_a_call: bool = False
+    takes_half: Callable[[Call], bool] = lambda call: False
 
     def serves(self, call: Call) -> bool:
         """Whether this very call can be computed: its face, geometry, channels and dtypes, on its platform."""
@@ -52,7 +54,7 @@ METHODS = {
     "space_to_batch": Lowering(space_to_batch, leaves_a_call=True),
     "blocks": Lowering(blocks, leaves_a_call=True),
     "fft": Lowering(fft),
-    "cpu_kernels": Lowering(cpu_faces),
+    "cpu_kernels": Lowering(cpu_faces, takes_half=cpu_faces.takes_half),
 }
 
 # Names that `method=` took in jaxconv 0.1.
@@ -107,14 +109,14 @@ def run(method: str, call: Call, a: Array, b: Array) -> Array:
     A derivative carries its function's `method` along; where that cannot serve the other face, the choice does.
     """
     wide = _widened(call)
-    if wide.dtype != call.dtype:
-        a, b = a.astype(wide.dtype), b.astype(wide.dtype)
     name = method if method != "auto" and METHODS[method].serves(wide) else choose(wide)
-    return METHODS[name](wide, a, b)
+    if wide.dtype == call.dtype or METHODS[name].takes_half(call):
+        return METHODS[name](call, a, b)
+    return METHODS[name](wide, a.astype(wide.dtype), b.astype(wide.dtype))
 
 
 def _widened(call: Call) -> Call:
-    """CPUs have no half-precision products worth their conversions (and XLA lacks some of them): widen once, here."""
+    """On CPUs XLA has no half-precision products worth their conversions, and lacks some of them: widen once."""
     half = jnp.issubdtype(call.dtype, jnp.floating) and jnp.finfo(call.dtype).bits < 32
     return dataclasses.replace(call, dtype=jnp.dtype(jnp.float32)) if half and call.platform in ("cpu", None) else call
 

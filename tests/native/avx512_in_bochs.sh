@@ -2,21 +2,23 @@
 # The fuzz of the AVX-512 kernels where no processor has AVX-512: Bochs emulates one, and a Linux kernel whose only program
 # is the fuzz. QEMU's emulation has no AVX-512. A start takes minutes.
 #
-#   tests/native/avx512_in_bochs.sh VMLINUZ [SEED] [CASES] [float|double]
+#   tests/native/avx512_in_bochs.sh VMLINUZ [SEED] [CASES] [float|double|Bfloat16|Float16]
 #
 # VMLINUZ: a kernel with a serial console (Debian: linux-image-cloud-amd64). Needs bochs with EVEX, g++, cpio, grub-mkrescue
 # (Debian: bochs bochs-term cpio grub-pc-bin grub-common xorriso mtools) and, to make a device, root.
 set -euo pipefail
 
 vmlinuz=$(realpath "$1") seed=${2:-1} cases=${3:-150} number=${4:-float}
+format=(-DJAXCONV_REAL="$number")
+[[ $number != *16 ]] || format=(-DJAXCONV_REAL=float -DJAXCONV_STORED="$number")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source=$here/../../jaxconv/lowering/cpu/source
 work=$(mktemp -d)
 trap 'kill -9 $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
 mkdir -p disc/boot/grub files/dev
-g++ -static -std=c++17 -O2 -pthread -ffp-contract=fast -fno-math-errno -mavx512f -mfma -DJAXCONV_ISA=avx512 \
-  -DJAXCONV_NAME=kernels_avx512 -DJAXCONV_REAL="$number" -I"$source" "$source/kernels.cc" "$source/scratch.cc" \
+g++ -static -std=c++17 -O2 -pthread -ffp-contract=fast -fno-math-errno -mavx512f -mfma -mf16c -DJAXCONV_ISA=avx512 \
+  -DJAXCONV_NAME=kernels_avx512 "${format[@]}" -I"$source" "$source/kernels.cc" "$source/scratch.cc" \
   "$here/fuzz.cc" -o files/init
 mknod files/dev/console c 5 1
 (cd files && find . | cpio -o -H newc --quiet) | gzip >disc/boot/initrd

@@ -24,7 +24,8 @@ from pathlib import Path
 import jax
 
 FACES = ("apply", "adjoint", "kernel")
-DTYPES = ("float32", "float64")
+HALVES = ("bfloat16", "float16")  # read, added up in float32, and rounded once
+DTYPES = ("float32", "float64", *HALVES)
 # More axes are left to XLA.
 MOST_AXES = 3
 # Longer strides, dilations and pads are left to XLA: the kernels refuse what could overflow.

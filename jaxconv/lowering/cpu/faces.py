@@ -17,8 +17,8 @@ from jaxconv.lowering.call import Call
 
 
 def serves(call: Call) -> bool:
-    """On one CPU device of this process, where the kernels were built: base dilation 1, at most three axes, float32 or
-    float64, and something to do."""
+    """On one CPU device of this process, where the kernels were built: base dilation 1, at most three axes, a float
+    of 16, 32 or 64 bits, and something to do."""
     g = call.geometry
     return (
         call.platform == "cpu"
@@ -31,6 +31,11 @@ def serves(call: Call) -> bool:
         and max(map(abs, (*g.stride, *g.dilation, *g.offsets))) <= cpu.LARGEST
         and cpu.available()
     )
+
+
+def takes_half(call: Call) -> bool:
+    """Whether the kernels read and write the call's half-precision numbers: nobody has to widen them before."""
+    return np.dtype(call.dtype).name in cpu.HALVES and call.out_dtype == call.dtype
 
 
 def apply(x: Array, w: Array, call: Call) -> Array:
@@ -66,5 +71,7 @@ def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> 
 
 
 def _dtype(call: Call) -> np.dtype:
-    """What the kernels compute in: the operands' dtype, or the wider one that the result is summed in."""
+    """What the kernels are given: the operands' dtype, or the wider one that the result is summed in."""
+    if takes_half(call):
+        return np.dtype(call.dtype)
     return jnp.promote_types(call.dtype, call.accumulator)

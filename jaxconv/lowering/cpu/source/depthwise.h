@@ -15,8 +15,8 @@ namespace jaxconv {
 namespace {
 
 struct Planes {
-  const Real* data;  // operand positions x planes x width
-  const Real* w;     // taps x planes x width
+  const Stored* data;  // operand positions x planes x width
+  const Stored* w;     // taps x planes x width
   Index planes, width;
   Index valid;  // lanes that are channels of the result; the others are padding
 };
@@ -52,13 +52,13 @@ inline std::vector<Stretch> stretches(const Axis& axis, Index size, Index pixel)
 }
 
 struct Line {  // of the operand, and the weights of the taps that meet it
-  const Real *data, *w;
+  const Stored *data, *w;
 };
 
 // The numbers that the result's next line reads and this one does not: `size` of each of some lines, `pitch` apart.
 // They are prefetched now, because main memory is slow, and a few at a time, so that other reads are not held up.
 struct Next {
-  const Real* data;
+  const Stored* data;
   Index lines, pitch, size;
 
   // Inlined: GCC would drop the call of a function that only prefetches.
@@ -75,7 +75,7 @@ struct Lone {
   const Stretch& taps;
   const Planes& g;
   Index at, step;
-  Real* to;
+  Stored* to;
   Index to_step;
   Next next;
 };
@@ -88,8 +88,8 @@ void lone_tile(const Lone& a, Index lane) {
   const Index planes = one ? 1 : a.g.planes, width = a.g.width, step = a.step;
   const Index next = a.taps.next_offset, next_w = a.taps.next_weight;
   for (const Line& line : a.lines) {
-    const Real* from = line.data + a.at + a.taps.offset + lane;
-    const Real* w = line.w + a.taps.weight + lane;
+    const Stored* from = line.data + a.at + a.taps.offset + lane;
+    const Stored* w = line.w + a.taps.weight + lane;
     for (Index t = 0; t < a.taps.taps; ++t, from += next, w += next_w) {
       for (Index i = 0; i < planes; ++i) {
         Vec weight[V];
@@ -103,7 +103,7 @@ void lone_tile(const Lone& a, Index lane) {
       }
     }
   }
-  Real* to = a.to + lane;
+  Stored* to = a.to + lane;
   if (a.g.valid < kLanes) {
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p, to += a.to_step) store_part(to, sum[p][0], static_cast<int>(a.g.valid));
@@ -180,7 +180,7 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
                          planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
       }
     }
-    const Real* behind = nullptr;  // the lines being read
+    const Stored* behind = nullptr;  // the lines being read
     for (const Line& one : lines) behind = std::max(behind, one.data + pitch);
     const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
                        a1.stride * j1) * g.result_size[2];
@@ -196,7 +196,7 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
         const auto run = rows == kLoneRows ? many : rows == 1 ? single : half;
         for (Index j = first; j < last; j += rows) {
           const Index at = std::min(j, last - rows);
-          Real* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
+          Stored* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
           run({lines, taps, planes, at * step, step, to, to_step, {behind + at * step, ahead, pitch, std::min(rows * step, pitch)}});
         }
       }

@@ -19,7 +19,7 @@ struct Ahead {
 
 // sum[t][lane] += a[lane] shifted by tap t * b[lane], for T taps at once.
 template <int T, int V>
-void multiply(const Real* a, Index a_step, Index tap_step, const Real* b, Index b_step, Index count, Real* to,
+void multiply(const Stored* a, Index a_step, Index tap_step, const Stored* b, Index b_step, Index count, Real* to,
               Index to_step, Ahead ahead) {
   Vec sum[T][V];
   clear(sum);
@@ -43,7 +43,7 @@ void multiply(const Real* a, Index a_step, Index tap_step, const Real* b, Index 
   }
 }
 template <int V>
-void multiply_taps(Index taps, const Real* a, Index a_step, Index tap_step, const Real* b, Index b_step, Index count,
+void multiply_taps(Index taps, const Stored* a, Index a_step, Index tap_step, const Stored* b, Index b_step, Index count,
                    Real* to, Index to_step, Ahead ahead) {
   switch (taps) {
     case 1: multiply<1, V>(a, a_step, tap_step, b, b_step, count, to, to_step, ahead); break;
@@ -56,7 +56,7 @@ void multiply_taps(Index taps, const Real* a, Index a_step, Index tap_step, cons
 constexpr Index kMostTaps = 5;
 
 // x has `x_planes` planes and y has `y_planes`, one of them 1. The result is sums of taps x planes x up(width).
-inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const Real* y, Index y_planes, Index width,
+inline void lone_pairing(const Problem& p, const Stored* x, Index x_planes, const Stored* y, Index y_planes, Index width,
                          Real* w, const Pool& pool) {
   const Index row = up(width, kLanes), planes = x_planes * y_planes, tap_size = planes * row, size = p.taps() * tap_size;
   const Index lines = p.batch * p.output[0] * p.output[1], k2 = p.kernel[2], s2 = p.stride[2];
@@ -71,7 +71,7 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
     std::memset(to, 0, sizeof(Real) * size);
     for (Index line = split * lines / splits; line < (split + 1) * lines / splits; ++line) {
       const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
-      const Real* y_line = y + line * p.output[2] * y_pixel;
+      const Stored* y_line = y + line * p.output[2] * y_pixel;
       for (Index t0 = 0; t0 < p.kernel[0]; ++t0) {
         const Reach r0 = reach(p, 0, t0);
         if (q0 < r0.low || q0 >= r0.high) continue;
@@ -79,7 +79,7 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
           const Reach r1 = reach(p, 1, t1);
           if (q1 < r1.low || q1 >= r1.high) continue;
           const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
-          const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel;
+          const Stored* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel;
           Real* tap = to + (t0 * p.kernel[1] + t1) * k2 * tap_size;
           // The next line of y shares lines of x with this one; only the new ones are prefetched. Not with a stride:
           // there every position has a cache line of its own, and prefetching takes longer than waiting.
@@ -98,13 +98,13 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
             }
             if (low >= high) low = high = 0;
             for (Index plane = 0; plane < planes; ++plane) {
-              const Real* from_x = x_line + plane % x_planes * width;
-              const Real* from_y = y_line + plane % y_planes * width;
+              const Stored* from_x = x_line + plane % x_planes * width;
+              const Stored* from_y = y_line + plane % y_planes * width;
               lane_pieces(width, [&](Index lane, int vectors, Index c) {
                 auto part = [&](auto v, auto single, Index first, Index taps, Index begin, Index end) {
                   if (begin >= end) return;
-                  const Real* a = from_x + (s2 * begin + last[first].shift) * x_pixel + lane;
-                  const Real* b = from_y + begin * y_pixel + lane;
+                  const Stored* a = from_x + (s2 * begin + last[first].shift) * x_pixel + lane;
+                  const Stored* b = from_y + begin * y_pixel + lane;
                   Real* sum = tap + first * tap_size + plane * row + c;
                   if constexpr (single) {
                     multiply<1, v>(a, s2 * x_pixel, 0, b, y_pixel, end - begin, sum, tap_size, {0, 0});
@@ -136,14 +136,14 @@ inline void lone_pairing(const Problem& p, const Real* x, Index x_planes, const 
   std::memcpy(w, sums.get(), sizeof(Real) * size);
 }
 
-inline void depthwise_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+inline void depthwise_pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
   auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   const Index xs = p.batch * volume(p.input), ys = p.batch * volume(p.output);
   // The side with fewer numbers is repeated along the lanes of the other.
   const bool spread_x = p.in == 1 || (p.out > 1 && xs <= ys);
   const Index in = spread_x ? p.in : p.out, out = spread_x ? p.out : p.in;  // planes, and lanes of a group
   const Index width = plane_width(p.groups, out), row = up(width, kLanes);
-  std::unique_ptr<Scratch<Real>> wide_x, wide_y;
+  std::unique_ptr<Scratch<Stored>> wide_x, wide_y;
   const bool padded = width > p.groups * out, one = in == 1 && out == 1;
   if (padded || (spread_x && !one)) {
     wide_x = spread_x ? spread(x, xs, p.groups, in, out, pool) : spread(x, xs, p.groups * out, 1, 1, pool);
@@ -163,10 +163,10 @@ inline void depthwise_pairing(const Problem& p, const Real* x, const Real* y, Re
         std::memcpy(whole.data() + lane, from + c, sizeof(Real) * vectors * kLanes);
       });
       if (spread_x) {  // (tap, in, groups x out)
-        std::memcpy(w + (t * in + i) * p.groups * out, whole.data(), sizeof(Real) * p.groups * out);
+        round_run(w + (t * in + i) * p.groups * out, whole.data(), p.groups * out);
       } else {  // plane i is output channel i of each group, lanes are input channels
         for (Index g = 0; g < p.groups; ++g)
-          for (Index o = 0; o < out; ++o) w[((t * out + o) * p.groups + g) * in + i] = whole[g * out + o];
+          for (Index o = 0; o < out; ++o) round_to(w[((t * out + o) * p.groups + g) * in + i], whole[g * out + o]);
       }
     }
   }

@@ -15,14 +15,14 @@ namespace ffi = xla::ffi;
 
 namespace jaxconv {
 
-template <class Real>
-const Kernels<Real>& kernels_portable();
-template <class Real>
-const Kernels<Real>& kernels_neon();
-template <class Real>
-const Kernels<Real>& kernels_avx2();
-template <class Real>
-const Kernels<Real>& kernels_avx512();
+template <class Stored>
+const Kernels<Stored>& kernels_portable();
+template <class Stored>
+const Kernels<Stored>& kernels_neon();
+template <class Stored>
+const Kernels<Stored>& kernels_avx2();
+template <class Stored>
+const Kernels<Stored>& kernels_avx512();
 
 namespace {
 
@@ -33,7 +33,7 @@ struct Processor {
   Processor() {
     unsigned a, b, c, d, saved, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return;
-    const bool fma = c & bit_FMA;
+    const bool fma = (c & bit_FMA) && (c & bit_F16C);
     __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));  // the registers that the system keeps for a program
     if (!fma || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     avx2 = (b & bit_AVX2) && (saved & 0x06) == 0x06;
@@ -54,14 +54,14 @@ bool supported() {
 #endif
 }
 
-template <class Real>
-const Kernels<Real>& best_kernels() {
+template <class Stored>
+const Kernels<Stored>& best_kernels() {
 #if defined(__x86_64__)
-  return processor().avx512 ? kernels_avx512<Real>() : kernels_avx2<Real>();
+  return processor().avx512 ? kernels_avx512<Stored>() : kernels_avx2<Stored>();
 #elif defined(__aarch64__)
-  return kernels_neon<Real>();
+  return kernels_neon<Stored>();
 #else
-  return kernels_portable<Real>();
+  return kernels_portable<Stored>();
 #endif
 }
 
@@ -85,17 +85,19 @@ Shape shape_of(const Buffer& buffer) {
   return {dimensions.begin(), static_cast<Index>(dimensions.size())};
 }
 
-template <class Real, ffi::DataType type, Face face>
+template <class Stored, ffi::DataType type, Face face>
 ffi::Error run(ffi::ThreadPool threads, ffi::Buffer<type> a, ffi::Buffer<type> b, ffi::ResultBuffer<type> result,
                Sizes sizes) {
   if (sizes.size() != kSizes) return ffi::Error::InvalidArgument("jaxconv: sizes must have 22 entries");
   const Problem p = problem_of(sizes.begin());
   if (const char* why = fault(p, face, shape_of(a), shape_of(b), shape_of(*result)))
     return ffi::Error::InvalidArgument(std::string("jaxconv: ") + why);
-  const Kernels<Real>& kernels = best_kernels<Real>();
+  const Kernels<Stored>& kernels = best_kernels<Stored>();
   const auto call = face == Face::apply ? kernels.apply : face == Face::adjoint ? kernels.adjoint : kernels.kernel;
   try {
-    call(p, a.typed_data(), b.typed_data(), result->typed_data(), pool_of(threads));
+    auto numbers = [](const void* data) { return static_cast<const Stored*>(data); };
+    call(p, numbers(a.untyped_data()), numbers(b.untyped_data()), static_cast<Stored*>(result->untyped_data()),
+         pool_of(threads));
   } catch (const std::exception& error) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("jaxconv: ") + error.what());
   }
@@ -115,9 +117,14 @@ auto binding() {
 }  // namespace
 }  // namespace jaxconv
 
-#define JAXCONV_HANDLER(face, suffix, Real, type)                                                               \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxconv_##face##_##suffix, (jaxconv::run<Real, ffi::type, jaxconv::Face::face>), \
+#define JAXCONV_HANDLER(face, suffix, Stored, type)                                               \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxconv_##face##_##suffix,                                        \
+                                (jaxconv::run<Stored, ffi::type, jaxconv::Face::face>), \
                                 jaxconv::binding<ffi::type>())
+#define JAXCONV_HANDLERS(suffix, Stored, type)    \
+  JAXCONV_HANDLER(apply, suffix, Stored, type);   \
+  JAXCONV_HANDLER(adjoint, suffix, Stored, type); \
+  JAXCONV_HANDLER(kernel, suffix, Stored, type)
 
 extern "C" {
 // Whether this processor runs the kernels that were compiled.
@@ -126,10 +133,8 @@ int jaxconv_supported() { return jaxconv::supported(); }
 // The interface this library was compiled against, as 1000 * major + minor.
 int jaxconv_interface() { return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR; }
 
-JAXCONV_HANDLER(apply, float32, float, F32);
-JAXCONV_HANDLER(adjoint, float32, float, F32);
-JAXCONV_HANDLER(kernel, float32, float, F32);
-JAXCONV_HANDLER(apply, float64, double, F64);
-JAXCONV_HANDLER(adjoint, float64, double, F64);
-JAXCONV_HANDLER(kernel, float64, double, F64);
+JAXCONV_HANDLERS(float32, float, F32);
+JAXCONV_HANDLERS(float64, double, F64);
+JAXCONV_HANDLERS(bfloat16, jaxconv::Bfloat16, BF16);
+JAXCONV_HANDLERS(float16, jaxconv::Float16, F16);
 }

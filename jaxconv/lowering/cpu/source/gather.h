@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "scratch.h"
-#include "vector.h"
+#include "stored.h"
 
 namespace jaxconv {
 namespace {
@@ -45,8 +45,8 @@ inline std::vector<Index> cuts_of(const Axis& axis, Index size) {
 }
 
 struct Gather {
-  const Real* data;  // operand, batch x positions x pixel
-  Real* result;      // batch x positions x (groups * out)
+  const Stored* data;  // operand, batch x positions x pixel
+  Stored* result;      // batch x positions x (groups * out)
   Index batch;
   std::array<Index, 3> data_size, result_size;
   Index pixel;            // numbers from one operand position to the next
@@ -67,14 +67,16 @@ constexpr Index kTaps = 32;                // of one pointer table
 constexpr Index kPointers = 64 * kTaps;    // of one table, which stays in the first-level cache
 constexpr Index kChunk = 32 * kRows;       // result positions handled at a time, at most
 constexpr Index kFew = 4;             // so few resulting channels are summed over lanes of contracted ones
+// Whether results are rounded as they are written: what is added up in several steps then waits elsewhere.
+constexpr bool kRounded = !std::is_same_v<Stored, Real>;
 
 // The chunk's pointers: where each tap finds each result position's operand pixel, and where results go.
 class Table {
  public:
   Table() : pixels_(kPointers + kChunk), results_(kChunk) {}
 
-  const Real* const* pixels(Index position) const { return pixels_.data() + position; }
-  Real* const* results(Index position) const { return results_.data() + position; }
+  const Stored* const* pixels(Index position) const { return pixels_.data() + position; }
+  Stored* const* results(Index position) const { return results_.data() + position; }
 
   void place(const Gather& g, const Class& c, Index first, Index count) {
     const Index n1 = c.axis[1].count, n2 = c.axis[2].count, total = g.groups * g.out;
@@ -86,13 +88,13 @@ class Table {
       segments_.push_back({n, j0 * c.axis[0].step, j1 * c.axis[1].step, j2, p, some});
       const Index where = ((n * g.result_size[0] + c.axis[0].first + c.axis[0].stride * j0) * g.result_size[1] +
                            c.axis[1].first + c.axis[1].stride * j1) * g.result_size[2] + c.axis[2].first + c.axis[2].stride * j2;
-      Real* at = g.result + where * total;
+      Stored* at = g.result + where * total;
       for (Index k = 0; k < some; ++k, at += c.axis[2].stride * total) results_[p + k] = at;
       p += some;
     }
   }
 
-  void point(const Gather& g, const Class& c, Index first, Index count, Index pitch, const Real* none) {
+  void point(const Gather& g, const Class& c, Index first, Index count, Index pitch, const Stored* none) {
     const Index n1 = c.axis[1].tap.size(), n2 = c.axis[2].tap.size(), step = c.axis[2].step;
     for (Index k = 0; k < count; ++k) {
       const Index t = first + k;
@@ -100,7 +102,7 @@ class Table {
       const Index o2 = c.axis[2].offset[t % n2];
       const Found inside = found(c.axis[2], o2, g.data_size[2]);
       for (const Segment& s : segments_) {
-        const Real** row = pixels_.data() + k * pitch + s.position;
+        const Stored** row = pixels_.data() + k * pitch + s.position;
         const Index u0 = s.u0 + o0, u1 = s.u1 + o1;
         Index begin = s.count, end = s.count;
         if (u0 >= 0 && u0 < g.data_size[0] && u1 >= 0 && u1 < g.data_size[1]) {
@@ -121,26 +123,28 @@ class Table {
     Index n, u0, u1, j2, position, count;
   };
   std::vector<Segment> segments_;
-  std::vector<const Real*> pixels_;  // taps x positions
-  std::vector<Real*> results_;
+  std::vector<const Stored*> pixels_;  // taps x positions
+  std::vector<Stored*> results_;
 };
 
 // What a tile is given: `taps` rows of pointers, and the packed matrices of its block of channels.
 struct Tile {
-  const Real* const* table;
+  const Stored* const* table;
   Index pitch, taps;
-  const Real* none;
+  const Stored* none;
   Index shift, in;  // first contracted channel, and how many
   const Real* w;
   Index tap_stride, row;  // from one packed tap to the next, and from one resulting channel to the next of few
   const Index* tap_index;
-  Real* const* result;
+  Stored* const* result;
   Index result_shift;
   int valid;
-  bool add;
+  bool add, last;         // to what earlier taps gave; the result is whole then
+  Real* sums;             // of earlier taps, where `kRounded`
+  Index sums_step;
 
   template <int P>
-  bool meet(Index t, const Real* (&pixel)[P]) const {
+  bool meet(Index t, const Stored* (&pixel)[P]) const {
     bool met = false;
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p) {
@@ -152,6 +156,39 @@ struct Tile {
   }
 };
 
+// sum[p] += row[i] * value(p, i), for `count` contracted channels.
+template <int P, int V, class Value>
+[[gnu::always_inline]] inline void multiply(Vec (&sum)[P][V], const Real* row, Index count, const Value& value) {
+  for (Index i = 0; i < count; ++i, row += V * kLanes) {
+    Vec weight[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) weight[v] = load(row + v * kLanes);
+#pragma GCC unroll 32
+    for (int p = 0; p < P; ++p) {
+      const Real number = value(p, i);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * number;
+    }
+  }
+}
+
+// Channels [first, first + count) of some pixels as they are computed with.
+template <int P>
+[[gnu::always_inline]] inline void widen_pixels(Real (&to)[P][kWide], const Stored* const (&pixel)[P], Index first, int count) {
+  for (int p = 0; p < P; ++p) {
+    const Stored* from = pixel[p] + first;
+    if (count == kWide) {
+      store(to[p], load(from));
+      store(to[p] + kLanes, load(from + kLanes));
+    } else if (count >= kLanes) {
+      store(to[p], load(from));
+      store(to[p] + kLanes, load_part(from + kLanes, count - kLanes));
+    } else {
+      store(to[p], load_part(from, count));
+    }
+  }
+}
+
 // Lanes are resulting channels: sum[p] += w[tap][i] * pixel[p][i].
 template <int P, int V>
 void wide_tile(const Tile& a) {
@@ -161,31 +198,38 @@ void wide_tile(const Tile& a) {
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const Real* at = a.result[p] + a.result_shift + v * kLanes;
+      if constexpr (kRounded) {
+        sum[p][v] = a.add ? load(a.sums + p * a.sums_step + v * kLanes) : Vec{};
+        continue;
+      }
+      const Stored* at = a.result[p] + a.result_shift + v * kLanes;
       sum[p][v] = !a.add ? Vec{} : whole ? load(at) : load_part(at, std::clamp(a.valid - v * kLanes, 0, kLanes));
     }
   }
   for (Index t = 0; t < a.taps; ++t) {
-    const Real* pixel[P];
+    const Stored* pixel[P];
     if (!a.meet(t, pixel)) continue;
     const Real* row = a.w + a.tap_index[t] * a.tap_stride;
-    for (Index i = 0; i < a.in; ++i, row += V * kLanes) {
-      Vec weight[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) weight[v] = load(row + v * kLanes);
-#pragma GCC unroll 32
-      for (int p = 0; p < P; ++p) {
-        const Real value = pixel[p][i];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * value;
+    if constexpr (kRounded) {
+      for (Index i = 0; i < a.in; i += kWide, row += kWide * V * kLanes) {
+        const int some = static_cast<int>(std::min<Index>(kWide, a.in - i));
+        Real wide[P][kWide];
+        widen_pixels(wide, pixel, i, some);
+        multiply(sum, row, some, [&](int p, Index k) { return wide[p][k]; });
       }
+    } else {
+      multiply(sum, row, a.in, [&](int p, Index i) { return pixel[p][i]; });
     }
   }
 #pragma GCC unroll 32
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      Real* at = a.result[p] + a.result_shift + v * kLanes;
+      if (kRounded && !a.last) {
+        store(a.sums + p * a.sums_step + v * kLanes, sum[p][v]);
+        continue;
+      }
+      Stored* at = a.result[p] + a.result_shift + v * kLanes;
       if (whole) {
         store(at, sum[p][v]);
       } else {
@@ -216,7 +260,7 @@ void few_tile(const Tile& a) {
   const int rest = static_cast<int>(a.in - whole);
   const Index row = a.row;
   for (Index t = 0; t < a.taps; ++t) {
-    const Real* pixel[P];
+    const Stored* pixel[P];
     if (!a.meet(t, pixel)) continue;
     const Real* w = a.w + a.tap_index[t] * a.tap_stride;
     Index i = 0;
@@ -245,8 +289,18 @@ void few_tile(const Tile& a) {
 #pragma GCC unroll 4
     for (int o = 0; o < O; ++o) {
       Real total = total_of(sum[p][o]);
-      Real* at = a.result[p] + a.result_shift + o;
-      *at = a.add ? *at + total : total;
+      Stored* at = a.result[p] + a.result_shift + o;
+      if constexpr (kRounded) {
+        Real* before = a.sums + p * a.sums_step + o;
+        if (a.add) total += *before;
+        if (a.last) {
+          round_to(*at, total);
+        } else {
+          *before = total;
+        }
+      } else {
+        round_to(*at, a.add ? widened(*at) + total : total);
+      }
     }
   }
 }
@@ -300,7 +354,7 @@ inline std::vector<Block> blocks_of(const Gather& g, Form form, Index& size) {
 // The matrix of a packed tap: element (contracted i, resulting o) at i*next_in + o*next_out. Where taps are contracted
 // together there are `taps` such matrices, `channels` contracted numbers each and `next_tap` apart.
 struct Matrix {
-  const Real* at;
+  const Stored* at;
   Index next_in, next_out, channels, next_tap, taps;
 };
 
@@ -316,24 +370,24 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
       for (Index o = 0; o < g.out; ++o, to += row) {
         Real* at = to;
         for (Index k = 0; k < m.taps; ++k)
-          for (Index i = 0; i < m.channels; ++i) *at++ = m.at[k * m.next_tap + i * m.next_in + o * m.next_out];
+          for (Index i = 0; i < m.channels; ++i) *at++ = widened(m.at[k * m.next_tap + i * m.next_in + o * m.next_out]);
         std::fill(at, to + row, Real{0});
       }
       return;
     }
     for (Index k = 0; k < m.taps; ++k)
       for (Index i = 0; i < m.channels; ++i, to += b.width) {
-        const Real* from = m.at + k * m.next_tap + i * m.next_in;
+        const Stored* from = m.at + k * m.next_tap + i * m.next_in;
         if (m.next_out == 1) {
-          std::memcpy(to, from, sizeof(Real) * b.valid);
+          widen(to, from, b.valid);
         } else {
-          for (int o = 0; o < b.valid; ++o) to[o] = from[o * m.next_out];
+          for (int o = 0; o < b.valid; ++o) to[o] = widened(from[o * m.next_out]);
         }
         std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
       }
   };
-  const std::vector<Real> zeros(g.groups * g.in + kWide, Real{0});
-  const Real* none = zeros.data();
+  const std::vector<Stored> zeros(g.groups * g.in + kWide, Stored{0});
+  const Stored* none = zeros.data();
 
   struct Task {
     const Class* c;
@@ -372,15 +426,22 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
   }
   pool.run(static_cast<Index>(tasks.size()), [&](Index number) {
     thread_local Table table;
-    thread_local std::vector<Real> own;
+    thread_local std::vector<Real> own, sums;
     const Task& task = tasks[number];
     const Class& c = *task.c;
     table.place(g, c, task.first, task.count);
     const Index taps = c.taps.size();
+    auto room = [&](const Block& b) { return form == Form::few ? kFew : b.width; };  // numbers of sums that wait
+    Index sums_step = 0;
+    if (kRounded && taps > step) {
+      for (Index k = task.block; k < task.end; ++k) sums_step += room(blocks[k]);
+      sums.resize(std::max<std::size_t>(sums.size(), sums_step * task.count));
+    }
     for (Index t = 0; t < std::max<Index>(taps, 1); t += step) {
       const Index some = std::min(step, taps - t);
       table.point(g, c, t, some, task.count, none);
-      Tile a{nullptr, task.count, some, none, 0, c.in, nullptr, 0, row, c.taps.data() + t, nullptr, 0, 0, t > 0};
+      Tile a{nullptr, task.count, some, none, 0, c.in, nullptr, 0, row, c.taps.data() + t, nullptr, 0, 0, t > 0, t + some >= taps, nullptr, sums_step};
+      Real* sums_at = sums.data();
       for (Index k = task.block; k < task.end; ++k) {
         const Block& b = blocks[k];
         const Index most = form == Form::few ? kFewRows : b.width == kWide ? kRows : 2 * kRows;
@@ -404,17 +465,19 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
           a.table = table.pixels(p);
           for (Index t = 0; ahead && t < some; t += c.axis[2].tap.size()) {
             for (Index r = 0; r < rows; ++r) {
-              const Real* next = a.table[t * a.pitch + r] + a.shift + g.in;
+              const Stored* next = a.table[t * a.pitch + r] + a.shift + g.in;
               for (Index i = 0; i < g.in; i += kCacheLine) __builtin_prefetch(next + i);
             }
           }
           a.result = table.results(p);
+          a.sums = sums_at + p * sums_step;
           if (form == Form::few) {
             kFewTiles[rows - 1][g.out - 1](a);
           } else {
             (b.width == kWide ? kWide2[rows - 1] : kWide1[rows - 1])(a);
           }
         }
+        if (sums_step > 0) sums_at += room(b);
       }
     }
   });

@@ -1,4 +1,5 @@
-// The three faces, compiled once for each instruction set (JAXCONV_ISA names it) and number format (JAXCONV_REAL).
+// The three faces, compiled once for each instruction set (JAXCONV_ISA names it) and number format (JAXCONV_REAL, and
+// JAXCONV_STORED where another one lies in memory).
 #include "depthwise.h"
 #include "depthwise_pairing.h"
 #include "pairing.h"
@@ -26,17 +27,17 @@ Form form_of(const Problem& p, Index in, Index out, Index taps, Index uses) {
 }
 
 // A copy of `from` (lines x size x pixel) with zeros before and after each line.
-std::unique_ptr<Scratch<Real>> padded(const Real* from, Index lines, Index size, Index low, Index high, Index pixel,
+std::unique_ptr<Scratch<Stored>> padded(const Stored* from, Index lines, Index size, Index low, Index high, Index pixel,
                                 const Pool& pool) {
   const Index line = (low + size + high) * pixel;
-  auto to = std::make_unique<Scratch<Real>>(lines * line);
+  auto to = std::make_unique<Scratch<Stored>>(lines * line);
   const Index some = std::max<Index>(1, 65536 / std::max<Index>(line, 1));
   pool.run((lines + some - 1) / some, [&](Index task) {
     for (Index k = task * some; k < std::min(lines, (task + 1) * some); ++k) {
-      Real* at = to->get() + k * line;
-      std::memset(at, 0, sizeof(Real) * low * pixel);
-      std::memcpy(at + low * pixel, from + k * size * pixel, sizeof(Real) * size * pixel);
-      std::memset(at + (low + size) * pixel, 0, sizeof(Real) * high * pixel);
+      Stored* at = to->get() + k * line;
+      std::memset(at, 0, sizeof(Stored) * low * pixel);
+      std::memcpy(at + low * pixel, from + k * size * pixel, sizeof(Stored) * size * pixel);
+      std::memset(at + (low + size) * pixel, 0, sizeof(Stored) * high * pixel);
     }
   });
   return to;
@@ -56,7 +57,7 @@ struct TapRun {
 struct Plan {
   Gather g;
   std::vector<Class> classes;
-  std::unique_ptr<Scratch<Real>> copy;
+  std::unique_ptr<Scratch<Stored>> copy;
   std::vector<TapRun> runs;  // what a packed tap of the last axis holds
 };
 
@@ -114,32 +115,32 @@ std::vector<Piece> merge(Plan& plan, const Problem& p, std::vector<Axis>& last, 
 }
 
 // Writes each contracted channel as a plane of lanes. Depthwise kernels and operands are already laid out so.
-void gather_narrow(const Plan& plan, const Problem& p, const Real* w, bool transposed, const Pool& pool) {
+void gather_narrow(const Plan& plan, const Problem& p, const Stored* w, bool transposed, const Pool& pool) {
   const Gather& g = plan.g;
   const Index lanes = g.groups * g.out, width = plane_width(g.groups, g.out), total = p.groups * p.out;
   const bool planes = g.in > 1 || g.out > 1;
-  std::unique_ptr<Scratch<Real>> data, weights;
+  std::unique_ptr<Scratch<Stored>> data, weights;
   Planes to{g.data, w, g.in, width, lanes};
   if (planes || width > lanes) {
     data = spread(g.data, g.batch * g.data_size[0] * g.data_size[1] * g.data_size[2], g.groups, g.in, g.out, pool);
     to.data = data->get();
   }
   if ((transposed && planes) || width > lanes) {
-    weights = std::make_unique<Scratch<Real>>(p.taps() * g.in * width);
+    weights = std::make_unique<Scratch<Stored>>(p.taps() * g.in * width);
     to.w = weights->get();
-    Real* at = weights->get();
+    Stored* at = weights->get();
     for (Index t = 0; t < p.taps(); ++t)
       for (Index i = 0; i < g.in; ++i)
         for (Index lane = 0; lane < width; ++lane) {
           const Index group = lane / g.out, o = lane % g.out;
           const Index column = transposed ? group * p.out + i : lane;
-          *at++ = lane < lanes ? w[(t * p.in + (transposed ? o : i)) * total + column] : Real{0};
+          *at++ = lane < lanes ? w[(t * p.in + (transposed ? o : i)) * total + column] : Stored{0};
         }
   }
   gather_planes(g, plan.classes, to, p.kernel, pool);
 }
 
-void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, const Real* w, bool transposed,
+void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, const Stored* w, bool transposed,
          const Pool& pool) {
   const Gather& g = plan.g;
   const Index contracted = g.in, total = p.groups * p.out;
@@ -171,13 +172,13 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
   const Index matrix = p.in * total;
   gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) -> Matrix {
     const TapRun& run = plan.runs[t % last];
-    const Real* at = w + (t / last * p.kernel[2] + run.first) * matrix;
+    const Stored* at = w + (t / last * p.kernel[2] + run.first) * matrix;
     if (transposed) return {at + first * total + group * p.out, 1, total, contracted, run.next * matrix, run.taps};
     return {at + group * p.out + first, total, 1, contracted, run.next * matrix, run.taps};
   });
 }
 
-void apply(const Problem& p, const Real* x, const Real* w, Real* y, const Pool& pool) {
+void apply(const Problem& p, const Stored* x, const Stored* w, Stored* y, const Pool& pool) {
   std::array<std::vector<Axis>, 3> axes;
   for (int a = 0; a < 3; ++a) {
     Axis axis{p.output[a], 0, 1, p.stride[a], {}, {}};
@@ -192,7 +193,7 @@ void apply(const Problem& p, const Real* x, const Real* w, Real* y, const Pool& 
   run(plan, p, axes, w, false, pool);
 }
 
-void adjoint(const Problem& p, const Real* y, const Real* w, Real* x, const Pool& pool) {
+void adjoint(const Problem& p, const Stored* y, const Stored* w, Stored* x, const Pool& pool) {
   std::array<std::vector<Axis>, 3> axes;  // one for each residue of the input's positions modulo the stride
   for (int a = 0; a < 3; ++a) {
     const Index s = p.stride[a];
@@ -212,7 +213,7 @@ void adjoint(const Problem& p, const Real* y, const Real* w, Real* x, const Pool
   run(plan, p, axes, w, true, pool);
 }
 
-void pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+void pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
   auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   const Index positions = std::max<Index>(1, std::min(volume(p.input), volume(p.output)));
   const bool lone = narrow_pairing(p.groups, p.in, p.out, volume(p.output) * p.taps() / positions);
@@ -226,8 +227,8 @@ void pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool
 template <class T>
 const Kernels<T>& JAXCONV_JOIN(kernels_, JAXCONV_ISA)();
 template <>
-const Kernels<Real>& JAXCONV_JOIN(kernels_, JAXCONV_ISA)<Real>() {
-  static const Kernels<Real> kernels{apply, adjoint, pairing};
+const Kernels<Stored>& JAXCONV_JOIN(kernels_, JAXCONV_ISA)<Stored>() {
+  static const Kernels<Stored> kernels{apply, adjoint, pairing};
   return kernels;
 }
 

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "sums.h"
-#include "vector.h"
 
 namespace jaxconv {
 namespace {
@@ -52,10 +51,11 @@ constexpr auto kOuter2 = outers<2>(std::make_integer_sequence<int, kRows>{});
 constexpr auto kOuter1 = outers<1>(std::make_integer_sequence<int, 2 * kRows>{});
 
 // Copies `count` channels, and zeros behind them up to `width`.
-inline void copy(Real* to, const Real* from, Index count, Index width) {
+template <class Number>
+inline void copy(Real* to, const Number* from, Index count, Index width) {
   Index c = 0;
   for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
-  for (; c < count; ++c) to[c] = from[c];
+  for (; c < count; ++c) to[c] = widened(from[c]);
   for (; c < width; ++c) to[c] = Real{0};
 }
 
@@ -71,8 +71,9 @@ void lane_blocks(Index wide, bool few_rows, Visit visit) {
 }
 
 // One side of the product: consecutive channels of the pixels of consecutive positions.
+template <class Number>
 struct Side {
-  const Real* data;  // pixel of the first position
+  const Number* data;  // pixel of the first position
   Index step;         // from one position to the next
   // x with taps together: numbers before `begin` and from `end` on (counted from `data`) do not exist.
   Index begin, end;
@@ -80,9 +81,10 @@ struct Side {
 };
 
 // Writes channels [first, first + count) of `positions` positions to `to`, `to_step` apart, zeros up to `width`.
-inline void pack_side(const Side& side, Index positions, Index first, Index count, Index width, Real* to,
+template <class Number>
+inline void pack_side(const Side<Number>& side, Index positions, Index first, Index count, Index width, Real* to,
                       Index to_step) {
-  const Real* from = side.data + first;
+  const Number* from = side.data + first;
   if (!side.cut && count == kWide && width == kWide) {
     for (Index k = 0; k < positions; ++k, to += to_step, from += side.step) {
       store(to, load(from));
@@ -97,13 +99,13 @@ inline void pack_side(const Side& side, Index positions, Index first, Index coun
     } else {
       for (Index c = 0; c < width; ++c) {
         const Index where = at + c;
-        to[c] = c < count && where >= side.begin && where < side.end ? side.data[where] : Real{0};
+        to[c] = c < count && where >= side.begin && where < side.end ? widened(side.data[where]) : Real{0};
       }
     }
   }
 }
 
-inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* w, const Pool& pool) {
+inline void dense_pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
   const Index x_pixel = p.groups * p.in, y_pixel = p.groups * p.out;
   const bool together = p.kernel[2] > 1 && (p.in <= 32 || p.in * p.kernel[2] <= kSlab);
   const bool staged = together && (p.groups > 1 || p.dilation[2] > 1);  // the taps' pixels are not one run of memory
@@ -119,9 +121,9 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
   const Index splits = std::clamp<Index>((8 * pool.threads + items - 1) / items, 1, pool.threads == 1 ? 1 : most_splits);
   const Index size = p.groups * taps * rows * wide;
   // A single split without padded lanes adds up in the result itself.
-  const bool in_place = splits == 1 && !swap && p.groups == 1 && wide == lanes;
+  const bool in_place = std::is_same_v<Stored, Real> && splits == 1 && !swap && p.groups == 1 && wide == lanes;
   const Scratch<Real> scratch(in_place ? 0 : size * splits);
-  Real* const sums = in_place ? w : scratch.get();
+  Real* const sums = in_place ? reinterpret_cast<Real*>(w) : scratch.get();
 
   pool.run(items * splits, [&](Index task) {
     const Index split = task / items, item = task % items;
@@ -162,11 +164,11 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
       const Index q_low = std::max(r2.low, begin - line * p.output[2]);
       const Index q_high = std::min(r2.high, end - line * p.output[2]);
       const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
-      const Real* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel + group * p.in;
-      const Real* y_line = y + ((n * p.output[0] + q0) * p.output[1] + q1) * p.output[2] * y_pixel + group * p.out;
+      const Stored* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel + group * p.in;
+      const Stored* y_line = y + ((n * p.output[0] + q0) * p.output[1] + q1) * p.output[2] * y_pixel + group * p.out;
       for (Index q = q_low; q < q_high;) {
         const Index some = std::min(kPositions - held, q_high - q), u = p.stride[2] * q + r2.shift;
-        Side from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
+        const Side<Stored> from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
         // Written straight into the rows' panel where these are all the rows of the task.
         const bool direct = staged && !swap && slab == rows;
         if (staged) {
@@ -178,19 +180,26 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
             const Index low = std::clamp<Index>(first >= 0 ? 0 : (-first + s - 1) / s, 0, some);
             const Index high = std::clamp<Index>(last < 0 ? 0 : last / s + 1, low, some);
             for (Index k = 0; k < low; ++k) std::memset(to + k * to_step, 0, sizeof(Real) * p.in);
-            const Side pixels{x_line + (first + s * low) * x_pixel, s * x_pixel, 0, 0, false};
+            const Side<Stored> pixels{x_line + (first + s * low) * x_pixel, s * x_pixel, 0, 0, false};
             pack_side(pixels, high - low, 0, p.in, p.in, to + low * to_step, to_step);
             for (Index k = high; k < some; ++k) std::memset(to + k * to_step, 0, sizeof(Real) * p.in);
           }
-          from_x = {stage.data(), wide_in, 0, 0, false};
         }
-        const Side from_y{y_line + q * y_pixel, y_pixel, 0, 0, false};
-        const Side &row_side = swap ? from_y : from_x, &lane_side = swap ? from_x : from_y;
-        if (!direct) pack_side(row_side, some, first_row, slab, slab, row_pack.data() + held * row_step, row_step);
+        const Side<Real> from_stage{stage.data(), wide_in, 0, 0, false};
+        const Side<Stored> from_y{y_line + q * y_pixel, y_pixel, 0, 0, false};
+        auto pack = [&](bool of_y, Index first, Index count, Index width, Real* to, Index to_step) {
+          if (of_y) {
+            pack_side(from_y, some, first, count, width, to, to_step);
+          } else if (staged) {
+            pack_side(from_stage, some, first, count, width, to, to_step);
+          } else {
+            pack_side(from_x, some, first, count, width, to, to_step);
+          }
+        };
+        if (!direct) pack(swap, first_row, slab, slab, row_pack.data() + held * row_step, row_step);
         lane_blocks(wide, few_rows, [&](Index lane, int vectors) {
           const Index width = vectors * kLanes;
-          pack_side(lane_side, some, lane, std::min(width, lanes - lane), width,
-                    lane_pack.data() + lane * kPositions + held * width, width);
+          pack(!swap, lane, std::min(width, lanes - lane), width, lane_pack.data() + lane * kPositions + held * width, width);
         });
         held += some;
         q += some;
@@ -206,12 +215,12 @@ inline void dense_pairing(const Problem& p, const Real* x, const Real* y, Real* 
   pool.run(taps * p.groups, [&](Index task) {
     const Index tap = task % taps, group = task / taps;
     const Real* from = sums + (group * taps + tap) * rows * wide;
-    Real* to = w + tap * wide_in * y_pixel + group * p.out;
+    Stored* to = w + tap * wide_in * y_pixel + group * p.out;
     for (Index i = 0; i < wide_in; ++i, to += y_pixel) {
       if (swap) {
-        for (Index o = 0; o < p.out; ++o) to[o] = from[o * wide + i];
+        for (Index o = 0; o < p.out; ++o) round_to(to[o], from[o * wide + i]);
       } else {
-        std::memcpy(to, from + i * wide, sizeof(Real) * p.out);
+        round_run(to, from + i * wide, p.out);
       }
     }
   });

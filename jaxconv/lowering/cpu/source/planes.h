@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "scratch.h"
-#include "vector.h"
+#include "stored.h"
 
 namespace jaxconv {
 namespace {
@@ -24,21 +24,21 @@ inline bool narrow_pairing(Index groups, Index in, Index out, Index uses) {
 }
 
 // Lane o of group g in plane i is channel i of group g; lanes behind these are zero.
-inline std::unique_ptr<Scratch<Real>> spread(const Real* from, Index positions, Index groups, Index in, Index out,
-                                             const Pool& pool) {
+inline std::unique_ptr<Scratch<Stored>> spread(const Stored* from, Index positions, Index groups, Index in, Index out,
+                                               const Pool& pool) {
   const Index pixel = groups * in, width = plane_width(groups, out), to_pixel = in * width, lanes = groups * out;
-  auto to = std::make_unique<Scratch<Real>>(positions * to_pixel);
+  auto to = std::make_unique<Scratch<Stored>>(positions * to_pixel);
   std::vector<std::int32_t> place(lanes);
   for (Index lane = 0; lane < lanes; ++lane) place[lane] = static_cast<std::int32_t>(lane / out * in);
   const Index some = std::max<Index>(1, 16384 / to_pixel);
   pool.run((positions + some - 1) / some, [&](Index task) {
     const Index last = std::min(positions, (task + 1) * some);
-    Real* at = to->get() + task * some * to_pixel;
+    Stored* at = to->get() + task * some * to_pixel;
     for (Index k = task * some; k < last; ++k) {
-      const Real* x = from + k * pixel;
+      const Stored* x = from + k * pixel;
       for (Index i = 0; i < in; ++i, ++x, at += width) {
         for (Index lane = 0; lane < lanes; ++lane) at[lane] = x[place[lane]];
-        for (Index lane = lanes; lane < width; ++lane) at[lane] = Real{0};
+        for (Index lane = lanes; lane < width; ++lane) at[lane] = Stored{0};
       }
     }
   });

@@ -8,6 +8,14 @@ namespace jaxconv {
 
 using Index = std::int64_t;
 
+// Formats that are widened to float where they are read.
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+struct Float16 {
+  std::uint16_t bits;
+};
+
 // Geometry of the forward convolution; s*q + d*t - lo = u on each axis. Unused axes have size 1.
 struct Problem {
   Index batch = 0;
@@ -26,11 +34,11 @@ struct Pool {
 };
 
 // The kernels compiled for one instruction set and number format.
-template <class Real>
+template <class Stored>
 struct Kernels {
-  void (*apply)(const Problem&, const Real* x, const Real* w, Real* y, const Pool&);
-  void (*adjoint)(const Problem&, const Real* y, const Real* w, Real* x, const Pool&);
-  void (*kernel)(const Problem&, const Real* x, const Real* y, Real* w, const Pool&);
+  void (*apply)(const Problem&, const Stored* x, const Stored* w, Stored* y, const Pool&);
+  void (*adjoint)(const Problem&, const Stored* y, const Stored* w, Stored* x, const Pool&);
+  void (*kernel)(const Problem&, const Stored* x, const Stored* y, Stored* w, const Pool&);
 };
 
 }  // namespace jaxconv

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "scratch.h"
-#include "vector.h"
+#include "stored.h"
 
 namespace jaxconv {
 namespace {

@@ -27,7 +27,12 @@
 namespace jaxconv {
 namespace {
 
-using Real = JAXCONV_REAL;
+using Real = JAXCONV_REAL;  // in registers, and what is kept in between
+#if defined(JAXCONV_STORED)
+using Stored = JAXCONV_STORED;  // in the operands and the result
+#else
+using Stored = Real;
+#endif
 
 constexpr int kLanes = JAXCONV_VECTOR / sizeof(Real);  // numbers of a vector
 constexpr int kRows = JAXCONV_ROWS;  // rows of the main accumulator tile: kRows x 2 vectors stay in registers
@@ -35,7 +40,7 @@ static_assert(2 * kRows <= 32, "a tile of one vector has 2 * kRows rows, and `GC
 // Rows of a depthwise tile. Where products take no operand from memory, what they load needs registers, too.
 constexpr int kLoneRows = JAXCONV_LONE_ROWS;
 constexpr int kWide = 2 * kLanes;
-constexpr Index kCacheLine = 64 / sizeof(Real);
+constexpr Index kCacheLine = 64 / sizeof(Stored);
 
 typedef Real Vec __attribute__((vector_size(JAXCONV_VECTOR)));
 // The same vector where it may lie at any address.
