@@ -231,7 +231,8 @@ def test_resident_memory_of_a_call_is_what_it_touches():
     measured = resident_bytes(lambda: np.ones(size, np.uint8))
     if measured is None:
         pytest.skip("resident memory cannot be read on this system")
-    assert size <= measured < 1.5 * size
+    # the kernel counts pages a thread in batches, so the figure is right to a few dozen pages, not to one
+    assert 0.95 * size < measured < 1.5 * size
     assert resident_bytes(lambda: None) < size / 10
 
 

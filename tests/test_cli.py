@@ -250,7 +250,7 @@ def test_ctrl_c_says_what_it_stopped(tmp_path):
     try:
         assert process.stdout.readline() == "tracing\n"
         process.send_signal(signal.SIGINT)
-        _, complained = process.communicate(timeout=60)
+        _, complained = process.communicate(timeout=400)
     finally:
         process.kill()
     assert process.returncode == 130 and "Traceback" not in complained
