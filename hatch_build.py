@@ -23,12 +23,18 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-m
 # By the macro that compilers for a machine define. The oldest instruction set first: where several objects define an
 # inline function, the linker keeps the first one, which must run on every processor.
 INSTRUCTION_SETS = {
-    "__x86_64__": {"avx2": ("-mavx2", "-mfma", "-mf16c"), "avx512": ("-mavx512f", "-mfma", "-mf16c")},
+    "__x86_64__": {
+        "avx2": ("-mavx2", "-mfma", "-mf16c"),
+        "avx512": ("-mavx512f", "-mfma", "-mf16c"),
+        "avx512bf16": ("-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma", "-mf16c"),
+    },
     # GCC would load a loop's numbers early, into the registers that hold the tile.
     "__aarch64__": {"neon": ("-fno-schedule-insns",)},
 }
 # What is computed in, by what lies in memory.
 NUMBERS = {"float": "float", "double": "double", "Bfloat16": "float", "Float16": "float"}
+# Instruction sets for some of the formats only; what compilers before GCC 10 do not know is left out.
+ONLY = {"avx512bf16": ("Bfloat16",)}
 OLDEST_MACOS = "11.0"
 
 
@@ -94,12 +100,13 @@ def build(source: Path, target: Path) -> str:
     stamp.unlink(missing_ok=True)
     headers = Path(jaxlib.__file__).parent / "include"
     with tempfile.TemporaryDirectory() as folder:
+        sets = {k: v for k, v in goal.instruction_sets.items() if k not in ONLY or knows(cxx, v)}
         jobs = [
-            ("ffi.cc", "ffi.o", ["-isystem", str(headers), "-w"]),
+            ("ffi.cc", "ffi.o", ["-isystem", str(headers), "-w", *(f"-DJAXCONV_HAS_{name}" for name in sets)]),
             ("scratch.cc", "scratch.o", []),
         ]
-        for name, options in goal.instruction_sets.items():
-            for stored in NUMBERS:
+        for name, options in sets.items():
+            for stored in ONLY.get(name, NUMBERS):
                 defines = [f"-DJAXCONV_ISA={name}", *number(stored)]
                 jobs.append(("kernels.cc", f"{name}_{stored}.o", [*defines, *options]))
         objects = [str(Path(folder) / job[1]) for job in jobs]
@@ -116,6 +123,12 @@ def build(source: Path, target: Path) -> str:
     # What the package holds the library against before it loads it: its bytes, and the sources that it was made of.
     stamp.write_text("\n".join([made_of, digest(target), digest(*sorted(source.iterdir()))]) + "\n")
     return goal.platform
+
+
+def knows(cxx: list[str], options: tuple[str, ...]) -> bool:
+    """Whether the compiler takes these options."""
+    words = [*cxx, *options, "-E", "-x", "c++", os.devnull]
+    return subprocess.run(words, capture_output=True).returncode == 0
 
 
 def number(stored: str) -> list[str]:

@@ -381,13 +381,17 @@ def fuzz(program, isa, number, cxx, *options):
 
 @pytest.mark.slow
 @compiles
-@pytest.mark.parametrize("number", ["float", "double", "Bfloat16", "Float16"])
-@pytest.mark.parametrize("isa", ["neon", "avx512", *(["avx2"] if X86 else [])])
+@pytest.mark.parametrize(
+    ("isa", "number"),
+    [(isa, n) for isa in ("neon", "avx512", *(["avx2"] * X86)) for n in ("float", "double", "Bfloat16", "Float16")]
+    + [("avx512bf16", "Bfloat16")],
+)
 def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
     """Every instruction set's sizes, address and undefined-behaviour sanitizers, against the definition."""
     options = {
         "avx2": ["-mavx2", "-mfma", "-mf16c", "-DJAXCONV_COPIED=0"],  # no operand is too small to be read in pieces
         "avx512": ["-DJAXCONV_VECTOR=64", "-DJAXCONV_ROWS=12", "-Wno-psabi"],  # on any processor
+        "avx512bf16": ["-DJAXCONV_VECTOR=64", "-DJAXCONV_ROWS=12", "-Wno-psabi", "-DJAXCONV_PAIRS=1"],
         "neon": ["-DJAXCONV_VECTOR=16", "-DJAXCONV_ROWS=12", "-DJAXCONV_LONE_ROWS=8"],
     }[isa]
     sanitizers = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -427,7 +431,7 @@ def hatch_build():
 @pytest.mark.parametrize(
     ("macros", "sets", "tag"),
     [
-        ("__linux__ __x86_64__", ["avx2", "avx512"], "linux_x86_64"),
+        ("__linux__ __x86_64__", ["avx2", "avx512", "avx512bf16"], "linux_x86_64"),
         ("__linux__ __aarch64__", ["neon"], "linux_aarch64"),
         ("__APPLE__ __aarch64__", ["neon"], "macosx_12_0_arm64"),
         ("__linux__ __riscv", ["portable"], "some_machine"),
@@ -442,6 +446,7 @@ def test_kernels_are_for_the_machine_that_the_compiler_compiles_for(monkeypatch,
     assert list(target.instruction_sets) == sets and target.platform == tag
     assert ("-mmacosx-version-min=12.3" in target.compile) == ("__APPLE__" in macros)
     assert ("-Wl,-z,defs" in target.link) == ("__APPLE__" not in macros)
+    assert set(build.ONLY) <= {name for sets in build.INSTRUCTION_SETS.values() for name in sets}
     monkeypatch.setenv("CXX", f"{sys.executable} -m ziglang c++")
     monkeypatch.setenv("ARCHFLAGS", "-arch arm64")
     assert build.compiler() == [sys.executable, "-m", "ziglang", "c++", "-arch", "arm64"]
@@ -463,3 +468,9 @@ def test_a_wheel_whose_kernels_do_not_build_has_none_and_says_why(tmp_path, monk
     hook.initialize("0", made)
     assert made == {"artifacts": []}  # as hatchling had it: a wheel for any machine
     assert len(said) == (wanted == "") and all("XLA's own operations serve: there are no kernels" in s for s in said)
+
+
+@compiles
+def test_a_compiler_that_is_too_old_for_an_instruction_set_leaves_it_out():
+    build = hatch_build()
+    assert build.knows(["g++"], ("-O2",)) and not build.knows(["g++"], ("-mavx1024bf16",))

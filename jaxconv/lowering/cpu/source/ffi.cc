@@ -23,13 +23,15 @@ template <class Stored>
 const Kernels<Stored>& kernels_avx2();
 template <class Stored>
 const Kernels<Stored>& kernels_avx512();
+template <class Stored>
+const Kernels<Stored>& kernels_avx512bf16();
 
 namespace {
 
 #if defined(__x86_64__)
 // Asked of the processor itself: `__builtin_cpu_supports` needs a part of the compiler's library that Zig's has not.
 struct Processor {
-  bool avx2 = false, avx512 = false;
+  bool avx2 = false, avx512 = false, pairs = false;  // pairs: products of bfloat16, two at once
   Processor() {
     unsigned a, b, c, d, saved, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return;
@@ -38,6 +40,8 @@ struct Processor {
     if (!fma || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     avx2 = (b & bit_AVX2) && (saved & 0x06) == 0x06;
     avx512 = avx2 && (b & bit_AVX512F) && (saved & 0xe6) == 0xe6;
+    const bool words = b & bit_AVX512BW;
+    pairs = avx512 && words && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
   }
 };
 const Processor& processor() {
@@ -57,6 +61,10 @@ bool supported() {
 template <class Stored>
 const Kernels<Stored>& best_kernels() {
 #if defined(__x86_64__)
+#if defined(JAXCONV_HAS_avx512bf16)
+  if constexpr (std::is_same_v<Stored, Bfloat16>)
+    if (processor().pairs) return kernels_avx512bf16<Stored>();
+#endif
   return processor().avx512 ? kernels_avx512<Stored>() : kernels_avx2<Stored>();
 #elif defined(__aarch64__)
   return kernels_neon<Stored>();

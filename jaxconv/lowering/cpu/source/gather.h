@@ -9,8 +9,8 @@
 #include <numeric>
 #include <vector>
 
+#include "pairs.h"
 #include "scratch.h"
-#include "stored.h"
 
 namespace jaxconv {
 namespace {
@@ -133,7 +133,7 @@ struct Tile {
   Index pitch, taps;
   const Stored* none;
   Index shift, in;  // first contracted channel, and how many
-  const Real* w;
+  const Packed* w;
   Index tap_stride, row;  // from one packed tap to the next, and from one resulting channel to the next of few
   const Index* tap_index;
   Stored* const* result;
@@ -142,6 +142,7 @@ struct Tile {
   bool add, last;         // to what earlier taps gave; the result is whole then
   Real* sums;             // of earlier taps, where `kRounded`
   Index sums_step;
+  Index skip;              // numbers of the packed taps that come before the pixels', where `kPairs`
 
   template <int P>
   bool meet(Index t, const Stored* (&pixel)[P]) const {
@@ -156,18 +157,18 @@ struct Tile {
   }
 };
 
-// sum[p] += row[i] * value(p, i), for `count` contracted channels.
+// sum[p] += row[i] * value(p, i), for `count` contracted channels, or pairs of them.
 template <int P, int V, class Value>
-[[gnu::always_inline]] inline void multiply(Vec (&sum)[P][V], const Real* row, Index count, const Value& value) {
+[[gnu::always_inline]] inline void multiply(Vec (&sum)[P][V], const Packed* row, Index count, const Value& value) {
   for (Index i = 0; i < count; ++i, row += V * kLanes) {
-    Vec weight[V];
+    PackedVec weight[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) weight[v] = load(row + v * kLanes);
+    for (int v = 0; v < V; ++v) weight[v] = load_packed(row + v * kLanes);
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p) {
-      const Real number = value(p, i);
+      const Packed number = value(p, i);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * number;
+      for (int v = 0; v < V; ++v) add_product(sum[p][v], weight[v], number);
     }
   }
 }
@@ -209,8 +210,16 @@ void wide_tile(const Tile& a) {
   for (Index t = 0; t < a.taps; ++t) {
     const Stored* pixel[P];
     if (!a.meet(t, pixel)) continue;
-    const Real* row = a.w + a.tap_index[t] * a.tap_stride;
-    if constexpr (kRounded) {
+    const Packed* row = a.w + a.tap_index[t] * a.tap_stride;
+    if constexpr (kPairs) {
+      const Index half = a.skip % 2, pairs = (a.in - half) / 2;
+      // Where the skipped numbers end inside of a pair, its first number is left out.
+      if (half) multiply(sum, row, 1, [&](int p, Index) { return Pair{pixel[p][0].bits} << 16; });
+      row += half * V * kLanes;
+      multiply(sum, row, pairs, [&](int p, Index i) { return pair_at(pixel[p] + half + 2 * i); });
+      const Index last = half + 2 * pairs;
+      if (last < a.in) multiply(sum, row + pairs * V * kLanes, 1, [&](int p, Index) { return Pair{pixel[p][last].bits}; });
+    } else if constexpr (kRounded) {
       for (Index i = 0; i < a.in; i += kWide, row += kWide * V * kLanes) {
         const int some = static_cast<int>(std::min<Index>(kWide, a.in - i));
         Real wide[P][kWide];
@@ -256,31 +265,32 @@ template <int P, int O>
 void few_tile(const Tile& a) {
   Vec sum[P][O];
   clear(sum);
-  const Index whole = a.in / kLanes * kLanes;
+  constexpr int kTogether = kPairs ? 2 * kLanes : kLanes;
+  const Index whole = a.in / kTogether * kTogether;
   const int rest = static_cast<int>(a.in - whole);
   const Index row = a.row;
   for (Index t = 0; t < a.taps; ++t) {
     const Stored* pixel[P];
     if (!a.meet(t, pixel)) continue;
-    const Real* w = a.w + a.tap_index[t] * a.tap_stride;
+    const Packed* w = a.w + a.tap_index[t] * a.tap_stride;
     Index i = 0;
-    for (; i < whole; i += kLanes) {
-      Vec weight[O];
+    for (; i < whole; i += kTogether) {
+      PackedVec weight[O];
 #pragma GCC unroll 4
-      for (int o = 0; o < O; ++o) weight[o] = load(w + o * row + i);
+      for (int o = 0; o < O; ++o) weight[o] = load_run(w + o * row, a.skip + i);
 #pragma GCC unroll 32
       for (int p = 0; p < P; ++p) {
-        const Vec value = load(pixel[p] + i);
+        const PackedVec value = load_run(pixel[p], i);
 #pragma GCC unroll 4
-        for (int o = 0; o < O; ++o) sum[p][o] += weight[o] * value;
+        for (int o = 0; o < O; ++o) add_product(sum[p][o], weight[o], value);
       }
     }
     if (rest > 0) {
 #pragma GCC unroll 4
       for (int o = 0; o < O; ++o) {
-        const Vec weight = load_part(w + o * row + i, rest);  // what follows may be a tap that is left out
+        const PackedVec weight = load_run(w + o * row, a.skip + i, rest);  // what follows may be a tap that is left out
 #pragma GCC unroll 32
-        for (int p = 0; p < P; ++p) sum[p][o] += weight * load_part(pixel[p] + i, rest);
+        for (int p = 0; p < P; ++p) add_product(sum[p][o], weight, load_run(pixel[p], i, rest));
       }
     }
   }
@@ -329,13 +339,14 @@ struct Block {  // of resulting channels
 enum class Form { wide, few, narrow };
 
 // Resulting channels in blocks of two vectors, the rest in one where that is enough; few ones are a block of their own.
-inline std::vector<Block> blocks_of(const Gather& g, Form form, Index& size) {
+// `row` packed numbers, of few resulting channels, or of a lane.
+inline std::vector<Block> blocks_of(const Gather& g, Form form, Index row, Index& size) {
   std::vector<Block> blocks;
   std::size_t weights = 0;
   for (Index group = 0; group < g.groups; ++group) {
     if (form == Form::few) {
       blocks.push_back({group, 0, 0, static_cast<int>(g.out), weights});
-      weights += g.taps * g.out * ((g.in + kLanes - 1) / kLanes * kLanes);
+      weights += g.taps * g.out * row;
       continue;
     }
     for (Index o = 0; o < g.out;) {
@@ -343,7 +354,7 @@ inline std::vector<Block> blocks_of(const Gather& g, Form form, Index& size) {
       const int width = left > kLanes ? kWide : kLanes;
       const int valid = static_cast<int>(std::min<Index>(width, left));
       blocks.push_back({group, o, width, valid, weights});
-      weights += static_cast<std::size_t>(g.taps) * g.in * width;
+      weights += static_cast<std::size_t>(g.taps) * row * width;
       o += valid;
     }
   }
@@ -358,23 +369,58 @@ struct Matrix {
   Index next_in, next_out, channels, next_tap, taps;
 };
 
+#if defined(JAXCONV_PAIRS)
+// Pairs of consecutive contracted channels for a block of resulting ones; where their count is odd, with a zero.
+inline void pack_pairs(const Matrix& m, int valid, int width, Pair* to) {
+  Index c = 0;
+  for (Index k = 0; k < m.taps; ++k) {
+    for (Index i = 0; i < m.channels; ++i, ++c) {
+      const Stored* from = m.at + k * m.next_tap + i * m.next_in;
+      Pair* at = to + c / 2 * width;
+      if (m.next_out == 1) {
+        pack_run(at, from, valid, width, c);
+      } else if (m.next_in == 1 && c % 2 == 0 && i + 1 < m.channels) {  // a pair lies side by side
+        for (int o = 0; o < valid; ++o) at[o] = pair_at(from + o * m.next_out);
+        std::fill(at + valid, at + width, Pair{0});
+        ++i, ++c;
+      } else {
+        if (c % 2 == 0) std::fill(at, at + width, Pair{0});
+        for (int o = 0; o < valid; ++o) at[o] |= Pair{from[o * m.next_out].bits} << c % 2 * 16;
+      }
+    }
+  }
+}
+#endif
+
 template <class Weight>
 void gather(const Gather& g, const std::vector<Class>& classes, Form form, const Pool& pool, Weight weight) {
   Index size = 0;
-  const std::vector<Block> blocks = blocks_of(g, form, size);
-  const Index row = up(g.in, kLanes);  // of few resulting channels
-  auto tap_size = [&](const Block& b) { return form == Form::few ? g.out * row : g.in * b.width; };
-  auto pack = [&](const Block& b, Index t, Real* to) {
+  const Index row = kPairs ? (form == Form::few ? up(g.in, 2 * kLanes) : up(g.in, 2)) / 2
+                           : form == Form::few ? up(g.in, kLanes) : g.in;
+  const std::vector<Block> blocks = blocks_of(g, form, row, size);
+  auto tap_size = [&](const Block& b) { return row * (form == Form::few ? g.out : b.width); };
+  auto pack = [&](const Block& b, Index t, Packed* to) {
     const Matrix m = weight(t, b.group, b.first);
     if (form == Form::few) {
       for (Index o = 0; o < g.out; ++o, to += row) {
+#if defined(JAXCONV_PAIRS)
+        std::memset(to, 0, sizeof(Pair) * row);
+        char* at = reinterpret_cast<char*>(to);
+        for (Index k = 0; k < m.taps; ++k)
+          for (Index i = 0; i < m.channels; ++i, at += sizeof(Stored))
+            std::memcpy(at, m.at + k * m.next_tap + i * m.next_in + o * m.next_out, sizeof(Stored));
+#else
         Real* at = to;
         for (Index k = 0; k < m.taps; ++k)
           for (Index i = 0; i < m.channels; ++i) *at++ = widened(m.at[k * m.next_tap + i * m.next_in + o * m.next_out]);
         std::fill(at, to + row, Real{0});
+#endif
       }
       return;
     }
+#if defined(JAXCONV_PAIRS)
+    pack_pairs(m, b.valid, b.width, to);
+#else
     for (Index k = 0; k < m.taps; ++k)
       for (Index i = 0; i < m.channels; ++i, to += b.width) {
         const Stored* from = m.at + k * m.next_tap + i * m.next_in;
@@ -385,6 +431,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
         }
         std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
       }
+#endif
   };
   const std::vector<Stored> zeros(g.groups * g.in + kWide, Stored{0});
   const Stored* none = zeros.data();
@@ -394,14 +441,14 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
     Index first, count, block, end;
   };
   // Taps at a time, so that their matrices stay in a cache while the chunk's positions pass over them.
-  const Index fit = form == Form::wide ? std::max<Index>(1, kPanel / static_cast<Index>(g.in * kWide * sizeof(Real))) : kTaps;
+  const Index fit = form == Form::wide ? std::max<Index>(1, kPanel / static_cast<Index>(row * kWide * sizeof(Packed))) : kTaps;
   const Index step = std::min({kTaps, fit, std::max<Index>(1, g.taps)});
   const Index chunk = std::min(kChunk, kPointers / step / (2 * kRows) * (2 * kRows));
   Index chunks = 0;
   for (const Class& c : classes) chunks += (g.batch * c.positions() + chunk - 1) / chunk;
   // A class that is one chunk needs each matrix once, and packs it then: a large kernel is never copied whole.
   const bool once = chunks <= static_cast<Index>(classes.size());
-  const Scratch<Real> packed(once ? 0 : size);
+  const Scratch<Packed> packed(once ? 0 : size);
   if (!once) {
     pool.run(static_cast<Index>(blocks.size()) * g.taps, [&](Index task) {
       const Block& b = blocks[task / g.taps];
@@ -426,7 +473,8 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
   }
   pool.run(static_cast<Index>(tasks.size()), [&](Index number) {
     thread_local Table table;
-    thread_local std::vector<Real> own, sums;
+    thread_local std::vector<Packed> own;
+    thread_local std::vector<Real> sums;
     const Task& task = tasks[number];
     const Class& c = *task.c;
     table.place(g, c, task.first, task.count);
@@ -440,7 +488,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
     for (Index t = 0; t < std::max<Index>(taps, 1); t += step) {
       const Index some = std::min(step, taps - t);
       table.point(g, c, t, some, task.count, none);
-      Tile a{nullptr, task.count, some, none, 0, c.in, nullptr, 0, row, c.taps.data() + t, nullptr, 0, 0, t > 0, t + some >= taps, nullptr, sums_step};
+      Tile a{nullptr, task.count, some, none, 0, c.in, nullptr, 0, row, c.taps.data() + t, nullptr, 0, 0, t > 0, t + some >= taps, nullptr, sums_step, kPairs ? c.skip : 0};
       Real* sums_at = sums.data();
       for (Index k = task.block; k < task.end; ++k) {
         const Block& b = blocks[k];
@@ -454,7 +502,11 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
           a.w = own.data();
           a.tap_index = in_order.data();
         }
-        a.w += c.skip * (form == Form::few ? 1 : b.width);
+        if (kPairs) {
+          if (form != Form::few) a.w += c.skip / 2 * b.width;
+        } else {
+          a.w += c.skip * (form == Form::few ? 1 : b.width);
+        }
         a.result_shift = b.group * g.out + b.first;
         a.valid = b.valid;
         // Prefetch the next group's channels while this group's are used: they lie a pixel apart, a pattern that

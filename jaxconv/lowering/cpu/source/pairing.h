@@ -8,27 +8,29 @@
 #include <memory>
 #include <vector>
 
+#include "pairs.h"
 #include "sums.h"
 
 namespace jaxconv {
 namespace {
 
-constexpr Index kPositions = 96;  // packed at a time
+constexpr Index kPackedRows = 96;                                    // packed at a time
+constexpr Index kPositions = kPairs ? 2 * kPackedRows : kPackedRows;  // in pairs, or one by one
 constexpr Index kSlab = 240;      // broadcast channels of a task, at most
 
-// sum[r][lane] += rows[r] * lanes[lane] over `count` packed positions.
+// sum[r][lane] += rows[r] * lanes[lane] over `count` packed positions, or pairs of them.
 template <int R, int V>
-void outer(const Real* rows, Index row_step, const Real* lanes, Index count, Real* to, Index to_step) {
+void outer(const Packed* rows, Index row_step, const Packed* lanes, Index count, Real* to, Index to_step) {
   Vec sum[R][V];
   clear(sum);
   for (Index k = 0; k < count; ++k, rows += row_step, lanes += V * kLanes) {
-    Vec value[V];
+    PackedVec value[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) value[v] = load(lanes + v * kLanes);
+    for (int v = 0; v < V; ++v) value[v] = load_packed(lanes + v * kLanes);
 #pragma GCC unroll 32
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[r][v] += value[v] * rows[r];
+      for (int v = 0; v < V; ++v) add_product(sum[r][v], value[v], rows[r]);
     }
   }
 #pragma GCC unroll 32
@@ -41,7 +43,7 @@ void outer(const Real* rows, Index row_step, const Real* lanes, Index count, Rea
   }
 }
 
-using Outer = void (*)(const Real*, Index, const Real*, Index, Real*, Index);
+using Outer = void (*)(const Packed*, Index, const Packed*, Index, Real*, Index);
 template <int V, int... R>
 constexpr std::array<Outer, sizeof...(R)> outers(std::integer_sequence<int, R...>) {
   return {outer<R + 1, V>...};
@@ -50,14 +52,24 @@ constexpr auto kOuter4 = outers<4>(std::make_integer_sequence<int, kRows / 2>{})
 constexpr auto kOuter2 = outers<2>(std::make_integer_sequence<int, kRows>{});
 constexpr auto kOuter1 = outers<1>(std::make_integer_sequence<int, 2 * kRows>{});
 
-// Copies `count` channels, and zeros behind them up to `width`.
-template <class Number>
-inline void copy(Real* to, const Number* from, Index count, Index width) {
-  Index c = 0;
-  for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
-  for (; c < count; ++c) to[c] = widened(from[c]);
-  for (; c < width; ++c) to[c] = Real{0};
-}
+// Where positions are packed to: rows of numbers, one for each position, or for each pair of them.
+template <class To>
+struct Panel {
+  To* at;
+  Index step, position;  // the first position that is packed
+
+  // Writes `count` channels of position k, and zeros behind them up to `width`.
+  void put(Index k, Index first, const Stored* from, Index count, Index width) const {
+    k += position;
+    if constexpr (std::is_same_v<To, Packed>) {
+      pack_run(at + (kPairs ? k / 2 : k) * step + first, from, count, width, k);
+    } else {
+      To* to = at + k * step + first;
+      for (Index c = 0; c < count; ++c) to[c] = from[c];
+      for (Index c = count; c < width; ++c) to[c] = To{0};
+    }
+  }
+};
 
 // Cuts lanes into blocks of vectors that share an accumulator tile: visit(first lane, vectors).
 template <class Visit>
@@ -71,37 +83,28 @@ void lane_blocks(Index wide, bool few_rows, Visit visit) {
 }
 
 // One side of the product: consecutive channels of the pixels of consecutive positions.
-template <class Number>
 struct Side {
-  const Number* data;  // pixel of the first position
-  Index step;         // from one position to the next
+  const Stored* data;  // pixel of the first position
+  Index step;           // from one position to the next
   // x with taps together: numbers before `begin` and from `end` on (counted from `data`) do not exist.
   Index begin, end;
   bool cut;
 };
 
-// Writes channels [first, first + count) of `positions` positions to `to`, `to_step` apart, zeros up to `width`.
-template <class Number>
-inline void pack_side(const Side<Number>& side, Index positions, Index first, Index count, Index width, Real* to,
-                      Index to_step) {
-  const Number* from = side.data + first;
+// Packs channels [first, first + count) of `positions` positions, with zeros up to `width`.
+template <class To>
+inline void pack_side(const Side& side, Index positions, Index first, Index count, Index width, const Panel<To>& to) {
+  const Stored* from = side.data + first;
   if (!side.cut && count == kWide && width == kWide) {
-    for (Index k = 0; k < positions; ++k, to += to_step, from += side.step) {
-      store(to, load(from));
-      store(to + kLanes, load(from + kLanes));
-    }
+    for (Index k = 0; k < positions; ++k, from += side.step) to.put(k, 0, from, kWide, kWide);
     return;
   }
-  for (Index k = 0; k < positions; ++k, to += to_step, from += side.step) {
+  for (Index k = 0; k < positions; ++k) {
     const Index at = k * side.step + first;
-    if (!side.cut || (at >= side.begin && at + count <= side.end)) {
-      copy(to, from, count, width);
-    } else {
-      for (Index c = 0; c < width; ++c) {
-        const Index where = at + c;
-        to[c] = c < count && where >= side.begin && where < side.end ? widened(side.data[where]) : Real{0};
-      }
-    }
+    const Index before = side.cut ? std::clamp<Index>(side.begin - at, 0, count) : 0;
+    const Index real = side.cut ? std::clamp<Index>(side.end - at, before, count) : count;
+    if (before > 0) to.put(k, 0, nullptr, 0, before);
+    to.put(k, before, side.data + at + before, real - before, width - before);
   }
 }
 
@@ -136,12 +139,13 @@ inline void dense_pairing(const Problem& p, const Stored* x, const Stored* y, St
     const Reach r0 = reach(p, 0, tap / (p.kernel[1] * last_taps)), r1 = reach(p, 1, tap / last_taps % p.kernel[1]);
     const Reach r2 = together ? Reach{-p.low[2], 0, p.output[2]} : reach(p, 2, tap % last_taps);
     if (r2.low >= r2.high) return;
-    thread_local std::vector<Real> row_pack, lane_pack, stage;
+    thread_local std::vector<Packed> row_pack, lane_pack;
+    thread_local std::vector<Stored> stage;
     if (staged) stage.resize(kPositions * wide_in);
     // An odd number of cache lines between positions: with an even one they would compete for the same cache sets.
     const Index row_step = slab <= 16 ? up(slab, kLanes) : up(slab, 32) + 16;
-    row_pack.resize(kPositions * row_step);
-    lane_pack.resize(kPositions * wide);
+    row_pack.resize(kPackedRows * row_step);
+    lane_pack.resize(kPackedRows * wide);
 
     Index held = 0;
     auto flush = [&] {
@@ -151,7 +155,7 @@ inline void dense_pairing(const Problem& p, const Stored* x, const Stored* y, St
         for (Index r = 0; r < slab; r += block) {
           const Index some = std::min(block, slab - r);
           const Outer run = vectors == 4 ? kOuter4[some - 1] : vectors == 2 ? kOuter2[some - 1] : kOuter1[some - 1];
-          run(row_pack.data() + r, row_step, lane_pack.data() + lane * kPositions, held, to + r * wide + lane, wide);
+          run(row_pack.data() + r, row_step, lane_pack.data() + lane * kPackedRows, kPairs ? (held + 1) / 2 : held, to + r * wide + lane, wide);
         }
       });
       held = 0;
@@ -168,38 +172,35 @@ inline void dense_pairing(const Problem& p, const Stored* x, const Stored* y, St
       const Stored* y_line = y + ((n * p.output[0] + q0) * p.output[1] + q1) * p.output[2] * y_pixel + group * p.out;
       for (Index q = q_low; q < q_high;) {
         const Index some = std::min(kPositions - held, q_high - q), u = p.stride[2] * q + r2.shift;
-        const Side<Stored> from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
+        Side from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
         // Written straight into the rows' panel where these are all the rows of the task.
         const bool direct = staged && !swap && slab == rows;
         if (staged) {
-          Real* to = direct ? row_pack.data() + held * row_step : stage.data();
-          const Index to_step = direct ? row_step : wide_in;
-          for (Index t = 0; t < span; ++t, to += p.in) {
+          auto take = [&](Index t, const auto& to) {
             // Positions k of this piece whose pixel u + s*k + d*t exists.
             const Index first = u + t * p.dilation[2], s = p.stride[2], last = p.input[2] - 1 - first;
             const Index low = std::clamp<Index>(first >= 0 ? 0 : (-first + s - 1) / s, 0, some);
             const Index high = std::clamp<Index>(last < 0 ? 0 : last / s + 1, low, some);
-            for (Index k = 0; k < low; ++k) std::memset(to + k * to_step, 0, sizeof(Real) * p.in);
-            const Side<Stored> pixels{x_line + (first + s * low) * x_pixel, s * x_pixel, 0, 0, false};
-            pack_side(pixels, high - low, 0, p.in, p.in, to + low * to_step, to_step);
-            for (Index k = high; k < some; ++k) std::memset(to + k * to_step, 0, sizeof(Real) * p.in);
+            for (Index k = 0; k < low; ++k) to.put(k, t * p.in, nullptr, 0, p.in);
+            for (Index k = low; k < high; ++k) to.put(k, t * p.in, x_line + (first + s * k) * x_pixel, p.in, p.in);
+            for (Index k = high; k < some; ++k) to.put(k, t * p.in, nullptr, 0, p.in);
+          };
+          for (Index t = 0; t < span; ++t) {
+            if (direct) {
+              take(t, Panel<Packed>{row_pack.data(), row_step, held});
+            } else {
+              take(t, Panel<Stored>{stage.data(), wide_in, 0});
+            }
           }
+          from_x = {stage.data(), wide_in, 0, 0, false};
         }
-        const Side<Real> from_stage{stage.data(), wide_in, 0, 0, false};
-        const Side<Stored> from_y{y_line + q * y_pixel, y_pixel, 0, 0, false};
-        auto pack = [&](bool of_y, Index first, Index count, Index width, Real* to, Index to_step) {
-          if (of_y) {
-            pack_side(from_y, some, first, count, width, to, to_step);
-          } else if (staged) {
-            pack_side(from_stage, some, first, count, width, to, to_step);
-          } else {
-            pack_side(from_x, some, first, count, width, to, to_step);
-          }
-        };
-        if (!direct) pack(swap, first_row, slab, slab, row_pack.data() + held * row_step, row_step);
+        const Side from_y{y_line + q * y_pixel, y_pixel, 0, 0, false};
+        const Side &row_side = swap ? from_y : from_x, &lane_side = swap ? from_x : from_y;
+        if (!direct) pack_side(row_side, some, first_row, slab, slab, Panel<Packed>{row_pack.data(), row_step, held});
         lane_blocks(wide, few_rows, [&](Index lane, int vectors) {
           const Index width = vectors * kLanes;
-          pack(!swap, lane, std::min(width, lanes - lane), width, lane_pack.data() + lane * kPositions + held * width, width);
+          pack_side(lane_side, some, lane, std::min(width, lanes - lane), width,
+                    Panel<Packed>{lane_pack.data() + lane * kPackedRows, width, held});
         });
         held += some;
         q += some;

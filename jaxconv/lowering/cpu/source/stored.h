@@ -5,7 +5,12 @@
 #include <type_traits>
 
 #include "vector.h"
-#if defined(__F16C__)
+// Compilers make several instructions of what the processor has one for.
+#if defined(__AVX512F__) && JAXCONV_VECTOR == 64
+#define JAXCONV_HALVES_512
+#include <immintrin.h>
+#elif defined(__AVX2__) && defined(__F16C__) && JAXCONV_VECTOR == 32
+#define JAXCONV_HALVES_256
 #include <immintrin.h>
 #endif
 
@@ -65,11 +70,18 @@ inline void round_to(Float16& to, float value) {
 #if defined(JAXCONV_STORED)
 typedef std::uint16_t Narrow __attribute__((vector_size(kLanes * 2)));
 typedef std::uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+typedef std::int32_t Signed __attribute__((vector_size(kLanes * 4)));
 
 inline Bits load_bits(const std::uint16_t* p) {
+#if defined(JAXCONV_HALVES_512)
+  return bits_as<Bits>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(JAXCONV_HALVES_256)
+  return bits_as<Bits>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
   Narrow narrow;
   std::memcpy(&narrow, p, sizeof(narrow));
   return __builtin_convertvector(narrow, Bits);
+#endif
 }
 
 // Vectors of floats that lie in memory as numbers half as long.
@@ -79,14 +91,19 @@ inline Vec load(const Bfloat16* p) {
 }
 inline void store(Bfloat16* p, Vec v) {
   const Bits bits = bits_as<Bits>(v), rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-  const Bits none = bits_as<Bits>((bits & 0x7fffffffu) > 0x7f800000u);
-  const Narrow narrow = __builtin_convertvector(((rounded & ~none) | ((bits | 0x400000u) & none)) >> 16, Narrow);
+  const Bits none = bits_as<Bits>(bits_as<Signed>(bits & 0x7fffffffu) > 0x7f800000);
+  const Bits half = ((rounded & ~none) | ((bits | 0x400000u) & none)) >> 16;
+#if defined(JAXCONV_HALVES_512)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bits_as<__m512i>(half)));
+#else
+  const Narrow narrow = __builtin_convertvector(half, Narrow);
   std::memcpy(p, &narrow, sizeof(narrow));
+#endif
 }
 inline Vec load(const Float16* p) {
-#if defined(__AVX512F__) && JAXCONV_VECTOR == 64
+#if defined(JAXCONV_HALVES_512)
   return bits_as<Vec>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(__F16C__) && JAXCONV_VECTOR == 32
+#elif defined(JAXCONV_HALVES_256)
   return bits_as<Vec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
   Real part[kLanes];
@@ -95,9 +112,9 @@ inline Vec load(const Float16* p) {
 #endif
 }
 inline void store(Float16* p, Vec v) {
-#if defined(__AVX512F__) && JAXCONV_VECTOR == 64
+#if defined(JAXCONV_HALVES_512)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__) && JAXCONV_VECTOR == 32
+#elif defined(JAXCONV_HALVES_256)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
 #else
   Real part[kLanes];
