@@ -93,12 +93,13 @@ void lone_tile(const Lone& a, Index lane) {
     for (Index t = 0; t < a.taps.taps; ++t, from += next, w += next_w) {
       for (Index i = 0; i < planes; ++i) {
         Vec weight[V];
-#pragma GCC unroll 32
-        for (int v = 0; v < V; ++v) weight[v] = load(w + i * width + v * kLanes);
+        load_lanes<V>(w + i * width, weight);
 #pragma GCC unroll 32
         for (int p = 0; p < P; ++p) {
+          Vec value[V];
+          load_lanes<V>(from + i * width + p * step, value);
 #pragma GCC unroll 32
-          for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * load(from + i * width + p * step + v * kLanes);
+          for (int v = 0; v < V; ++v) sum[p][v] += weight[v] * value[v];
         }
       }
     }
@@ -111,8 +112,11 @@ void lone_tile(const Lone& a, Index lane) {
   }
 #pragma GCC unroll 32
   for (int p = 0; p < P; ++p, to += a.to_step) {
-#pragma GCC unroll 32
-    for (int v = 0; v < V; ++v) store(to + v * kLanes, sum[p][v]);
+    if constexpr (V == 2) {
+      store_two(to, sum[p][0], sum[p][1]);
+    } else {
+      store(to, sum[p][0]);
+    }
   }
 }
 

@@ -26,11 +26,14 @@ void multiply(const Stored* a, Index a_step, Index tap_step, const Stored* b, In
   for (Index k = 0; k < count; ++k, a += a_step, b += b_step) {
     if (ahead.a) __builtin_prefetch(a + ahead.a);
     if (ahead.b) __builtin_prefetch(b + ahead.b);
+    Vec value[V];
+    load_lanes<V>(b, value);
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const Vec value = load(b + v * kLanes);
+    for (int t = 0; t < T; ++t) {
+      Vec shifted[V];
+      load_lanes<V>(a + t * tap_step, shifted);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sum[t][v] += value * load(a + t * tap_step + v * kLanes);
+      for (int v = 0; v < V; ++v) sum[t][v] += value[v] * shifted[v];
     }
   }
 #pragma GCC unroll 8
@@ -160,7 +163,11 @@ inline void depthwise_pairing(const Problem& p, const Stored* x, const Stored* y
     for (Index i = 0; i < in; ++i) {
       const Real* from = sums.get() + (t * in + i) * row;
       lane_pieces(width, [&](Index lane, int vectors, Index c) {
-        std::memcpy(whole.data() + lane, from + c, sizeof(Real) * vectors * kLanes);
+        if (vectors == 2) {
+          in_order(whole.data() + lane, from + c);
+        } else {
+          std::memcpy(whole.data() + lane, from + c, sizeof(Real) * kLanes);
+        }
       });
       if (spread_x) {  // (tap, in, groups x out)
         round_run(w + (t * in + i) * p.groups * out, whole.data(), p.groups * out);

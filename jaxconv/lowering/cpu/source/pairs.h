@@ -61,14 +61,14 @@ inline void pack_run(Pair* to, const Stored* from, Index count, Index width, Ind
   Index c = 0;
   if (number % 2 == 0) {
     for (; c + kLanes <= count; c += kLanes) {
-      const Bits pairs = load_bits(&from[c].bits);
+      const Bits pairs = bits_of(load_halves(from + c));
       std::memcpy(to + c, &pairs, sizeof(pairs));
     }
     for (; c < count; ++c) to[c] = from[c].bits;
     for (; c < width; ++c) to[c] = 0;
   } else {
     for (; c + kLanes <= count; c += kLanes) {
-      const Bits pairs = load_packed(to + c) | load_bits(&from[c].bits) << 16;
+      const Bits pairs = load_packed(to + c) | bits_of(load_halves(from + c)) << 16;
       std::memcpy(to + c, &pairs, sizeof(pairs));
     }
     for (; c < count; ++c) to[c] |= Pair{from[c].bits} << 16;

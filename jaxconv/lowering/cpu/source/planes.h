@@ -45,6 +45,16 @@ inline std::unique_ptr<Scratch<Stored>> spread(const Stored* from, Index positio
   return to;
 }
 
+// One vector, or two, in the order of their format.
+template <int V>
+inline void load_lanes(const Stored* p, Vec (&lanes)[V]) {
+  if constexpr (V == 2) {
+    load_two(p, lanes[0], lanes[1]);
+  } else {
+    lanes[0] = load(p);
+  }
+}
+
 // Cuts lanes into pieces of two vectors, or one: visit(first lane, vectors, number before it). A last piece begins
 // earlier, over lanes already visited, so that all are equally wide.
 template <class Visit>

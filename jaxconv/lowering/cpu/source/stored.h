@@ -72,83 +72,144 @@ typedef std::uint16_t Narrow __attribute__((vector_size(kLanes * 2)));
 typedef std::uint32_t Bits __attribute__((vector_size(kLanes * 4)));
 typedef std::int32_t Signed __attribute__((vector_size(kLanes * 4)));
 
-inline Bits load_bits(const std::uint16_t* p) {
 #if defined(JAXCONV_HALVES_512)
-  return bits_as<Bits>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(JAXCONV_HALVES_256)
-  return bits_as<Bits>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#else
-  Narrow narrow;
-  std::memcpy(&narrow, p, sizeof(narrow));
-  return __builtin_convertvector(narrow, Bits);
-#endif
+typedef __m256i Halves;  // a vector's numbers as they lie in memory
+inline Halves load_halves(const void* p) { return _mm256_loadu_si256(static_cast<const Halves*>(p)); }
+inline void store_halves(void* p, Halves halves) { _mm256_storeu_si256(static_cast<Halves*>(p), halves); }
+// The first `count`, and zeros: two at a time, and an odd one.
+inline Halves load_halves(const std::uint16_t* p, int count) {
+  __m512i pairs = _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count / 2) - 1), p);
+  if (count % 2 != 0) pairs = _mm512_mask_set1_epi32(pairs, static_cast<__mmask16>(1u << count / 2), p[count - 1]);
+  return _mm512_castsi512_si256(pairs);
 }
+inline Bits bits_of(Halves halves) { return bits_as<Bits>(_mm512_cvtepu16_epi32(halves)); }
+inline Halves halves_of(Bits bits) { return _mm512_cvtepi32_epi16(bits_as<__m512i>(bits)); }
+#elif defined(JAXCONV_HALVES_256)
+typedef __m128i Halves;
+inline Halves load_halves(const void* p) { return _mm_loadu_si128(static_cast<const Halves*>(p)); }
+inline void store_halves(void* p, Halves halves) { _mm_storeu_si128(static_cast<Halves*>(p), halves); }
+inline Halves load_halves(const std::uint16_t* p, int count) {
+  const Halves place = _mm_setr_epi32(0, 1, 2, 3), end = _mm_set1_epi32(count / 2);
+  Halves pairs = _mm_maskload_epi32(reinterpret_cast<const int*>(p), _mm_cmpgt_epi32(end, place));
+  if (count % 2 != 0) pairs = _mm_or_si128(pairs, _mm_and_si128(_mm_cmpeq_epi32(end, place), _mm_set1_epi32(p[count - 1])));
+  return pairs;
+}
+inline Bits bits_of(Halves halves) { return bits_as<Bits>(_mm256_cvtepu16_epi32(halves)); }
+inline Halves halves_of(Bits bits) { return bits_as<Halves>(__builtin_convertvector(bits, Narrow)); }
+#else
+typedef Narrow Halves;
+inline Halves load_halves(const void* p) {
+  Halves halves;
+  std::memcpy(&halves, p, sizeof(halves));
+  return halves;
+}
+inline void store_halves(void* p, Halves halves) { std::memcpy(p, &halves, sizeof(halves)); }
+inline Halves load_halves(const std::uint16_t* p, int count) {
+  Halves halves{};
+  std::memcpy(&halves, p, sizeof(*p) * count);
+  return halves;
+}
+inline Bits bits_of(Halves halves) { return __builtin_convertvector(halves, Bits); }
+inline Halves halves_of(Bits bits) { return __builtin_convertvector(bits, Narrow); }
+#endif
 
-// Vectors of floats that lie in memory as numbers half as long.
-inline Vec load(const Bfloat16* p) {
-  const Bits bits = load_bits(&p->bits) << 16;
+// A bfloat16 is the upper half of a float.
+inline Vec wide_of(Halves halves, Bfloat16) {
+  const Bits bits = bits_of(halves) << 16;
   return bits_as<Vec>(bits);
 }
-inline void store(Bfloat16* p, Vec v) {
-  const Bits bits = bits_as<Bits>(v), rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+inline Bits rounded(Vec v) {  // the upper half of each
+  const Bits bits = bits_as<Bits>(v), carried = bits + 0x7fffu + (bits >> 16 & 1u);
   const Bits none = bits_as<Bits>(bits_as<Signed>(bits & 0x7fffffffu) > 0x7f800000);
-  const Bits half = ((rounded & ~none) | ((bits | 0x400000u) & none)) >> 16;
+  return (carried & ~none) | ((bits | 0x400000u) & none);
+}
+inline Halves halves_of(Vec v, Bfloat16) { return halves_of(rounded(v) >> 16); }
+
+inline Vec wide_of(Halves halves, Float16) {
 #if defined(JAXCONV_HALVES_512)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bits_as<__m512i>(half)));
+  return bits_as<Vec>(_mm512_cvtph_ps(halves));
+#elif defined(JAXCONV_HALVES_256)
+  return bits_as<Vec>(_mm256_cvtph_ps(halves));
 #else
-  const Narrow narrow = __builtin_convertvector(half, Narrow);
-  std::memcpy(p, &narrow, sizeof(narrow));
+  Vec v;
+  for (int k = 0; k < kLanes; ++k) v[k] = widened(Float16{halves[k]});
+  return v;
 #endif
 }
-inline Vec load(const Float16* p) {
+inline Halves halves_of(Vec v, Float16) {
 #if defined(JAXCONV_HALVES_512)
-  return bits_as<Vec>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  return _mm512_cvtps_ph(bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
 #elif defined(JAXCONV_HALVES_256)
-  return bits_as<Vec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  return _mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
 #else
-  Real part[kLanes];
-  for (int k = 0; k < kLanes; ++k) part[k] = widened(p[k]);
-  return load(part);
-#endif
-}
-inline void store(Float16* p, Vec v) {
-#if defined(JAXCONV_HALVES_512)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(JAXCONV_HALVES_256)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
-#else
-  Real part[kLanes];
-  store(part, v);
-  for (int k = 0; k < kLanes; ++k) round_to(p[k], part[k]);
+  Halves halves;
+  for (int k = 0; k < kLanes; ++k) {
+    Float16 half;
+    round_to(half, v[k]);
+    halves[k] = half.bits;
+  }
+  return halves;
 #endif
 }
 
-template <class Half>
-inline void copy_halves(Half* to, const Half* from, int count) {
+inline Vec load(const Stored* p) { return wide_of(load_halves(p), Stored{}); }
+inline void store(Stored* p, Vec v) { store_halves(p, halves_of(v, Stored{})); }
+inline Vec load_part(const Stored* p, int count) {
+  return count == kLanes ? load(p) : wide_of(load_halves(&p->bits, count), Stored{});
+}
+inline void store_part(Stored* p, Vec v, int count) {
+  if (count == kLanes) return store(p, v);
+  Stored part[kLanes];
+  store(part, v);
 #pragma GCC unroll 4
-  for (int piece = kLanes / 2; piece > 0; piece /= 2) {
+  for (int piece = kLanes / 2, k = 0; piece > 0; piece /= 2) {
     if (count & piece) {
-      std::memcpy(to, from, sizeof(Half) * piece);
-      to += piece;
-      from += piece;
+      std::memcpy(p + k, part + k, sizeof(Stored) * piece);
+      k += piece;
     }
   }
 }
-template <class Half, class = decltype(Half::bits)>
-inline Vec load_part(const Half* p, int count) {
-  if (count == kLanes) return load(p);
-  Half part[kLanes] = {};
-  copy_halves(part, p, count);
-  return load(part);
-}
-template <class Half, class = decltype(Half::bits)>
-inline void store_part(Half* p, Vec v, int count) {
-  if (count == kLanes) return store(p, v);
-  Half part[kLanes];
-  store(part, v);
-  copy_halves(p, part, count);
-}
 
+// Two vectors of numbers that lie side by side, in an order of the format's own: of bfloat16 the even ones, which a shift
+// widens, and the odd ones, which are wide already. `in_order` is for sums of them.
+inline void load_two(const Stored* p, Vec& a, Vec& b) {
+  if constexpr (std::is_same_v<Stored, Bfloat16>) {
+    Bits both;
+    std::memcpy(&both, p, sizeof(both));
+    const Bits even = both << 16, odd = both & 0xffff0000u;
+    a = bits_as<Vec>(even);
+    b = bits_as<Vec>(odd);
+  } else {
+    a = load(p);
+    b = load(p + kLanes);
+  }
+}
+inline void store_two(Stored* p, Vec a, Vec b) {
+  if constexpr (std::is_same_v<Stored, Bfloat16>) {
+    const Bits both = rounded(a) >> 16 | (rounded(b) & 0xffff0000u);
+    std::memcpy(p, &both, sizeof(both));
+  } else {
+    store(p, a);
+    store(p + kLanes, b);
+  }
+}
+inline void in_order(Real* to, const Real* from) {
+  for (int k = 0; k < kLanes; ++k) {
+    const bool apart = std::is_same_v<Stored, Bfloat16>;
+    to[apart ? 2 * k : k] = from[k];
+    to[apart ? 2 * k + 1 : k + kLanes] = from[k + kLanes];
+  }
+}
+#else
+inline void load_two(const Real* p, Vec& a, Vec& b) {
+  a = load(p);
+  b = load(p + kLanes);
+}
+inline void store_two(Real* p, Vec a, Vec b) {
+  store(p, a);
+  store(p + kLanes, b);
+}
+inline void in_order(Real* to, const Real* from) { std::memcpy(to, from, sizeof(Real) * kWide); }
 #endif
 
 // Runs of numbers from memory to registers' format, and back.
