@@ -55,17 +55,16 @@ struct Line {  // of the operand, and the weights of the taps that meet it
   const Stored *data, *w;
 };
 
-// The numbers that the result's next line reads and this one does not: `size` of each of some lines, `pitch` apart.
-// They are prefetched now, because main memory is slow, and a few at a time, so that other reads are not held up.
+// The numbers that the result's next line reads and this one does not. They are prefetched now, because main memory is
+// slow, and a few at a time, so that other reads are not held up.
 struct Next {
   const Stored* data;
-  Index lines, pitch, size;
+  Index size;
 
   // Inlined: GCC would drop the call of a function that only prefetches.
   [[gnu::always_inline]] void ask(Index part, Index parts) const {
     const Index share = up((size + parts - 1) / parts, kCacheLine), end = std::min(size, (part + 1) * share);
-    for (Index line = 0; line < lines; ++line)
-      for (Index k = part * share; k < end; k += kCacheLine) __builtin_prefetch(data + line * pitch + k);
+    for (Index k = part * share; k < end; k += kCacheLine) __builtin_prefetch(data + k);
   }
 };
 
@@ -112,20 +111,24 @@ void lone_tile(const Lone& a, Index lane) {
   }
 #pragma GCC unroll 32
   for (int p = 0; p < P; ++p, to += a.to_step) {
-    if constexpr (V == 2) {
-      store_two(to, sum[p][0], sum[p][1]);
-    } else {
+    if constexpr (V == 1) {
       store(to, sum[p][0]);
+    } else {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v += 2) store_two(to + v * kLanes, sum[p][v], sum[p][v + 1]);
     }
   }
 }
 
 template <int P, bool one>
 void lone_tiles(const Lone& a) {
-  const Index parts = std::max<Index>(1, a.g.width / kWide);
-  lane_pieces(a.g.width, [&](Index lane, int vectors, Index c) {
-    a.next.ask(c / kWide, parts);
-    (vectors == 2 ? lone_tile<P, 2, one> : lone_tile<P, 1, one>)(a, lane);
+  constexpr Index piece = kLoneVectors * kLanes;
+  const Index parts = std::max<Index>(1, a.g.width / piece);
+  lane_pieces(a.g.width, kLoneVectors, [&](Index lane, int vectors, Index c) {
+    a.next.ask(c / piece, parts);
+    (vectors == kLoneVectors ? lone_tile<P, kLoneVectors, one>
+     : vectors == 2          ? lone_tile<P, 2, one>
+                             : lone_tile<P, 1, one>)(a, lane);
   });
 }
 
@@ -188,8 +191,8 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
     for (const Line& one : lines) behind = std::max(behind, one.data + pitch);
     const Index row = ((n * g.result_size[0] + a0.first + a0.stride * j0) * g.result_size[1] + a1.first +
                        a1.stride * j1) * g.result_size[2];
-    // Lines to ask for, while the first class is filled; a stride can be longer than any operand.
-    Index ahead = behind ? std::min(a1.step, g.data_size[1]) : 0;
+    // Whether to ask for the next line, while the first class is filled. Not with a step: too much lies between.
+    bool ahead = behind && a1.step == 1 && a1.count > 1;
     for (const Residue& residue : part.residues) {
       const Axis& a2 = *residue.axis;
       const Index stop = std::min(a2.count, begin + part.piece);
@@ -201,10 +204,11 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
         for (Index j = first; j < last; j += rows) {
           const Index at = std::min(j, last - rows);
           Stored* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;
-          run({lines, taps, planes, at * step, step, to, to_step, {behind + at * step, ahead, pitch, std::min(rows * step, pitch)}});
+          const Next next{behind + at * step, ahead ? std::min(rows * step, pitch) : 0};
+          run({lines, taps, planes, at * step, step, to, to_step, next});
         }
       }
-      ahead = 0;
+      ahead = false;
     }
   };
   const Index tasks = std::min(units, 16 * pool.threads);

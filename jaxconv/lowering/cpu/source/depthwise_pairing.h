@@ -103,7 +103,7 @@ inline void lone_pairing(const Problem& p, const Stored* x, Index x_planes, cons
             for (Index plane = 0; plane < planes; ++plane) {
               const Stored* from_x = x_line + plane % x_planes * width;
               const Stored* from_y = y_line + plane % y_planes * width;
-              lane_pieces(width, [&](Index lane, int vectors, Index c) {
+              lane_pieces(width, 2, [&](Index lane, int vectors, Index c) {
                 auto part = [&](auto v, auto single, Index first, Index taps, Index begin, Index end) {
                   if (begin >= end) return;
                   const Stored* a = from_x + (s2 * begin + last[first].shift) * x_pixel + lane;
@@ -162,7 +162,7 @@ inline void depthwise_pairing(const Problem& p, const Stored* x, const Stored* y
   for (Index t = 0; t < p.taps(); ++t) {
     for (Index i = 0; i < in; ++i) {
       const Real* from = sums.get() + (t * in + i) * row;
-      lane_pieces(width, [&](Index lane, int vectors, Index c) {
+      lane_pieces(width, 2, [&](Index lane, int vectors, Index c) {
         if (vectors == 2) {
           in_order(whole.data() + lane, from + c);
         } else {

@@ -66,6 +66,7 @@ constexpr Index kPanel = 128 * 1024;       // bytes of weights that should stay 
 constexpr Index kTaps = 32;                // of one pointer table
 constexpr Index kPointers = 64 * kTaps;    // of one table, which stays in the first-level cache
 constexpr Index kChunk = 32 * kRows;       // result positions handled at a time, at most
+constexpr Index kLittle = 16384;      // numbers that are packed sooner than another thread is asked
 constexpr Index kFew = 4;             // so few resulting channels are summed over lanes of contracted ones
 // Whether results are rounded as they are written: what is added up in several steps then waits elsewhere.
 constexpr bool kRounded = !std::is_same_v<Stored, Real>;
@@ -249,6 +250,10 @@ void wide_tile(const Tile& a) {
 }
 
 inline Real total_of(Vec v) {  // pairwise
+#if JAXCONV_MASKS == 512
+  if constexpr (sizeof(Real) == 4) return _mm512_reduce_add_ps((__m512)v);
+  if constexpr (sizeof(Real) == 8) return _mm512_reduce_add_pd((__m512d)v);
+#endif
   Real part[kLanes];
   store(part, v);
 #pragma GCC unroll 4
@@ -321,14 +326,16 @@ constexpr std::array<Run, sizeof...(P)> wide_tiles(std::integer_sequence<int, P.
   return {wide_tile<P + 1, V>...};
 }
 constexpr auto kWide2 = wide_tiles<2>(std::make_integer_sequence<int, kRows>{});
-constexpr auto kWide1 = wide_tiles<1>(std::make_integer_sequence<int, 2 * kRows>{});
-constexpr int kFewRows = 4;
+constexpr auto kWide1 = wide_tiles<1>(std::make_integer_sequence<int, kThinRows>{});
 template <int P>
 constexpr std::array<Run, kFew> few_tiles() {
   return {few_tile<P, 1>, few_tile<P, 2>, few_tile<P, 3>, few_tile<P, 4>};
 }
-constexpr std::array<std::array<Run, kFew>, kFewRows> kFewTiles = {few_tiles<1>(), few_tiles<2>(), few_tiles<3>(),
-                                                                   few_tiles<4>()};
+template <int... P>
+constexpr std::array<std::array<Run, kFew>, sizeof...(P)> all_few_tiles(std::integer_sequence<int, P...>) {
+  return {few_tiles<P + 1>()...};
+}
+constexpr auto kFewTiles = all_few_tiles(std::make_integer_sequence<int, kFewRows>{});
 
 struct Block {  // of resulting channels
   Index group, first;
@@ -450,9 +457,13 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
   const bool once = chunks <= static_cast<Index>(classes.size());
   const Scratch<Packed> packed(once ? 0 : size);
   if (!once) {
-    pool.run(static_cast<Index>(blocks.size()) * g.taps, [&](Index task) {
-      const Block& b = blocks[task / g.taps];
-      pack(b, task % g.taps, packed.get() + b.weights + task % g.taps * tap_size(b));
+    const Index matrices = static_cast<Index>(blocks.size()) * g.taps;
+    const Index some = std::max<Index>(1, matrices * kLittle / std::max<Index>(size, 1));  // of a task
+    pool.run((matrices + some - 1) / some, [&](Index task) {
+      for (Index k = task * some; k < std::min(matrices, (task + 1) * some); ++k) {
+        const Block& b = blocks[k / g.taps];
+        pack(b, k % g.taps, packed.get() + b.weights + k % g.taps * tap_size(b));
+      }
     });
   }
   std::vector<Index> in_order(once ? step : 0);
@@ -492,7 +503,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
       Real* sums_at = sums.data();
       for (Index k = task.block; k < task.end; ++k) {
         const Block& b = blocks[k];
-        const Index most = form == Form::few ? kFewRows : b.width == kWide ? kRows : 2 * kRows;
+        const Index most = form == Form::few ? kFewRows : b.width == kWide ? kRows : kThinRows;
         a.shift = b.group * g.in;
         a.w = packed.get() + b.weights;
         a.tap_stride = tap_size(b);

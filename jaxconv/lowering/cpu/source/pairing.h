@@ -1,8 +1,9 @@
 // The kernel face: w[t] is the product of x's pixels, shifted to tap t, with y's pixels, summed over all positions.
 //
-// One side's channels lie along the lanes, the other side's are broadcast. Positions are taken a few at a time and both
-// sides are packed for them, so that the products run over consecutive memory whatever the channels' stride. Where x has
-// few channels the taps of the last axis are taken together: x then gives a run of span * in numbers for each position.
+// One side's channels lie along the lanes, the other side's are broadcast, and both are read where they lie: a tile of
+// sums stays in registers while it passes over some lines of positions. Where x has few channels the taps of the last
+// axis are taken together: x then gives a run of span * in numbers for each position, and for those at the ends of a
+// line, which lack some taps, a copy with zeros.
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -14,211 +15,306 @@
 namespace jaxconv {
 namespace {
 
-constexpr Index kPackedRows = 96;                                    // packed at a time
-constexpr Index kPositions = kPairs ? 2 * kPackedRows : kPackedRows;  // in pairs, or one by one
-constexpr Index kSlab = 240;      // broadcast channels of a task, at most
+constexpr Index kPositions = 256;    // that a tile passes over at a time,
+constexpr Index kPackedRows = 96;    // and where they are packed, one by one or in pairs
+constexpr Index kPacks = 100;        // rows and lanes from which short vectors are packed
+constexpr Index kSlab = 240;         // broadcast channels of a task, at most
+constexpr Index kFewSums = 1 << 18;  // bytes of sums that stay in a second-level cache
+constexpr Index kPass = 512;         // positions that all of few sums pass over at a time
 
-// sum[r][lane] += rows[r] * lanes[lane] over `count` packed positions, or pairs of them.
-template <int R, int V>
-void outer(const Packed* rows, Index row_step, const Packed* lanes, Index count, Real* to, Index to_step) {
-  Vec sum[R][V];
-  clear(sum);
-  for (Index k = 0; k < count; ++k, rows += row_step, lanes += V * kLanes) {
+// Consecutive positions: the first one's pixels, and the distances to the next one's.
+template <class Number>
+struct Row {
+  const Number *rows, *lanes;
+  Index row_step, lane_step, count;
+};
+
+// What a tile is given.
+struct Outer {
+  const Row<Packed>* positions;
+  Index count;
+  Index row, lane;  // first channels
+  Real* to;
+  Index to_step;
+  int last;  // lanes of the last vector that are channels
+};
+
+template <bool whole, class Number>
+inline PackedVec lanes_at(const Number* p, int count) {
+  if constexpr (whole) {
+    return load_packed(p);
+  } else {
+    return count == kLanes ? load(p) : load_part(p, count);
+  }
+}
+
+// sum[r][lane] += rows[r] * lanes[lane] over all positions. So few sums that each would wait for the one before it are
+// divided among U positions.
+template <int R, int V, bool whole>
+void outer(const Outer& a) {
+  constexpr int U = std::min(4, (7 + R * V) / (R * V));
+  Vec sum[U][R][V];
+#pragma GCC unroll 32
+  for (int u = 0; u < U; ++u) clear(sum[u]);
+  const int last = a.last;
+  auto add = [&](Vec (&some)[R][V], const Packed* row, const Packed* lane) __attribute__((always_inline)) {
     PackedVec value[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) value[v] = load_packed(lanes + v * kLanes);
+    for (int v = 0; v < V; ++v) value[v] = lanes_at<whole>(lane + v * kLanes, v < V - 1 ? kLanes : last);
 #pragma GCC unroll 32
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) add_product(sum[r][v], value[v], rows[r]);
+      for (int v = 0; v < V; ++v) add_product(some[r][v], value[v], row[r]);
     }
+  };
+  for (Index n = 0; n < a.count; ++n) {
+    const Row<Packed>& s = a.positions[n];
+    const Packed *row = s.rows + a.row, *lane = s.lanes + a.lane;
+    const Index row_step = s.row_step, lane_step = s.lane_step;
+    Index k = s.count;
+    if constexpr (U > 1) {
+      for (; k >= U; k -= U) {
+#pragma GCC unroll 8
+        for (int u = 0; u < U; ++u) add(sum[u], row + u * row_step, lane + u * lane_step);
+        row += U * row_step;
+        lane += U * lane_step;
+      }
+    }
+    for (; k > 0; --k, row += row_step, lane += lane_step) add(sum[0], row, lane);
   }
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
-      Real* at = to + r * to_step + v * kLanes;
-      store(at, load(at) + sum[r][v]);
+#pragma GCC unroll 8
+      for (int u = 1; u < U; ++u) sum[0][r][v] += sum[u][r][v];
+      Real* at = a.to + r * a.to_step + v * kLanes;
+      store(at, load(at) + sum[0][r][v]);
     }
   }
 }
 
-using Outer = void (*)(const Packed*, Index, const Packed*, Index, Real*, Index);
-template <int V, int... R>
-constexpr std::array<Outer, sizeof...(R)> outers(std::integer_sequence<int, R...>) {
-  return {outer<R + 1, V>...};
+using RunOuter = void (*)(const Outer&);
+template <int V, bool whole, int... R>
+constexpr std::array<RunOuter, sizeof...(R)> outers(std::integer_sequence<int, R...>) {
+  return {outer<R + 1, V, whole>...};
 }
-constexpr auto kOuter4 = outers<4>(std::make_integer_sequence<int, kRows / 2>{});
-constexpr auto kOuter2 = outers<2>(std::make_integer_sequence<int, kRows>{});
-constexpr auto kOuter1 = outers<1>(std::make_integer_sequence<int, 2 * kRows>{});
+// The tile of some rows and vectors. Half precision is always packed, with zeros behind the last lane; and a mask is a
+// register more, which there is where vectors are long.
+template <int V>
+RunOuter outer_of(Index rows, int last) {
+  constexpr std::make_integer_sequence<int, 2 * kRows / V> all;
+  static constexpr auto part = outers<V, kRounded>(all), whole = outers<V, kRounded || JAXCONV_VECTOR < 64>(all);
+  return (last < kLanes ? part : whole)[rows - 1];
+}
 
-// Where positions are packed to: rows of numbers, one for each position, or for each pair of them.
-template <class To>
-struct Panel {
-  To* at;
-  Index step, position;  // the first position that is packed
-
-  // Writes `count` channels of position k, and zeros behind them up to `width`.
-  void put(Index k, Index first, const Stored* from, Index count, Index width) const {
-    k += position;
-    if constexpr (std::is_same_v<To, Packed>) {
-      pack_run(at + (kPairs ? k / 2 : k) * step + first, from, count, width, k);
-    } else {
-      To* to = at + k * step + first;
-      for (Index c = 0; c < count; ++c) to[c] = from[c];
-      for (Index c = count; c < width; ++c) to[c] = To{0};
+// The sums of one tap, group and slab of rows: `slab` x `wide` of them, and the positions that are to be added next.
+class Sums {
+ public:
+  // Some positions may be copies, of `copied` numbers.
+  void start(Real* to, Index slab, Index lanes, Index copied) {
+    to_ = to, slab_ = slab, lanes_ = lanes, wide_ = up(lanes, kLanes), copied_ = copied;
+    held_some_.clear();  // what a failed allocation left
+    held_ = 0;
+    // Packed, short vectors find consecutive memory, however far apart the positions lie; and numbers are widened once.
+    packs_ = kRounded || (JAXCONV_VECTOR < 64 && std::min(slab, lanes) >= kPacks);
+    most_ = packs_ ? kPackedRows * (1 + kPairs) : kPositions;
+    // An odd number of cache lines between rows: with an even one they would compete for the same sets.
+    row_step_ = up(slab, 32) + 16;
+    copies_.resize(std::max<std::size_t>(copies_.size(), most_ * copied));
+    if (packs_) {
+      row_pack_.resize(std::max<std::size_t>(row_pack_.size(), kPackedRows * row_step_));
+      lane_pack_.resize(std::max<std::size_t>(lane_pack_.size(), kPackedRows * 4 * kLanes));
     }
   }
-};
+  // The packed row of a position.
+  static Index packed(Index position) { return kPairs ? position / 2 : position; }
 
-// Cuts lanes into blocks of vectors that share an accumulator tile: visit(first lane, vectors).
-template <class Visit>
-void lane_blocks(Index wide, bool few_rows, Visit visit) {
-  for (Index lane = 0; lane < wide;) {
-    const Index left = wide - lane;
-    const int vectors = few_rows && left >= 4 * kLanes ? 4 : left >= 2 * kLanes ? 2 : 1;
-    visit(lane, vectors);
-    lane += vectors * kLanes;
+  Index room() const { return most_ - held_; }
+  Stored* copies() { return copies_.data() + held_ * copied_; }  // of the next positions
+  void hold(const Row<Stored>& positions) {
+    held_some_.push_back(positions);
+    held_ += positions.count;
+    if (held_ == most_) add();
   }
-}
-
-// One side of the product: consecutive channels of the pixels of consecutive positions.
-struct Side {
-  const Stored* data;  // pixel of the first position
-  Index step;           // from one position to the next
-  // x with taps together: numbers before `begin` and from `end` on (counted from `data`) do not exist.
-  Index begin, end;
-  bool cut;
-};
-
-// Packs channels [first, first + count) of `positions` positions, with zeros up to `width`.
-template <class To>
-inline void pack_side(const Side& side, Index positions, Index first, Index count, Index width, const Panel<To>& to) {
-  const Stored* from = side.data + first;
-  if (!side.cut && count == kWide && width == kWide) {
-    for (Index k = 0; k < positions; ++k, from += side.step) to.put(k, 0, from, kWide, kWide);
-    return;
-  }
-  for (Index k = 0; k < positions; ++k) {
-    const Index at = k * side.step + first;
-    const Index before = side.cut ? std::clamp<Index>(side.begin - at, 0, count) : 0;
-    const Index real = side.cut ? std::clamp<Index>(side.end - at, before, count) : count;
-    if (before > 0) to.put(k, 0, nullptr, 0, before);
-    to.put(k, before, side.data + at + before, real - before, width - before);
-  }
-}
-
-inline void dense_pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
-  const Index x_pixel = p.groups * p.in, y_pixel = p.groups * p.out;
-  const bool together = p.kernel[2] > 1 && (p.in <= 32 || p.in * p.kernel[2] <= kSlab);
-  const bool staged = together && (p.groups > 1 || p.dilation[2] > 1);  // the taps' pixels are not one run of memory
-  const Index span = together ? p.kernel[2] : 1, wide_in = span * p.in;
-  const Index last_taps = p.kernel[2] / span, taps = p.kernel[0] * p.kernel[1] * last_taps;
-  const bool swap = up(wide_in, kLanes) * p.out < up(p.out, kLanes) * wide_in;  // lanes along x
-  const Index lanes = swap ? wide_in : p.out, rows = swap ? p.out : wide_in, wide = up(lanes, kLanes);
-
-  const Index slabs = (rows + kSlab - 1) / kSlab, items = p.groups * taps * slabs;
-  const Index slab_rows = (rows + slabs - 1) / slabs;
-  const Index lines = p.batch * p.output[0] * p.output[1];
-  const Index positions = lines * p.output[2], most_splits = std::max<Index>(1, positions / (4 * kPositions));
-  const Index splits = std::clamp<Index>((8 * pool.threads + items - 1) / items, 1, pool.threads == 1 ? 1 : most_splits);
-  const Index size = p.groups * taps * rows * wide;
-  // A single split without padded lanes adds up in the result itself.
-  const bool in_place = std::is_same_v<Stored, Real> && splits == 1 && !swap && p.groups == 1 && wide == lanes;
-  const Scratch<Real> scratch(in_place ? 0 : size * splits);
-  Real* const sums = in_place ? reinterpret_cast<Real*>(w) : scratch.get();
-
-  pool.run(items * splits, [&](Index task) {
-    const Index split = task / items, item = task % items;
-    const Index first_row = item % slabs * slab_rows, tap = item / slabs % taps, group = item / slabs / taps;
-    const Index slab = std::min(slab_rows, rows - first_row);
-    if (slab <= 0) return;
-    const bool few_rows = slab <= kRows / 2;
-    Real* to = sums + split * size + ((group * taps + tap) * rows + first_row) * wide;
-    std::memset(to, 0, sizeof(Real) * slab * wide);
-    const Reach r0 = reach(p, 0, tap / (p.kernel[1] * last_taps)), r1 = reach(p, 1, tap / last_taps % p.kernel[1]);
-    const Reach r2 = together ? Reach{-p.low[2], 0, p.output[2]} : reach(p, 2, tap % last_taps);
-    if (r2.low >= r2.high) return;
-    thread_local std::vector<Packed> row_pack, lane_pack;
-    thread_local std::vector<Stored> stage;
-    if (staged) stage.resize(kPositions * wide_in);
-    // An odd number of cache lines between positions: with an even one they would compete for the same cache sets.
-    const Index row_step = slab <= 16 ? up(slab, kLanes) : up(slab, 32) + 16;
-    row_pack.resize(kPackedRows * row_step);
-    lane_pack.resize(kPackedRows * wide);
-
-    Index held = 0;
-    auto flush = [&] {
-      if (held == 0) return;
-      lane_blocks(wide, few_rows, [&](Index lane, int vectors) {
-        const Index block = vectors == 4 ? kRows / 2 : vectors == 2 ? kRows : 2 * kRows;
-        for (Index r = 0; r < slab; r += block) {
-          const Index some = std::min(block, slab - r);
-          const Outer run = vectors == 4 ? kOuter4[some - 1] : vectors == 2 ? kOuter2[some - 1] : kOuter1[some - 1];
-          run(row_pack.data() + r, row_step, lane_pack.data() + lane * kPackedRows, kPairs ? (held + 1) / 2 : held, to + r * wide + lane, wide);
+  void add() {
+    if (held_ == 0) return;
+    if (packs_) pack(&Row<Stored>::rows, &Row<Stored>::row_step, 0, slab_, slab_, row_pack_.data(), row_step_);
+    for (Index lane = 0; lane < lanes_;) {
+      const Index left = lanes_ - lane;
+      const int vectors = slab_ <= kRows / 2 && left > 3 * kLanes ? 4 : left > kLanes ? 2 : 1;
+      const Index width = vectors * kLanes;
+      const int last = packs_ ? kLanes : static_cast<int>(std::min<Index>(kLanes, left - width + kLanes));
+      const Index block = 2 * kRows / vectors, blocks = (slab_ + block - 1) / block;
+      if (packs_) {
+        const Index real = std::min(width, left);
+        pack(&Row<Stored>::lanes, &Row<Stored>::lane_step, lane, real, width, lane_pack_.data(), width);
+      }
+      const Row<Packed> panel{row_pack_.data(), lane_pack_.data(), row_step_, width, packed(held_ + kPairs)};
+      for (Index k = 0; k < blocks; ++k) {
+        const Index r = k * slab_ / blocks, rows = (k + 1) * slab_ / blocks - r;
+        const RunOuter run = vectors == 4   ? outer_of<4>(rows, last)
+                             : vectors == 2 ? outer_of<2>(rows, last)
+                                            : outer_of<1>(rows, last);
+        Real* to = to_ + r * wide_ + lane;
+        if (packs_) {
+          run({&panel, 1, r, 0, to, wide_, last});
+        } else {  // numbers lie as they are computed with
+          const auto* held = reinterpret_cast<const Row<Packed>*>(held_some_.data());
+          run({held, static_cast<Index>(held_some_.size()), r, lane, to, wide_, last});
         }
-      });
-      held = 0;
-    };
-    // Splits may begin and end inside a line: one-dimensional data has few lines.
-    const Index begin = split * positions / splits, end = (split + 1) * positions / splits;
+      }
+      lane += width;
+    }
+    held_some_.clear();
+    held_ = 0;
+  }
+
+ private:
+  // Channels [first, first + count) of one side of all positions, and zeros behind them up to `width`.
+  void pack(const Stored* Row<Stored>::*side, Index Row<Stored>::*step, Index first, Index count, Index width, Packed* to,
+            Index to_step) const {
+    Index number = 0;
+    for (const Row<Stored>& s : held_some_)
+      for (Index k = 0; k < s.count; ++k, ++number)
+        pack_run(to + packed(number) * to_step, s.*side + first + k * s.*step, count, width, number);
+  }
+
+  Real* to_ = nullptr;
+  Index slab_ = 0, lanes_ = 0, wide_ = 0, most_ = 0, copied_ = 0, row_step_ = 0, held_ = 0;
+  bool packs_ = false;
+  std::vector<Row<Stored>> held_some_;
+  std::vector<Stored> copies_;
+  std::vector<Packed> row_pack_, lane_pack_;
+};
+
+// How the sums are laid out, (group, tap, row, lane), and divided into items.
+struct Pairing {
+  const Problem& p;
+  bool together;  // the taps of the last axis, whose pixels are one run of memory
+  Index span, wide_in, last_taps, taps;
+  bool swap;  // lanes along x
+  Index lanes, rows, wide, slabs, slab_rows, items, size;
+
+  explicit Pairing(const Problem& p) : p(p) {
+    together = p.kernel[2] > 1 && p.groups == 1 && p.dilation[2] == 1 && (p.in <= 32 || p.in * p.kernel[2] <= kSlab);
+    span = together ? p.kernel[2] : 1;
+    wide_in = span * p.in;
+    last_taps = p.kernel[2] / span;
+    taps = p.kernel[0] * p.kernel[1] * last_taps;
+    swap = up(wide_in, kLanes) * p.out < up(p.out, kLanes) * wide_in;
+    lanes = swap ? wide_in : p.out;
+    rows = swap ? p.out : wide_in;
+    wide = up(lanes, kLanes);
+    const Index slabs_wanted = (rows + kSlab - 1) / kSlab;
+    slab_rows = (rows + slabs_wanted - 1) / slabs_wanted;
+    slabs = (rows + slab_rows - 1) / slab_rows;
+    items = p.groups * taps * slabs;
+    size = p.groups * taps * rows * wide;
+  }
+
+  Index first_row(Index item) const { return item % slabs * slab_rows; }
+  Index slab(Index item) const { return std::min(slab_rows, rows - first_row(item)); }
+  Index place(Index item) const { return (item / slabs * rows + first_row(item)) * wide; }
+
+  // Adds the positions begin <= k < end to the sums of an item.
+  void add(const Stored* x, const Stored* y, Index item, Index begin, Index end, Real* to) const {
+    thread_local Sums sums;
+    const Index tap = item / slabs % taps, group = item / slabs / taps;
+    const Reach r0 = reach(p, 0, tap / (p.kernel[1] * last_taps)), r1 = reach(p, 1, tap / last_taps % p.kernel[1]);
+    const Index first_tap = tap % last_taps * span;
+    // Positions that meet all of the taps, and those that meet some.
+    Index all_low = 0, all_high = p.output[2], low = p.output[2], high = 0;
+    for (Index t = first_tap; t < first_tap + span; ++t) {
+      const Reach r2 = reach(p, 2, t);
+      all_low = std::max(all_low, r2.low);
+      all_high = std::min(all_high, r2.high);
+      if (r2.low < r2.high) {
+        low = std::min(low, r2.low);
+        high = std::max(high, r2.high);
+      }
+    }
+    if (low >= high) return;
+    if (all_low >= all_high) all_low = all_high = high;
+    sums.start(to, slab(item), lanes, together ? wide_in : 0);
+    const Index x_pixel = p.groups * p.in, y_pixel = p.groups * p.out, row = first_row(item);
+    // A piece may begin and end inside a line: one-dimensional data has few lines.
     for (Index line = begin / p.output[2]; line * p.output[2] < end; ++line) {
       const Index q1 = line % p.output[1], q0 = line / p.output[1] % p.output[0], n = line / p.output[1] / p.output[0];
       if (q0 < r0.low || q0 >= r0.high || q1 < r1.low || q1 >= r1.high) continue;
-      const Index q_low = std::max(r2.low, begin - line * p.output[2]);
-      const Index q_high = std::min(r2.high, end - line * p.output[2]);
+      const Index first = std::max(low, begin - line * p.output[2]), last = std::min(high, end - line * p.output[2]);
       const Index u0 = p.stride[0] * q0 + r0.shift, u1 = p.stride[1] * q1 + r1.shift;
       const Stored* x_line = x + ((n * p.input[0] + u0) * p.input[1] + u1) * p.input[2] * x_pixel + group * p.in;
       const Stored* y_line = y + ((n * p.output[0] + q0) * p.output[1] + q1) * p.output[2] * y_pixel + group * p.out;
-      for (Index q = q_low; q < q_high;) {
-        const Index some = std::min(kPositions - held, q_high - q), u = p.stride[2] * q + r2.shift;
-        Side from_x{x_line + u * x_pixel, p.stride[2] * x_pixel, -u * x_pixel, (p.input[2] - u) * x_pixel, together};
-        // Written straight into the rows' panel where these are all the rows of the task.
-        const bool direct = staged && !swap && slab == rows;
-        if (staged) {
-          auto take = [&](Index t, const auto& to) {
-            // Positions k of this piece whose pixel u + s*k + d*t exists.
-            const Index first = u + t * p.dilation[2], s = p.stride[2], last = p.input[2] - 1 - first;
-            const Index low = std::clamp<Index>(first >= 0 ? 0 : (-first + s - 1) / s, 0, some);
-            const Index high = std::clamp<Index>(last < 0 ? 0 : last / s + 1, low, some);
-            for (Index k = 0; k < low; ++k) to.put(k, t * p.in, nullptr, 0, p.in);
-            for (Index k = low; k < high; ++k) to.put(k, t * p.in, x_line + (first + s * k) * x_pixel, p.in, p.in);
-            for (Index k = high; k < some; ++k) to.put(k, t * p.in, nullptr, 0, p.in);
-          };
-          for (Index t = 0; t < span; ++t) {
-            if (direct) {
-              take(t, Panel<Packed>{row_pack.data(), row_step, held});
-            } else {
-              take(t, Panel<Stored>{stage.data(), wide_in, 0});
-            }
-          }
-          from_x = {stage.data(), wide_in, 0, 0, false};
+      for (Index q = first; q < last;) {
+        const bool all = q >= all_low && q < all_high;
+        const Index stop = all ? all_high : q < all_low ? all_low : high;
+        const Index count = std::min({sums.room(), last - q, stop - q});
+        const Index u = p.stride[2] * q + p.dilation[2] * first_tap - p.low[2];
+        const Stored* from_x = all ? x_line + u * x_pixel : copied(x_line, u, count, sums.copies());
+        const Stored* from_y = y_line + q * y_pixel;
+        const Index x_step = all ? p.stride[2] * x_pixel : wide_in;
+        if (swap) {
+          sums.hold({from_y + row, from_x, y_pixel, x_step, count});
+        } else {
+          sums.hold({from_x + row, from_y, x_step, y_pixel, count});
         }
-        const Side from_y{y_line + q * y_pixel, y_pixel, 0, 0, false};
-        const Side &row_side = swap ? from_y : from_x, &lane_side = swap ? from_x : from_y;
-        if (!direct) pack_side(row_side, some, first_row, slab, slab, Panel<Packed>{row_pack.data(), row_step, held});
-        lane_blocks(wide, few_rows, [&](Index lane, int vectors) {
-          const Index width = vectors * kLanes;
-          pack_side(lane_side, some, lane, std::min(width, lanes - lane), width,
-                    Panel<Packed>{lane_pack.data() + lane * kPackedRows, width, held});
-        });
-        held += some;
-        q += some;
-        if (held == kPositions) flush();
+        q += count;
       }
     }
-    flush();
+    sums.add();
+  }
+
+  // The runs of taps from operand positions u, u + stride, ... on, with zeros for what does not exist.
+  const Stored* copied(const Stored* x_line, Index u, Index count, Stored* to) const {
+    Stored* at = to;
+    for (Index k = 0; k < count; ++k, u += p.stride[2], at += wide_in) {
+      const Index first = std::clamp<Index>(-u, 0, span), last = std::clamp<Index>(p.input[2] - u, first, span);
+      std::fill(at, at + wide_in, Stored{0});
+      if (first < last) std::copy_n(x_line + (u + first) * p.in, (last - first) * p.in, at + first * p.in);
+    }
+    return to;
+  }
+};
+
+inline void dense_pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
+  const Pairing pairing(p);
+  const Index positions = p.batch * p.output[0] * p.output[1] * p.output[2];
+  const Index items = pairing.items, size = pairing.size, rows = pairing.rows, wide = pairing.wide;
+  // Few sums stay in a cache: each piece of the positions is added to all of them before the next one.
+  const bool few = items > 1 && size * static_cast<Index>(sizeof(Real)) <= kFewSums;
+  const Index most = pool.threads == 1 ? 1 : std::max<Index>(1, positions / (4 * kPackedRows));
+  const Index splits = std::clamp<Index>(few ? 4 * pool.threads : (8 * pool.threads + items - 1) / items, 1, most);
+  // A single split without padded lanes adds up in the result itself.
+  const bool in_place = !kRounded && splits == 1 && !pairing.swap && p.groups == 1 && wide == pairing.lanes;
+  const Scratch<Real> scratch(in_place ? 0 : size * splits);
+  Real* const sums = in_place ? reinterpret_cast<Real*>(w) : scratch.get();
+  const Index parts = few ? 1 : items;
+  pool.run(splits * parts, [&](Index task) {
+    const Index split = task / parts, item = task % parts;
+    const Index begin = split * positions / splits, end = (split + 1) * positions / splits;
+    Real* own = sums + split * size;
+    if (few) {
+      std::memset(own, 0, sizeof(Real) * size);
+      for (Index k = begin; k < end; k += kPass)
+        for (Index i = 0; i < items; ++i) pairing.add(x, y, i, k, std::min(end, k + kPass), own + pairing.place(i));
+    } else {
+      own += pairing.place(item);
+      std::memset(own, 0, sizeof(Real) * pairing.slab(item) * wide);
+      pairing.add(x, y, item, begin, end, own);
+    }
   });
   if (in_place) return;
   add_splits(sums, size, splits, pool);
 
   // Move the sums to the result's order: (tap, in, group x out).
+  const Index taps = pairing.taps, y_pixel = p.groups * p.out;
   pool.run(taps * p.groups, [&](Index task) {
     const Index tap = task % taps, group = task / taps;
     const Real* from = sums + (group * taps + tap) * rows * wide;
-    Stored* to = w + tap * wide_in * y_pixel + group * p.out;
-    for (Index i = 0; i < wide_in; ++i, to += y_pixel) {
-      if (swap) {
+    Stored* to = w + tap * pairing.wide_in * y_pixel + group * p.out;
+    for (Index i = 0; i < pairing.wide_in; ++i, to += y_pixel) {
+      if (pairing.swap) {
         for (Index o = 0; o < p.out; ++o) round_to(to[o], from[o * wide + i]);
       } else {
         round_run(to, from + i * wide, p.out);

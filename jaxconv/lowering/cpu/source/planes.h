@@ -20,7 +20,7 @@ inline bool narrow(Index groups, Index in, Index out, Index uses) {
 }
 inline bool narrow_pairing(Index groups, Index in, Index out, Index uses) {
   if (groups == 1 || std::min(in, out) >= kLanes) return false;
-  return out == 1 || (in * out <= 8 + 3 * uses && (out == 2 || std::max(in, out) <= kWide));
+  return in * out < 2 + 2 * std::min<Index>(uses, 25);
 }
 
 // Lane o of group g in plane i is channel i of group g; lanes behind these are zero.
@@ -45,22 +45,24 @@ inline std::unique_ptr<Scratch<Stored>> spread(const Stored* from, Index positio
   return to;
 }
 
-// One vector, or two, in the order of their format.
+// One vector, or pairs of vectors, each in the order of its format.
 template <int V>
 inline void load_lanes(const Stored* p, Vec (&lanes)[V]) {
-  if constexpr (V == 2) {
-    load_two(p, lanes[0], lanes[1]);
-  } else {
+  if constexpr (V == 1) {
     lanes[0] = load(p);
+  } else {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v += 2) load_two(p + v * kLanes, lanes[v], lanes[v + 1]);
   }
 }
 
-// Cuts lanes into pieces of two vectors, or one: visit(first lane, vectors, number before it). A last piece begins
-// earlier, over lanes already visited, so that all are equally wide.
+// Cuts lanes into pieces of `most` vectors, two, or one: visit(first lane, vectors, number before it). A last piece
+// begins earlier, over lanes already visited, so that it is whole.
 template <class Visit>
-void lane_pieces(Index width, Visit visit) {
+void lane_pieces(Index width, int most, Visit visit) {
   for (Index c = 0; c < width;) {
-    const int vectors = width >= kWide && width - c > kLanes ? 2 : 1;
+    int vectors = most;
+    while (vectors > 1 && (width < vectors * kLanes || width - c <= vectors / 2 * kLanes)) vectors /= 2;
     visit(std::min(c, width - vectors * kLanes), vectors, c);
     c += vectors * kLanes;
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <memory>
@@ -10,6 +11,14 @@
 #include "problem.h"
 
 namespace jaxconv {
+
+constexpr std::chrono::microseconds kSpin{50};
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
 
 // Shared by the caller and its helpers; a helper that starts when no task is left touches nothing else.
 struct Work {
@@ -48,7 +57,10 @@ void share(Index helpers, Index count, const std::function<void(Index)>& task, c
   } catch (...) {  // fewer helpers: this thread does what they would have done
   }
   work->help();
-  // Only tasks that another thread has begun are waited for, so a busy pool cannot deadlock.
+  // Only tasks that another thread has begun are waited for, so a busy pool cannot deadlock. Tasks are short: asleep, this
+  // thread would often be woken later than they end.
+  const auto began = std::chrono::steady_clock::now();
+  while (work->done.load() != count && std::chrono::steady_clock::now() - began < kSpin) pause();
   std::unique_lock<std::mutex> lock(work->mutex);
   work->ended.wait(lock, [&] { return work->done.load() == work->count; });
   if (work->error) std::rethrow_exception(work->error);
