@@ -158,19 +158,36 @@ struct Tile {
   }
 };
 
-// sum[p] += row[i] * value(p, i), for `count` contracted channels, or pairs of them.
+// Contracted numbers that the address of a pixel is loaded for: their weights take registers, too.
+constexpr int kAtOnce = JAXCONV_VECTOR == 64 ? 2 : 1;
+
+// sum[p] += row[i + u] * value(p, i + u), for U contracted channels, or pairs of them.
+template <int U, int P, int V, class Value>
+[[gnu::always_inline]] inline void multiply_some(Vec (&sum)[P][V], const Packed* row, Index i, const Value& value) {
+  PackedVec weight[U][V];
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) weight[u][v] = load_packed(row + (u * V + v) * kLanes);
+  }
+#pragma GCC unroll 32
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      const Packed number = value(p, i + u);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) add_product(sum[p][v], weight[u][v], number);
+    }
+  }
+}
+
+// The same for `count` of them.
 template <int P, int V, class Value>
 [[gnu::always_inline]] inline void multiply(Vec (&sum)[P][V], const Packed* row, Index count, const Value& value) {
-  for (Index i = 0; i < count; ++i, row += V * kLanes) {
-    PackedVec weight[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) weight[v] = load_packed(row + v * kLanes);
-#pragma GCC unroll 32
-    for (int p = 0; p < P; ++p) {
-      const Packed number = value(p, i);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) add_product(sum[p][v], weight[v], number);
-    }
+  Index i = 0;
+  for (; i + kAtOnce <= count; i += kAtOnce, row += kAtOnce * V * kLanes) multiply_some<kAtOnce>(sum, row, i, value);
+  if constexpr (kAtOnce > 1) {
+    if (i < count) multiply_some<1>(sum, row, i, value);
   }
 }
 
@@ -215,11 +232,11 @@ void wide_tile(const Tile& a) {
     if constexpr (kPairs) {
       const Index half = a.skip % 2, pairs = (a.in - half) / 2;
       // Where the skipped numbers end inside of a pair, its first number is left out.
-      if (half) multiply(sum, row, 1, [&](int p, Index) { return Pair{pixel[p][0].bits} << 16; });
+      if (half) multiply_some<1>(sum, row, 0, [&](int p, Index) { return Pair{pixel[p][0].bits} << 16; });
       row += half * V * kLanes;
       multiply(sum, row, pairs, [&](int p, Index i) { return pair_at(pixel[p] + half + 2 * i); });
       const Index last = half + 2 * pairs;
-      if (last < a.in) multiply(sum, row + pairs * V * kLanes, 1, [&](int p, Index) { return Pair{pixel[p][last].bits}; });
+      if (last < a.in) multiply_some<1>(sum, row + pairs * V * kLanes, 0, [&](int p, Index) { return Pair{pixel[p][last].bits}; });
     } else if constexpr (kRounded) {
       for (Index i = 0; i < a.in; i += kWide, row += kWide * V * kLanes) {
         const int some = static_cast<int>(std::min<Index>(kWide, a.in - i));
