@@ -402,7 +402,7 @@ inline void pack_pairs(const Matrix& m, int valid, int width, Pair* to) {
       const Stored* from = m.at + k * m.next_tap + i * m.next_in;
       Pair* at = to + c / 2 * width;
       if (m.next_out == 1) {
-        pack_run(at, from, valid, width, c);
+        pack_run(at, from, valid, c);
       } else if (m.next_in == 1 && c % 2 == 0 && i + 1 < m.channels) {  // a pair lies side by side
         for (int o = 0; o < valid; ++o) at[o] = pair_at(from + o * m.next_out);
         std::fill(at + valid, at + width, Pair{0});

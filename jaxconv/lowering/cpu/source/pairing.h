@@ -139,7 +139,7 @@ class Sums {
   }
   void add() {
     if (held_ == 0) return;
-    if (packs_) pack(&Row<Stored>::rows, &Row<Stored>::row_step, 0, slab_, slab_, row_pack_.data(), row_step_);
+    if (packs_) pack(&Row<Stored>::rows, &Row<Stored>::row_step, 0, slab_, row_pack_.data(), row_step_);
     for (Index lane = 0; lane < lanes_;) {
       const Index left = lanes_ - lane;
       const int vectors = slab_ <= kRows / 2 && left > 3 * kLanes ? 4 : left > kLanes ? 2 : 1;
@@ -148,7 +148,7 @@ class Sums {
       const Index block = 2 * kRows / vectors, blocks = (slab_ + block - 1) / block;
       if (packs_) {
         const Index real = std::min(width, left);
-        pack(&Row<Stored>::lanes, &Row<Stored>::lane_step, lane, real, width, lane_pack_.data(), width);
+        pack(&Row<Stored>::lanes, &Row<Stored>::lane_step, lane, real, lane_pack_.data(), width);
       }
       const Row<Packed> panel{row_pack_.data(), lane_pack_.data(), row_step_, width, packed(held_ + kPairs)};
       for (Index k = 0; k < blocks; ++k) {
@@ -171,13 +171,24 @@ class Sums {
   }
 
  private:
-  // Channels [first, first + count) of one side of all positions, and zeros behind them up to `width`.
-  void pack(const Stored* Row<Stored>::*side, Index Row<Stored>::*step, Index first, Index count, Index width, Packed* to,
+  // Channels [first, first + count) of one side of all positions, and zeros to the end of the last vector.
+  void pack(const Stored* Row<Stored>::*side, Index Row<Stored>::*step, Index first, Index count, Packed* to,
             Index to_step) const {
     Index number = 0;
-    for (const Row<Stored>& s : held_some_)
-      for (Index k = 0; k < s.count; ++k, ++number)
-        pack_run(to + packed(number) * to_step, s.*side + first + k * s.*step, count, width, number);
+    for (const Row<Stored>& s : held_some_) {
+      const Stored* from = s.*side + first;
+      const Index next = s.*step;
+      for (Index k = 0; k < s.count; ++k, ++number) {
+#if defined(JAXCONV_PAIRS)
+        if (number % 2 == 0 && k + 1 < s.count) {
+          pack_runs(to + number / 2 * to_step, from + k * next, from + (k + 1) * next, count);
+          ++k, ++number;
+          continue;
+        }
+#endif
+        pack_run(to + packed(number) * to_step, from + k * next, count, number);
+      }
+    }
   }
 
   Real* to_ = nullptr;

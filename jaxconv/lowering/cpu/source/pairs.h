@@ -1,6 +1,8 @@
 // What the operands of a sum of products are packed as: numbers, or, where the processor multiplies and adds two
 // bfloat16 at once, pairs of numbers that are summed over.
 #pragma once
+#include <algorithm>
+
 #include "stored.h"
 
 // A test may ask for pairs on any processor: each is then two products.
@@ -55,23 +57,21 @@ inline void add_product(Vec& sum, Bits a, Bits b) {
 }
 inline void add_product(Vec& sum, Bits a, Pair b) { add_product(sum, a, Bits{} + b); }
 
-// Packs `count` numbers, and zeros behind them up to `width`: the first numbers of pairs where their number in the sum is
-// even, which writes the pairs, the second ones where it is odd.
-inline void pack_run(Pair* to, const Stored* from, Index count, Index width, Index number) {
-  Index c = 0;
-  if (number % 2 == 0) {
-    for (; c + kLanes <= count; c += kLanes) {
-      const Bits pairs = bits_of(load_halves(from + c));
-      std::memcpy(to + c, &pairs, sizeof(pairs));
-    }
-    for (; c < count; ++c) to[c] = from[c].bits;
-    for (; c < width; ++c) to[c] = 0;
-  } else {
-    for (; c + kLanes <= count; c += kLanes) {
-      const Bits pairs = load_packed(to + c) | bits_of(load_halves(from + c)) << 16;
-      std::memcpy(to + c, &pairs, sizeof(pairs));
-    }
-    for (; c < count; ++c) to[c] |= Pair{from[c].bits} << 16;
+// Packs `count` numbers, and zeros to the end of the last vector: the first numbers of pairs where their number in the sum
+// is even, which writes the pairs, the second ones where it is odd.
+inline void pack_run(Pair* to, const Stored* from, Index count, Index number) {
+  for (Index c = 0; c < count; c += kLanes) {
+    Bits pairs = load_bits(from + c, static_cast<int>(std::min<Index>(kLanes, count - c)));
+    if (number % 2 != 0) pairs = load_packed(to + c) | pairs << 16;
+    std::memcpy(to + c, &pairs, sizeof(pairs));
+  }
+}
+// Both numbers of the pairs.
+inline void pack_runs(Pair* to, const Stored* first, const Stored* second, Index count) {
+  for (Index c = 0; c < count; c += kLanes) {
+    const int some = static_cast<int>(std::min<Index>(kLanes, count - c));
+    const Bits pairs = load_bits(first + c, some) | load_bits(second + c, some) << 16;
+    std::memcpy(to + c, &pairs, sizeof(pairs));
   }
 }
 
@@ -92,12 +92,11 @@ inline Vec load_run(const Number* run, Index at, int count) {
 inline void add_product(Vec& sum, Vec a, Vec b) { sum += a * b; }
 inline void add_product(Vec& sum, Vec a, Real b) { sum += a * b; }
 
-// Packs `count` numbers, and zeros behind them up to `width`.
-inline void pack_run(Real* to, const Stored* from, Index count, Index width, Index /*number*/) {
+// Packs `count` numbers, and zeros to the end of the last vector.
+inline void pack_run(Real* to, const Stored* from, Index count, Index /*number*/) {
   Index c = 0;
   for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
-  for (; c < count; ++c) to[c] = widened(from[c]);
-  for (; c < width; ++c) to[c] = Real{0};
+  if (c < count) store(to + c, load_part(from + c, static_cast<int>(count - c)));
 }
 #endif
 

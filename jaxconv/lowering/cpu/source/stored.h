@@ -113,6 +113,10 @@ inline Bits bits_of(Halves halves) { return __builtin_convertvector(halves, Bits
 inline Halves halves_of(Bits bits) { return __builtin_convertvector(bits, Narrow); }
 #endif
 
+inline Bits load_bits(const Stored* p, int count) {
+  return bits_of(count == kLanes ? load_halves(p) : load_halves(&p->bits, count));
+}
+
 // A bfloat16 is the upper half of a float.
 inline Vec wide_of(Halves halves, Bfloat16) {
   const Bits bits = bits_of(halves) << 16;
