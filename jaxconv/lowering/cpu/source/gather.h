@@ -208,6 +208,15 @@ template <int P>
   }
 }
 
+// The results of a tile of some rows and vectors. Once for all tiles: each would otherwise be twice as long.
+[[gnu::noinline]] inline void write_rounded(const Tile& a, const Real* from, int rows, int vectors) {
+  for (int p = 0; p < rows; ++p) {
+    Stored* at = a.result[p] + a.result_shift;
+    for (int left = a.valid, v = 0; v < vectors; ++v, left -= kLanes, from += kLanes)
+      store_part(at + v * kLanes, load(from), std::clamp(left, 0, kLanes));
+  }
+}
+
 // Lanes are resulting channels: sum[p] += w[tap][i] * pixel[p][i].
 template <int P, int V>
 void wide_tile(const Tile& a) {
@@ -248,14 +257,22 @@ void wide_tile(const Tile& a) {
       multiply(sum, row, a.in, [&](int p, Index i) { return pixel[p][i]; });
     }
   }
+  if constexpr (kRounded) {
+    Real wide[P][V * kLanes];
+    Real* to = a.last ? wide[0] : a.sums;
+    const Index step = a.last ? V * kLanes : a.sums_step;
+#pragma GCC unroll 32
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(to + p * step + v * kLanes, sum[p][v]);
+    }
+    if (a.last) write_rounded(a, wide[0], P, V);
+    return;
+  }
 #pragma GCC unroll 32
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if (kRounded && !a.last) {
-        store(a.sums + p * a.sums_step + v * kLanes, sum[p][v]);
-        continue;
-      }
       Stored* at = a.result[p] + a.result_shift + v * kLanes;
       if (whole) {
         store(at, sum[p][v]);
