@@ -10,15 +10,18 @@
 
 #include "gather.h"
 #include "planes.h"
+#include "shared.h"
 
 namespace jaxconv {
 namespace {
 
 struct Planes {
-  const Stored* data;  // operand positions x planes x width
+  const Stored* data;  // operand positions x planes x width, or pixels as they are where groups share vectors
   const Stored* w;     // taps x planes x width
   Index planes, width;
   Index valid;  // lanes that are channels of the result; the others are padding
+  Index pixel;  // numbers from one operand position to the next
+  Index out, share;  // resulting channels of a group, and groups that share a vector, or 0
 };
 
 // Positions first <= j < end of the last axis, which all meet the same taps. The taps are consecutive, so operand
@@ -28,7 +31,7 @@ struct Stretch {
   Index taps, offset, next_offset, weight, next_weight;
 };
 
-inline std::vector<Stretch> stretches(const Axis& axis, Index size, Index pixel) {
+inline std::vector<Stretch> stretches(const Axis& axis, Index size, Index pixel, Index matrix) {
   const Index taps = axis.tap.size();
   const std::vector<Index> cuts = cuts_of(axis, size);
   std::vector<Stretch> all;
@@ -39,12 +42,12 @@ inline std::vector<Stretch> stretches(const Axis& axis, Index size, Index pixel)
       if (met.low > one.first || met.high < one.end) continue;
       if (one.taps++ == 0) {
         one.offset = axis.offset[t] * pixel;
-        one.weight = axis.tap[t] * pixel;
+        one.weight = axis.tap[t] * matrix;
       }
     }
     if (taps > 1) {
       one.next_offset = (axis.offset[1] - axis.offset[0]) * pixel;
-      one.next_weight = (axis.tap[1] - axis.tap[0]) * pixel;
+      one.next_weight = (axis.tap[1] - axis.tap[0]) * matrix;
     }
     all.push_back(one);
   }
@@ -132,12 +135,43 @@ void lone_tiles(const Lone& a) {
   });
 }
 
+#if defined(JAXCONV_MASKS)
+// The same where groups share vectors.
+template <int P, bool two>
+void shared_tiles(const Lone& a) {
+  const Index in = a.g.planes, out = a.g.out, share = a.g.share;
+  const Shared s(share, in, out, a.g.width);
+  for (Index c = 0; c < a.g.valid; c += share * out) {
+    const Index lane = std::min(c, a.g.valid - share * out);  // the last ones begin earlier, so that they are whole
+    Vec sum[P];
+#pragma GCC unroll 32
+    for (int p = 0; p < P; ++p) sum[p] = Vec{};
+    for (const Line& line : a.lines) {
+      shared_line<P, two>(sum, s, line.data + a.at + a.taps.offset + lane / out * in, a.step,
+                          line.w + a.taps.weight + lane, a.taps.taps, a.taps.next_offset, a.taps.next_weight);
+    }
+    Stored* to = a.to + lane;
+#pragma GCC unroll 32
+    for (int p = 0; p < P; ++p, to += a.to_step) store_part(to, sum[p], s.lanes);
+  }
+}
+#endif
+
+// The tile of some positions.
+template <int P>
+auto tiles_of(const Planes& g) {
+#if defined(JAXCONV_MASKS)
+  if (g.share > 0) return g.share * g.planes > kLanes ? shared_tiles<P, true> : shared_tiles<P, false>;
+#endif
+  return g.planes == 1 ? lone_tiles<P, true> : lone_tiles<P, false>;
+}
+
 constexpr Index kPiece = 256;     // positions of a task's unit
 constexpr Index kNumbers = 4096;  // of a unit where classes take turns, so that it stays in the first-level cache
 
 inline void gather_planes(const Gather& g, const std::vector<Class>& classes, const Planes& planes,
                           const std::array<Index, 3>& kernel, const Pool& pool) {
-  const Index pixel = planes.planes * planes.width;
+  const Index pixel = planes.pixel, matrix = planes.planes * planes.width;
   struct Residue {  // of the last axis
     const Axis* axis;
     std::vector<Stretch> stretches;
@@ -150,25 +184,25 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
   };
   std::vector<Part> parts;
   Index units = 0;
+  const Index most = planes.share ? kRows : kLoneRows;  // positions of a tile
   for (std::size_t k = 0; k < classes.size();) {
     const Axis &a0 = classes[k].axis[0], &a1 = classes[k].axis[1];
     Part part{&a0, &a1, {}, kPiece, 0, 0};
     Index longest = 0;
     for (; k < classes.size() && classes[k].axis[0].first == a0.first && classes[k].axis[1].first == a1.first; ++k) {
       const Axis& a2 = classes[k].axis[2];
-      part.residues.push_back({&a2, stretches(a2, g.data_size[2], pixel)});
+      part.residues.push_back({&a2, stretches(a2, g.data_size[2], pixel, matrix)});
       longest = std::max(longest, a2.count);
     }
-    if (part.residues.size() > 1) part.piece = up(std::max<Index>(1, kNumbers / planes.width), kLoneRows);
+    if (part.residues.size() > 1) part.piece = up(std::max<Index>(1, kNumbers / planes.width), most);
     part.pieces = (longest + part.piece - 1) / part.piece;
     part.units = g.batch * a0.count * a1.count * part.pieces;
     units += part.units;
     parts.push_back(std::move(part));
   }
-  const bool one = planes.planes == 1;
-  const auto many = one ? lone_tiles<kLoneRows, true> : lone_tiles<kLoneRows, false>;
-  const auto half = one ? lone_tiles<kLoneRows / 2, true> : lone_tiles<kLoneRows / 2, false>;
-  const auto single = one ? lone_tiles<1, true> : lone_tiles<1, false>;
+  const auto many = planes.share ? tiles_of<kRows>(planes) : tiles_of<kLoneRows>(planes);
+  const auto half = planes.share ? tiles_of<kRows / 2>(planes) : tiles_of<kLoneRows / 2>(planes);
+  const auto single = tiles_of<1>(planes);
   // A piece of a line of the result, of all of the part's classes.
   auto fill = [&](const Part& part, Index unit) {
     thread_local std::vector<Line> lines;
@@ -184,7 +218,7 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
         const Index u1 = a1.step * j1 + a1.offset[t1];
         if (u1 < 0 || u1 >= g.data_size[1]) continue;
         lines.push_back({planes.data + ((n * g.data_size[0] + u0) * g.data_size[1] + u1) * pitch,
-                         planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * pixel});
+                         planes.w + (a0.tap[t0] * kernel[1] + a1.tap[t1]) * kernel[2] * matrix});
       }
     }
     const Stored* behind = nullptr;  // the lines being read
@@ -199,8 +233,8 @@ inline void gather_planes(const Gather& g, const std::vector<Class>& classes, co
       const Index step = a2.step * pixel, to_step = a2.stride * planes.valid;
       for (const Stretch& taps : residue.stretches) {
         const Index first = std::max(begin, taps.first), last = std::min(stop, taps.end), count = last - first;
-        const Index rows = count >= kLoneRows ? kLoneRows : count >= kLoneRows / 2 ? kLoneRows / 2 : 1;
-        const auto run = rows == kLoneRows ? many : rows == 1 ? single : half;
+        const Index rows = count >= most ? most : count >= most / 2 ? most / 2 : 1;
+        const auto run = rows == most ? many : rows == 1 ? single : half;
         for (Index j = first; j < last; j += rows) {
           const Index at = std::min(j, last - rows);
           Stored* to = g.result + (row + a2.first + a2.stride * at) * planes.valid;

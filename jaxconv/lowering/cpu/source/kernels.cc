@@ -21,7 +21,7 @@ constexpr Index kLong = 128;
 
 // `taps` meet a result position; a number of the operand is used `uses` times.
 Form form_of(const Problem& p, Index in, Index out, Index taps, Index uses) {
-  if (narrow(p.groups, in, out, uses)) return Form::narrow;
+  if (narrow(p.groups, in, out, uses) || sharing(p.groups, in, out)) return Form::narrow;
   const bool few = out <= kFew && 2 * out <= kLanes;
   return few && in >= kLanes && in * taps >= kLong ? Form::few : Form::wide;
 }
@@ -117,11 +117,12 @@ std::vector<Piece> merge(Plan& plan, const Problem& p, std::vector<Axis>& last, 
 // Writes each contracted channel as a plane of lanes. Depthwise kernels and operands are already laid out so.
 void gather_narrow(const Plan& plan, const Problem& p, const Stored* w, bool transposed, const Pool& pool) {
   const Gather& g = plan.g;
-  const Index lanes = g.groups * g.out, width = plane_width(g.groups, g.out), total = p.groups * p.out;
+  const Index share = sharing(g.groups, g.in, g.out), lanes = g.groups * g.out, total = p.groups * p.out;
+  const Index width = share ? lanes : plane_width(g.groups, g.out);
   const bool planes = g.in > 1 || g.out > 1;
   std::unique_ptr<Scratch<Stored>> data, weights;
-  Planes to{g.data, w, g.in, width, lanes};
-  if (planes || width > lanes) {
+  Planes to{g.data, w, g.in, width, lanes, share ? g.pixel : g.in * width, g.out, share};
+  if (!share && (planes || width > lanes)) {
     data = spread(g.data, g.batch * g.data_size[0] * g.data_size[1] * g.data_size[2], g.groups, g.in, g.out, pool);
     to.data = data->get();
   }
@@ -216,8 +217,11 @@ void adjoint(const Problem& p, const Stored* y, const Stored* w, Stored* x, cons
 void pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
   auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   const Index positions = std::max<Index>(1, std::min(volume(p.input), volume(p.output)));
-  const bool lone = narrow_pairing(p.groups, p.in, p.out, volume(p.output) * p.taps() / positions);
-  (lone ? depthwise_pairing : dense_pairing)(p, x, y, w, pool);
+  const Index uses = volume(p.output) * p.taps() / positions;
+#if defined(JAXCONV_MASKS)
+  if (sharing_pairing(p.groups, p.in, p.out, uses)) return shared_pairing(p, x, y, w, pool);
+#endif
+  (narrow_pairing(p.groups, p.in, p.out, uses) ? depthwise_pairing : dense_pairing)(p, x, y, w, pool);
 }
 
 }  // namespace
