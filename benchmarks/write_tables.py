@@ -75,7 +75,23 @@ def speed():
 
 def layers():
     """Every real layer: our time and each peer's over it, by task."""
-    record = record_of("layers-cpu.json")
+    return layers_of(record_of("layers-cpu.json"))
+
+
+def halves():
+    """The same in bfloat16, after means and worst cases."""
+    record = record_of("bfloat16-layers-avx512bf16.json")
+    rows = rows_of_json(record["real"])
+    out = [described(record), "", "| task | against | layers | mean | worst | at |", "|---|---|---|---|---|---|"]
+    for task, peer in itertools.product(("forward", "gradients"), ("lax", "torch")):
+        found = summarise(((row.ratio(peer), row.layer) for row in rows if row.task == task and row.ratio(peer)), min)
+        cells = f"{found.count} | {found.mean:.2f} | {found.worst:.2f} | {found.layer}"
+        out.append(f"| {task} | {peer} | {cells} |")
+    return "\n".join([*out, "", layers_of(record)])
+
+
+def layers_of(record):
+    """A record's real layers."""
     rows = rows_of_json(record["real"])
     peers = [peer for peer in ("lax", "flax", "equinox", "torch") if any(peer in row.seconds for row in rows)]
     tasks = ("forward", "gradients")
@@ -205,6 +221,7 @@ TABLES = {
     "resize": resize,
     "libraries": libraries,
     "precision": precision,
+    "halves": halves,
     "compiled": compiled,
     "hardware": hardware,
 }

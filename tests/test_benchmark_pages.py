@@ -58,6 +58,7 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
         "bfloat16-cpu": {"layers": {"up": {task: {"jaxconv": 1.6e-3, "lax": 1.7e-3} for task in
                                            ("forward", "data gradient", "kernel gradient")}}},
     }  # fmt: skip
+    records["bfloat16-layers-avx512bf16"] = records["layers-cpu"]
     answer = {"seconds": {"all": 2.0}, "temporary_bytes": 2**20, "uncounted": {}, "uncounted_bytes": 2**21}
     contenders = {"jaxconv": answer | {"cycles": 2000}, "lax": answer | {"cycles": 1000}}
     records["compiled-v5e"] = {"target": "v5e:2x2", "kind": "tpu", "batch_factor": 8, "rows": [
@@ -79,6 +80,7 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
         "| linear | forward | jax.image.resize | 1 | 4.00 | 4.00 | image, x2 |",
         "| haiku | 30.0 | 20.0 | 1.50 | 2e-06 | 5 apply, 4 kernel |",
         "| data gradient | 1 | 1.60e-03 | 1.70e-03 | 0.94 (up) |",
+        "| forward | torch | 1 | 0.50 | 0.50 | up |",
         "2-core a processor, float32, 2026-01-01; jax 0.10.2",
         "| networks | inference | lax / jaxconv | 0.50 | 0.50 | net | 1 | 1 |",
         "Worse than lax by more than 2%: net, inference (0.50).",
