@@ -16,14 +16,15 @@ constexpr Index kThin = 32;
 #endif
 constexpr Index kCopied = JAXCONV_COPIED;
 
-// Summing over the lanes costs instructions of its own. It pays where a result adds up at least this many numbers.
-constexpr Index kLong = 128;
+// Adding up the lanes costs instructions of its own. It pays where a result adds up more numbers than this, times the
+// resulting channels.
+constexpr Index kLong = 8;
 
 // `taps` meet a result position; a number of the operand is used `uses` times.
 Form form_of(const Problem& p, Index in, Index out, Index taps, Index uses) {
   if (narrow(p.groups, in, out, uses) || sharing(p.groups, in, out)) return Form::narrow;
   const bool few = out <= kFew && 2 * out <= kLanes;
-  return few && in >= kLanes && in * taps >= kLong ? Form::few : Form::wide;
+  return few && in >= kLanes && in * taps > kLong * out ? Form::few : Form::wide;
 }
 
 // A copy of `from` (lines x size x pixel) with zeros before and after each line.
