@@ -33,8 +33,9 @@ INSTRUCTION_SETS = {
 }
 # What is computed in, by what lies in memory.
 NUMBERS = {"float": "float", "double": "double", "Bfloat16": "float", "Float16": "float"}
-# Instruction sets for some of the formats only; what compilers before GCC 10 do not know is left out.
-ONLY = {"avx512bf16": ("Bfloat16",)}
+# Instruction sets for some of the formats only. Half precision takes AVX2's kernels where there are no products for it:
+# a sixth of the library each, for few processors. What compilers before GCC 10 do not know is left out.
+ONLY = {"avx512": ("float", "double"), "avx512bf16": ("Bfloat16",)}
 OLDEST_MACOS = "11.0"
 
 
@@ -100,7 +101,7 @@ def build(source: Path, target: Path) -> str:
     stamp.unlink(missing_ok=True)
     headers = Path(jaxlib.__file__).parent / "include"
     with tempfile.TemporaryDirectory() as folder:
-        sets = {k: v for k, v in goal.instruction_sets.items() if k not in ONLY or knows(cxx, v)}
+        sets = {k: v for k, v in goal.instruction_sets.items() if knows(cxx, v)}
         jobs = [
             ("ffi.cc", "ffi.o", ["-isystem", str(headers), "-w", *(f"-DJAXCONV_HAS_{name}" for name in sets)]),
             ("scratch.cc", "scratch.o", []),

@@ -1,5 +1,5 @@
-"""Whether this process has the compiled CPU kernels: `status` and `available` of `jaxconv.lowering.cpu`."""
+"""What compiled CPU kernels this process has: `status`, `available` and `instructions` of `jaxconv.lowering.cpu`."""
 
-from jaxconv.lowering.cpu import available, status
+from jaxconv.lowering.cpu import available, instructions, status
 
-__all__ = ["available", "status"]
+__all__ = ["available", "instructions", "status"]

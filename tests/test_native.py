@@ -130,6 +130,20 @@ except ValueError as refusal:
     assert "switched off by JAXCONV_NATIVE=0" in said[2]
 
 
+@built
+@pytest.mark.skipif(not X86, reason="there is one instruction set on this machine")
+def test_a_process_can_leave_avx512_unused():
+    program = """
+import jax.numpy as jnp, jaxconv as jc
+from jaxconv import native
+print(native.status(), native.instructions())
+print(float(jc.conv(jnp.ones((1, 16, 16, 8)), jnp.ones((3, 3, 8, 8)), method="cpu_kernels").sum()))
+"""
+    ran = [process(program, JAXCONV_NATIVE=word, JAX_PLATFORMS="cpu").splitlines() for word in ("1", "avx2")]
+    assert ran[0][0].startswith("ready AVX-512" if AVX512 else "ready AVX2") and ran[1][0] == "ready AVX2"
+    assert ran[0][1] == ran[1][1] == str(14.0 * 14 * 72 * 8)
+
+
 @pytest.mark.parametrize("word", ["false", "No", "OFF", "0", "maybe"])
 def test_words_that_switch_them_off(monkeypatch, word):
     monkeypatch.setenv("JAXCONV_NATIVE", word)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxconv import lowering
+from jaxconv import lowering, native
 from jaxconv.benchmark.cases import Layer
 from jaxconv.benchmark.contenders import CONTENDERS, TASKS, Absent, Prepared
 from jaxconv.benchmark.memory import resident_bytes
@@ -242,6 +242,7 @@ def machine() -> dict[str, Any]:
         "platform": device.platform,
         "device": device.device_kind if device.platform != "cpu" else _processor(),
         "cores": os.cpu_count(),
+        "kernels": native.instructions() if device.platform == "cpu" else None,
         "versions": versions,
     }
 

@@ -116,7 +116,8 @@ def described(record: dict[str, Any]) -> str:
     """Machine, date, dtype and versions in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     device = f"{record['cores']}-core {record['device']}" if record["platform"] == "cpu" else record["device"]
-    return f"{device}, {record['dtype']}, {record['date']}; {versions}"
+    kernels = f", kernels with {record['kernels']}" if record.get("kernels") else ""
+    return f"{device}{kernels}, {record['dtype']}, {record['date']}; {versions}"
 
 
 def _lines(target: Target, record: dict[str, Any]) -> list[str]:

@@ -31,20 +31,22 @@ MOST_AXES = 3
 # Longer strides, dilations and pads are left to XLA: the kernels refuse what could overflow.
 LARGEST = 2**24
 _LIBRARY = Path(__file__).with_name("kernels.so")
-_ON, _OFF = ("", "1", "true", "yes", "on"), ("0", "false", "no", "off")
+_ON, _OFF = ("", "1", "true", "yes", "on", "avx2"), ("0", "false", "no", "off")
 
 
 @functools.cache
 def status() -> str:
     """ "ready", or why the compiled kernels are not used in this process.
 
-    ``JAXCONV_NATIVE=0`` (or false, no, off) in the environment, before jaxconv is imported, switches them off.
+    ``JAXCONV_NATIVE=0`` (or false, no, off) in the environment, before jaxconv is imported, switches them off;
+    ``JAXCONV_NATIVE=avx2`` leaves AVX-512 unused, for comparisons.
     """
     setting = os.environ.get("JAXCONV_NATIVE", "")
     if setting.strip().lower() in _OFF:
         return f"switched off by JAXCONV_NATIVE={setting}"
     if setting.strip().lower() not in _ON:
-        return f"switched off: JAXCONV_NATIVE={setting} is neither on (1, true, yes, on) nor off (0, false, no, off)"
+        words = "on (1, true, yes, on, avx2) nor off (0, false, no, off)"
+        return f"switched off: JAXCONV_NATIVE={setting} is neither {words}"
     if not _LIBRARY.exists():
         if platform.system() == "Windows":
             return "not built: there are no compiled kernels for Windows; XLA's own operations serve"
@@ -103,6 +105,15 @@ def _interface() -> int:
 def available() -> bool:
     """Whether the compiled kernels can be called in this process."""
     return status() == "ready"
+
+
+def instructions() -> str | None:
+    """The instruction set of the kernels that run in this process, as "AVX-512"; None where there are none."""
+    if not available():
+        return None
+    said = ctypes.CDLL(str(_LIBRARY)).jaxconv_instructions
+    said.restype = ctypes.c_char_p
+    return said().decode()
 
 
 def target(face: str, dtype: str) -> str:

@@ -135,7 +135,7 @@ void lone_tiles(const Lone& a) {
   });
 }
 
-#if defined(JAXCONV_MASKS)
+#if defined(JAXCONV_PERMUTES)
 // The same where groups share vectors.
 template <int P, bool two>
 void shared_tiles(const Lone& a) {
@@ -160,7 +160,7 @@ void shared_tiles(const Lone& a) {
 // The tile of some positions.
 template <int P>
 auto tiles_of(const Planes& g) {
-#if defined(JAXCONV_MASKS)
+#if defined(JAXCONV_PERMUTES)
   if (g.share > 0) return g.share * g.planes > kLanes ? shared_tiles<P, true> : shared_tiles<P, false>;
 #endif
   return g.planes == 1 ? lone_tiles<P, true> : lone_tiles<P, false>;

@@ -169,7 +169,7 @@ inline void lone_pairing(const Problem& p, const Stored* x, Index x_planes, cons
   std::memcpy(w, sums.get(), sizeof(Real) * size);
 }
 
-#if defined(JAXCONV_MASKS)
+#if defined(JAXCONV_PERMUTES)
 // Several groups share a vector.
 inline void shared_pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
   const Index share = sharing(p.groups, p.in, p.out), x_pixel = p.groups * p.in, y_pixel = p.groups * p.out;

@@ -1,5 +1,7 @@
 // The kernels as XLA FFI handlers, one for each face.
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <string>
 #include <utility>
@@ -39,6 +41,8 @@ struct Processor {
     __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));  // the registers that the system keeps for a program
     if (!fma || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     avx2 = (b & bit_AVX2) && (saved & 0x06) == 0x06;
+    const char* wanted = std::getenv("JAXCONV_NATIVE");
+    if (wanted && !std::strcmp(wanted, "avx2")) return;  // for comparisons: what another processor would do
     avx512 = avx2 && (b & bit_AVX512F) && (saved & 0xe6) == 0xe6;
     const bool words = b & bit_AVX512BW;
     pairs = avx512 && words && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
@@ -58,6 +62,19 @@ bool supported() {
 #endif
 }
 
+const char* instructions() {
+#if defined(__x86_64__)
+#if defined(JAXCONV_HAS_avx512bf16)
+  if (processor().pairs) return "AVX-512, AVX512-BF16";
+#endif
+  return processor().avx512 ? "AVX-512" : "AVX2";
+#elif defined(__aarch64__)
+  return "NEON";
+#else
+  return "the compiler's vectors";
+#endif
+}
+
 template <class Stored>
 const Kernels<Stored>& best_kernels() {
 #if defined(__x86_64__)
@@ -65,7 +82,9 @@ const Kernels<Stored>& best_kernels() {
   if constexpr (std::is_same_v<Stored, Bfloat16>)
     if (processor().pairs) return kernels_avx512bf16<Stored>();
 #endif
-  return processor().avx512 ? kernels_avx512<Stored>() : kernels_avx2<Stored>();
+  if constexpr (sizeof(Stored) > 2)  // AVX2's serve the rest of half precision
+    if (processor().avx512) return kernels_avx512<Stored>();
+  return kernels_avx2<Stored>();
 #elif defined(__aarch64__)
   return kernels_neon<Stored>();
 #else
@@ -137,6 +156,9 @@ auto binding() {
 extern "C" {
 // Whether this processor runs the kernels that were compiled.
 int jaxconv_supported() { return jaxconv::supported(); }
+
+// The instruction set of the kernels that run here.
+const char* jaxconv_instructions() { return jaxconv::instructions(); }
 
 // The interface this library was compiled against, as 1000 * major + minor.
 int jaxconv_interface() { return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR; }

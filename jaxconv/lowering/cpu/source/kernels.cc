@@ -219,7 +219,7 @@ void pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, cons
   auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   const Index positions = std::max<Index>(1, std::min(volume(p.input), volume(p.output)));
   const Index uses = volume(p.output) * p.taps() / positions;
-#if defined(JAXCONV_MASKS)
+#if defined(JAXCONV_PERMUTES)
   if (sharing_pairing(p.groups, p.in, p.out, uses)) return shared_pairing(p, x, y, w, pool);
 #endif
   (narrow_pairing(p.groups, p.in, p.out, uses) ? depthwise_pairing : dense_pairing)(p, x, y, w, pool);

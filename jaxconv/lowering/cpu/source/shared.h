@@ -8,8 +8,8 @@
 namespace jaxconv {
 namespace {
 
-#if defined(JAXCONV_MASKS)
-constexpr bool kPermutes = sizeof(Real) == 4;
+#if defined(JAXCONV_PERMUTES)
+constexpr bool kPermutes = true;
 typedef std::int32_t Places __attribute__((vector_size(JAXCONV_VECTOR)));  // of numbers, in one vector or in two
 
 #if JAXCONV_MASKS == 512
@@ -41,7 +41,7 @@ inline bool sharing_pairing(Index groups, Index in, Index out, Index uses) {
   return sharing(groups, in, out) > 0 && in < kLanes && (std::min(in, out) > 1 || uses < 16);
 }
 
-#if defined(JAXCONV_MASKS)
+#if defined(JAXCONV_PERMUTES)
 // Of one vector: the lanes that are channels, and the numbers of a pixel that they contract.
 struct Shared {
   Index in;

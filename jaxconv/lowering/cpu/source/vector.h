@@ -47,6 +47,15 @@
 #define JAXCONV_LONE_VECTORS 2
 #endif
 
+// Whether there are permutations of this format's vectors: JAXCONV_REAL is float, or double.
+#define JAXCONV_IS_float 1
+#define JAXCONV_IS_double 0
+#define JAXCONV_IS2(real) JAXCONV_IS_##real
+#define JAXCONV_IS(real) JAXCONV_IS2(real)
+#if defined(JAXCONV_MASKS) && JAXCONV_IS(JAXCONV_REAL)
+#define JAXCONV_PERMUTES
+#endif
+
 namespace jaxconv {
 namespace {
 
