@@ -9,11 +9,13 @@ A page marks a table with the comment `table: NAME` and ends it with `end`; what
 import argparse
 import itertools
 import json
+import math
 import re
 import sys
 from pathlib import Path
 
 from jaxconv.benchmark import resizing
+from jaxconv.benchmark.cases import REAL
 from jaxconv.benchmark.report import rows_of_json
 from jaxconv.benchmark.runner import summarise
 from jaxconv.benchmark.targets import described, read_records, targets_table
@@ -71,6 +73,109 @@ def speed():
         out.append(f"| {name} | {' | '.join(cells)} |")
     out += ["", f"{described(about)}."]
     return "\n".join(out)
+
+
+def _family(layer):
+    """What the page's first table counts a registry layer as."""
+    if layer.groups > 1:
+        return "depthwise" if layer.groups == layer.channels_in else "groups"
+    if layer.channels_out % 8:
+        return "last layers, 3 to 21 channels"
+    if len(layer.size) != 2:
+        return f"{len(layer.size)}-D"
+    if layer.transposed:
+        return "transposed, 2-D"
+    return "dilated, 2-D" if layer.dilation > 1 else "dense, 2-D"
+
+
+FAMILIES = (
+    "dense, 2-D",
+    "dilated, 2-D",
+    "transposed, 2-D",
+    "last layers, 3 to 21 channels",
+    "depthwise",
+    "groups",
+    "1-D",
+    "3-D",
+    "networks, training step",
+    "networks, inference",
+)
+CHIPS = {"AVX2": "-avx2", "AVX-512": ""}  # by the end of their records' names
+
+
+def _chip_ratios(chip):
+    """{family: {(task, peer): ratios}} of one instruction set."""
+    kinds = {layer.name: _family(layer) for layer in REAL}
+    found = {}
+    for row in rows_of_json(record_of(f"layers-cpu{CHIPS[chip]}.json")["real"]):
+        for peer in ("torch", "lax"):
+            if row.layer in kinds and row.ratio(peer):
+                found.setdefault(kinds[row.layer], {}).setdefault((row.task, peer), []).append(row.ratio(peer))
+    try:
+        nets = record_of(f"networks-cpu{CHIPS[chip]}.json")["networks"]
+    except NotRecorded:
+        nets = {}
+    for name, row in nets.items():
+        task = "training step" if name.endswith("training step") else "inference"
+        for peer in ("torch", "lax"):
+            if peer in row["seconds"]:
+                ratio = row["seconds"][peer] / row["seconds"]["jaxconv"]
+                # A training step stands under gradients, as an inference under the forward pass.
+                key = ("gradients" if task == "training step" else "forward", peer)
+                found.setdefault(f"networks, {task}", {}).setdefault(key, []).append(ratio)
+    return found
+
+
+def families():
+    """The page's first table: geometric means by kind of layer, with each instruction set."""
+    chips = {chip: _chip_ratios(chip) for chip in CHIPS}
+    columns = list(itertools.product(chips, ("forward", "gradients"), ("torch", "lax")))
+    titles = {"torch": "PyTorch", "lax": "lax"}
+    out = ["| | count | " + " | ".join(f"{chip}, {task}, {titles[peer]}" for chip, task, peer in columns) + " |"]
+    out.append("|---" * (2 + len(columns)) + "|")
+    for family in FAMILIES:
+        cells, count = [], 0
+        for chip, task, peer in columns:
+            ratios = chips[chip].get(family, {}).get((task, peer), [])
+            count = max(count, len(ratios))
+            cells.append(f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}" if ratios else "-")
+        if count:
+            out.append(f"| {family} | {count} | {' | '.join(cells)} |")
+    about = [f"{chip}: {described(record_of(f'layers-cpu{end}.json'))}" for chip, end in CHIPS.items()]
+    return "\n".join([*out, "", *(f"- {line}." for line in about)])
+
+
+def draw_families(path):
+    """The same as a picture: a dot for each layer or network, on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    marks = {"forward": "o", "gradients": "s"}
+    for panel, (peer, title) in zip(panels, (("torch", "PyTorch"), ("lax", "lax"))):
+        for shift, (chip, colour) in zip((-0.2, 0.2), (("AVX2", "#1f77b4"), ("AVX-512", "#d62728"))):
+            found = _chip_ratios(chip)
+            for task, mark in marks.items():
+                points = [
+                    (ratio, FAMILIES.index(family) + shift + (0.08 if task == "gradients" else -0.08))
+                    for family, by in found.items()
+                    for ratio in by.get((task, peer), ())
+                ]
+                if points:
+                    panel.scatter(
+                        *zip(*points), s=16, marker=mark, color=colour, alpha=0.7, label=f"{chip}, {task}", zorder=3
+                    )
+        panel.set_xscale("log")
+        panel.axvline(1, color="black", linewidth=1)
+        panel.set_xlabel(f"{title}'s time / jaxconv's", fontsize=9)
+        panel.grid(alpha=0.3)
+        ticks = (0.5, 1, 2, 4, 8) if peer == "torch" else (1, 10, 100, 1000)
+        panel.set_xticks(ticks, [str(t) for t in ticks])
+        panel.minorticks_off()
+    panels[0].set_yticks(range(len(FAMILIES)), FAMILIES, fontsize=9)
+    panels[0].set_ylim(len(FAMILIES) - 0.5, -0.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9)
+    figure.savefig(path, dpi=130)
 
 
 def layers():
@@ -213,6 +318,7 @@ def hardware():
 
 
 TABLES = {
+    "families": families,
     "speed": speed,
     "targets": targets,
     "layers": layers,
@@ -254,6 +360,8 @@ def main():
             part = page.with_suffix(".part")
             part.write_text(new, "utf-8")
             part.replace(page)
+    if not options.check:
+        draw_families(ROOT / "docs" / "pictures" / "families.png")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
                                            ("forward", "data gradient", "kernel gradient")}}},
     }  # fmt: skip
     records["bfloat16-layers-avx512bf16"] = records["layers-cpu"]
+    known = [dataclasses.replace(row, layer="ASPP, r12") for row in rows]
+    records["layers-cpu-avx2"] = records["layers-cpu"] | {"real": [dataclasses.asdict(row) for row in known]}
     answer = {"seconds": {"all": 2.0}, "temporary_bytes": 2**20, "uncounted": {}, "uncounted_bytes": 2**21}
     contenders = {"jaxconv": answer | {"cycles": 2000}, "lax": answer | {"cycles": 1000}}
     records["compiled-v5e"] = {"target": "v5e:2x2", "kind": "tpu", "batch_factor": 8, "rows": [
@@ -81,6 +83,8 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
         "| haiku | 30.0 | 20.0 | 1.50 | 2e-06 | 5 apply, 4 kernel |",
         "| data gradient | 1 | 1.60e-03 | 1.70e-03 | 0.94 (up) |",
         "| forward | torch | 1 | 0.50 | 0.50 | up |",
+        "| dilated, 2-D | 1 | 0.50 | 4.00 | 0.50 | 4.00 | - | - | - | - |",
+        "| networks, inference | 1 | - | - | - | - | 2.00 | 5.00 | - | - |",
         "2-core a processor, float32, 2026-01-01; jax 0.10.2",
         "| networks | inference | lax / jaxconv | 0.50 | 0.50 | net | 1 | 1 |",
         "Worse than lax by more than 2%: net, inference (0.50).",

@@ -161,7 +161,7 @@ void shared_tiles(const Lone& a) {
 template <int P>
 auto tiles_of(const Planes& g) {
 #if defined(JAXCONV_PERMUTES)
-  if (g.share > 0) return g.share * g.planes > kLanes ? shared_tiles<P, true> : shared_tiles<P, false>;
+  if (g.share > 0) return kFromTwo && g.share * g.planes > kLanes ? shared_tiles<P, kFromTwo> : shared_tiles<P, false>;
 #endif
   return g.planes == 1 ? lone_tiles<P, true> : lone_tiles<P, false>;
 }

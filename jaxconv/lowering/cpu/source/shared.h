@@ -1,5 +1,5 @@
-// Tiles for several groups in one vector: lanes are their resulting channels, and a contracted channel of a pixel is moved
-// to the lanes of its group by a permutation in registers.
+// Tiles for several groups in one vector: lanes are their resulting channels, and a contracted channel of a pixel is
+// moved to the lanes of its group by a permutation in registers.
 #pragma once
 #include <algorithm>
 
@@ -24,14 +24,14 @@ inline Vec permuted(Vec a, Vec b, Places at) {
 #else
 constexpr bool kPermutes = false;
 #endif
+// Whether it is worth taking numbers from two vectors: AVX2 needs three instructions.
+constexpr bool kFromTwo = JAXCONV_VECTOR == 64;
 
-// How many groups share a vector; 0 where that is no gain. From two vectors of numbers AVX-512 takes with one instruction,
-// AVX2 with three.
+// How many groups share a vector; 0 where that is no gain.
 inline Index sharing(Index groups, Index in, Index out) {
   if (!kPermutes || in * out == 1 || out > kLanes) return 0;
-  constexpr bool two = JAXCONV_VECTOR == 64;
-  const Index most = std::min({kLanes / out, (two ? kWide : kLanes) / in, groups});
-  if (!two && (in * out < 4 || 4 * most * out < 3 * kLanes)) return 0;
+  const Index most = std::min({kLanes / out, (kFromTwo ? kWide : kLanes) / in, groups});
+  if (!kFromTwo && (in * out < 4 || 4 * most * out < 3 * kLanes)) return 0;
   return most > 1 ? most : 0;
 }
 
@@ -156,12 +156,11 @@ void shared_channels(const Shared& s, Rest... rest) {
 
 template <class... Rest>
 void Shared::multiply(Index taps, Rest... rest) const {
-  constexpr bool both = JAXCONV_VECTOR == 64;  // whether pixels of two vectors occur
-  const bool two = both && numbers > kLanes;
+  const bool two = kFromTwo && numbers > kLanes;
   switch (taps) {
-    case 1: two ? shared_channels<1, both>(*this, rest...) : shared_channels<1, false>(*this, rest...); break;
-    case 2: two ? shared_channels<2, both>(*this, rest...) : shared_channels<2, false>(*this, rest...); break;
-    default: two ? shared_channels<3, both>(*this, rest...) : shared_channels<3, false>(*this, rest...);
+    case 1: two ? shared_channels<1, kFromTwo>(*this, rest...) : shared_channels<1, false>(*this, rest...); break;
+    case 2: two ? shared_channels<2, kFromTwo>(*this, rest...) : shared_channels<2, false>(*this, rest...); break;
+    default: two ? shared_channels<3, kFromTwo>(*this, rest...) : shared_channels<3, false>(*this, rest...);
   }
 }
 #endif
