@@ -136,7 +136,7 @@ case ${1:?name a step} in
     .venv/bin/python -m pytest tests/test_core_*.py tests/test_lattice.py tests/test_lowering_*.py tests/test_native.py \
       tests/test_pooling.py tests/test_resample.py tests/test_nn_*.py tests/test_matrix.py tests/test_operator*.py \
       tests/test_accelerate.py tests/test_accelerate_recognise.py tests/test_accelerate_meshes.py \
-      tests/test_analysis_*.py tests/test_setup.py tests/test_hints.py
+      tests/test_analysis_*.py tests/test_setup.py tests/test_hints.py tests/test_eager.py
     .venv/bin/python -m pytest -m slow tests/test_core_sharding.py tests/test_accelerate_meshes.py
     echo "+ without the compiled kernels, every program optimised as a user's is"
     export JAX_DISABLE_MOST_OPTIMIZATIONS=0

@@ -7,14 +7,27 @@ Everything here uses public names only. What is not public in some supported ver
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, PartitionSpec, auto_axes
 from jax.typing import DTypeLike
+
+
+def nothing_is_traced() -> bool:
+    """Whether operations run at once: outside of every transformation, or where one computes at compile time."""
+    return get_opaque_trace_state() == _eager_state()
+
+
+@functools.cache
+def _eager_state() -> Any:
+    with jax.ensure_compile_time_eval():
+        return get_opaque_trace_state()
 
 
 def varying_axes(x: Any) -> frozenset[str]:

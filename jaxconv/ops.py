@@ -13,11 +13,13 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import lowering, padding as padding_modes, trilinear
 from jaxconv._checks import is_open, is_sequence, refuse_open, stand_ins
+from jaxconv._eager import in_one_program
 from jaxconv._hints import channels_first, hinting
 from jaxconv.geometry import ConvGeometry, Padding
 from jaxconv.lowering import open_sizes
 
 
+@in_one_program("x", "w")
 @hinting
 def conv(
     x: ArrayLike,
@@ -81,6 +83,7 @@ def conv(
     return trilinear.apply(x, w, geometry, **params)
 
 
+@in_one_program("y", "w")
 @hinting
 def conv_transpose(
     y: ArrayLike,
@@ -160,6 +163,7 @@ def conv_transpose(
     return x if plain is geometry else padding_modes.fold(x, geometry, x.ndim - rank - 1)
 
 
+@in_one_program("x", "y")
 @hinting
 def conv_kernel(
     x: ArrayLike,

@@ -322,9 +322,14 @@ def _lowering_rule(prim, platform: str | None):
     return rule
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def _compiled(prim, **params):
-    return jax.jit(functools.partial(prim.bind, **params))
+    def face(a: Array, b: Array) -> Array:
+        if _compat.nothing_is_traced():  # jax_debug_nans: jax calls it once more to find the operation that made a NaN
+            return _evaluate(prim, a, b, platform=None, runs_here=False, **params)
+        return prim.bind(a, b, **params)
+
+    return jax.jit(face)
 
 
 def _impl(prim, a, b, **params):

@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Imports go from a row to rows above it only; within a row, only inside one sub-package.
 ROWS = (
     {"_checks", "_compat", "_extras", "_finite", "_hints", "_import", "_memory", "_text"},
-    {"_flax"},
+    {"_eager", "_flax"},
     {"jaxprs", "lattice"},
     {"geometry"},
     {"_sizes", "padding", "resampling"},

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxconv import ops
 from jaxconv._checks import any_below, as_index, is_sequence
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, ints, preferred
 
 Pads = tuple[tuple[int, int], ...]
@@ -18,6 +19,7 @@ Pads = tuple[tuple[int, int], ...]
 _LAYOUTS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
 
 
+@in_one_program("lhs", "rhs")
 def conv_transpose(
     lhs: ArrayLike,
     rhs: ArrayLike,

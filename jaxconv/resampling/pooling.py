@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import is_open, per_axis, refuse_open
+from jaxconv._eager import in_one_program
 from jaxconv._hints import hinting
 from jaxconv.resampling import open_sizes
 from jaxconv.resampling.axis_maps import AxisMap
@@ -52,6 +53,7 @@ def max_pool(
     x: ArrayLike, window: Ints, *, return_indices: bool, stride: Ints | None = ..., padding: Padding = ...,
     dilation: Ints = ..., ceil_mode: bool = ...,
 ) -> Array | tuple[Array, Array]: ...  # fmt: skip
+@in_one_program("x")
 @hinting
 def max_pool(
     x: ArrayLike,
@@ -103,6 +105,7 @@ def max_pool(
     return _max_pool_with_indices(x, windows) if return_indices else _max_pool(x, windows)
 
 
+@in_one_program("x")
 @hinting
 def avg_pool(
     x: ArrayLike,
@@ -152,6 +155,7 @@ def avg_pool(
     return _avg_pool(x, windows, bool(count_include_pad), divisor)
 
 
+@in_one_program("y", "indices")
 @hinting
 def max_unpool(y: ArrayLike, indices: ArrayLike, output_size: Ints) -> Array:
     """Put values back to the positions that max-pooling took them from; zero elsewhere.

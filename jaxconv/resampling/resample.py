@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxconv._checks import is_open, is_sequence, per_axis, plain, refuse_open, refuse_rest
 from jaxconv._compat import left_to_the_partitioner, mesh_divides, sharded_from
+from jaxconv._eager import in_one_program
 from jaxconv._hints import hinting
 from jaxconv.resampling import columns, open_sizes
 from jaxconv.resampling.axis_maps import resize_map
@@ -36,6 +37,7 @@ from jaxconv.resampling.windows import (
 _METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
 
 
+@in_one_program("x")
 @hinting
 def resize(
     x: ArrayLike,
@@ -138,6 +140,7 @@ def _scales(scale: Any, rank: int) -> tuple[float | None, ...]:
 
 
 # ---------------------------------------------------------------------------------------------------------- shuffles
+@in_one_program("x")
 @hinting
 def pixel_shuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
     """Move channels into space: (*batch, *spatial, C * prod(r)) to (*batch, *(spatial * r), C).
@@ -167,6 +170,7 @@ def pixel_shuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
     return _pixel_shuffle(x, factors, order)
 
 
+@in_one_program("x")
 @hinting
 def pixel_unshuffle(x: ArrayLike, factor: Ints, *, order: str = "CRD") -> Array:
     """Move space into channels: the inverse of `pixel_shuffle`.
@@ -246,6 +250,7 @@ def _to_channels(x: Array, factors: tuple[int, ...], order: str) -> Array:
 
 
 # ----------------------------------------------------------------------------------------------------------- windows
+@in_one_program("x")
 @hinting
 def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0, dilation: Ints = 1) -> Array:
     """The window under every output position, laid out as channels.
@@ -273,6 +278,7 @@ def unfold(x: ArrayLike, window: Ints, *, stride: Ints = 1, padding: Padding = 0
     return _unfold(x, resolve_windows(x.shape, window, stride, padding, dilation, crop=True))
 
 
+@in_one_program("cols")
 @hinting
 def fold(
     cols: ArrayLike, output_size: Ints, window: Ints, *, stride: Ints = 1, padding: Padding = 0, dilation: Ints = 1

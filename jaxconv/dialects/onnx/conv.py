@@ -11,10 +11,12 @@ from jax.typing import ArrayLike
 
 from jaxconv import ops
 from jaxconv._checks import any_below
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import channels_first, channels_last, ints, preferred
 from jaxconv.dialects.onnx import _attributes as at
 
 
+@in_one_program("X", "W", "B")
 def Conv(
     X: ArrayLike,
     W: ArrayLike,
@@ -75,6 +77,7 @@ def Conv(
     return channels_first(y if b is None else y + b, rank)
 
 
+@in_one_program("X", "W", "B")
 def ConvTranspose(
     X: ArrayLike,
     W: ArrayLike,

@@ -12,12 +12,14 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import refuse_open
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, channels_first, channels_last, concrete, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 from jaxconv.resampling import pooling
 from jaxconv.resampling.windows import index_dtype
 
 
+@in_one_program("X")
 def MaxPool(
     X: ArrayLike,
     *,
@@ -99,6 +101,7 @@ def _whole_indices(flat: Array, shape: tuple[int, ...], column_first: bool) -> A
     return flat + plane * math.prod(sizes)
 
 
+@in_one_program("X")
 def AveragePool(
     X: ArrayLike,
     *,

@@ -11,12 +11,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._checks import as_index, refuse_rest
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, channels_first, channels_last, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 from jaxconv.geometry import ConvGeometry
 from jaxconv.resampling import resample
 
 
+@in_one_program("input")
 def DepthToSpace(input: ArrayLike, *, blocksize: int, mode: str = "DCR", opset: int | None = None) -> Array:
     """ONNX DepthToSpace: (batch, C*b*b, H, W) to (batch, C, H*b, W*b).
 
@@ -52,6 +54,7 @@ def DepthToSpace(input: ArrayLike, *, blocksize: int, mode: str = "DCR", opset: 
     return channels_first(resample.pixel_shuffle(channels_last(x, 2), (b, b), order=mode), 2)
 
 
+@in_one_program("input")
 def SpaceToDepth(input: ArrayLike, *, blocksize: int, mode: str = "DCR", opset: int | None = None) -> Array:
     """ONNX SpaceToDepth: (batch, C, H*b, W*b) to (batch, C*b*b, H, W), the inverse of DepthToSpace in the same mode.
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import ops
 from jaxconv._checks import any_below
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, ints, preferred
 from jaxconv.dialects.tensorflow._layout import Layout, operands, windowed_sizes
 
@@ -212,6 +213,7 @@ def depthwise_conv2d(
 # ---------------------------------------------------------------------- one rule for every rank
 
 
+@in_one_program("input", "filters")
 def _conv(name: str, layout: Layout, input, filters, strides, dilations, padding) -> Array:
     x, w = operands(name, layout, input, filters, batch_axes=None)
     channels = x.shape[-layout.rank - 1 + layout.channel_axis - 1]

@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._checks import any_below, is_open, refuse_open
+from jaxconv._eager import in_one_program
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, ints, static
 from jaxconv.resampling import axis_maps, axis_reads, resample
@@ -27,6 +28,7 @@ _FILTERS: dict[str, tuple[_filters.Kernel, float]] = {
 _METHODS = (*_FILTERS, "nearest", "area")
 
 
+@in_one_program("images")
 def image_resize(
     images: ArrayLike,
     size: Sequence[int],

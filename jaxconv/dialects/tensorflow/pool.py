@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, boolean
 from jaxconv.dialects.tensorflow._layout import Layout
 from jaxconv.resampling import pooling
@@ -17,6 +18,7 @@ from jaxconv.resampling.windows import index_dtype
 Steps = int | Sequence[int]
 
 
+@in_one_program("input")
 def max_pool_with_argmax(
     input: ArrayLike,
     ksize: Steps,

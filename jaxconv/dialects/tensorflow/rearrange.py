@@ -11,12 +11,14 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import as_index, refuse_rest
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, ints, static
 from jaxconv.resampling import resample
 
 _FORMATS = ("NHWC", "NCHW", "NCHW_VECT_C")
 
 
+@in_one_program("input")
 def depth_to_space(input: ArrayLike, block_size: int, data_format: str = "NHWC", name: str | None = None) -> Array:
     """tf.nn.depth_to_space: ``y[h*b + i, w*b + j, c] = input[h, w, (i*b + j)*C + c]``, block offsets before channels.
 
@@ -47,6 +49,7 @@ def depth_to_space(input: ArrayLike, block_size: int, data_format: str = "NHWC",
     return _from_last(resample.pixel_shuffle(x, (b, b), order="DCR"), data_format)
 
 
+@in_one_program("input")
 def space_to_depth(input: ArrayLike, block_size: int, data_format: str = "NHWC", name: str | None = None) -> Array:
     """tf.nn.space_to_depth, the inverse of depth_to_space.
 
@@ -77,6 +80,7 @@ def space_to_depth(input: ArrayLike, block_size: int, data_format: str = "NHWC",
     return _from_last(resample.pixel_unshuffle(x, (b, b), order="DCR"), data_format)
 
 
+@in_one_program("input")
 def space_to_batch(
     input: ArrayLike, block_shape: Sequence[int], paddings: Sequence[Sequence[int]], name: str | None = None
 ) -> Array:
@@ -116,6 +120,7 @@ def space_to_batch(
     return _batch_first(resample.pixel_unshuffle(_batch_last(x, rank), blocks, order="DCR"), rank)
 
 
+@in_one_program("input")
 def batch_to_space(
     input: ArrayLike, block_shape: int | Sequence[int], crops: Sequence[Sequence[int]], name: str | None = None
 ) -> Array:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import ops
 from jaxconv._checks import as_index, is_open
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import ints, preferred, static
 from jaxconv.dialects.tensorflow._layout import Layout, operands, windowed_sizes
 
@@ -165,6 +166,7 @@ def atrous_conv2d_transpose(
 # ---------------------------------------------------------------------- one rule for every rank
 
 
+@in_one_program("input", "filters")
 def _transpose(name: str, layout: Layout, input, filters, output_shape, strides, dilations, padding) -> Array:
     y, w = operands(name, layout, input, filters, batch_axes=1)
     shape, rank = _shape(output_shape), layout.rank

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import ops
 from jaxconv._checks import any_below, as_index
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, channels_first, channels_last, ints, preferred
 from jaxconv.geometry import ConvGeometry
 
@@ -182,6 +183,7 @@ def conv_transpose3d(
 # ---------------------------------------------------------------------- one rule for every rank
 
 
+@in_one_program("input", "weight", "bias")
 def _conv(rank: int, input, weight, bias, stride, padding, dilation, groups) -> Array:
     x, w, b = _operands(rank, f"conv{rank}d", input, weight, bias)
     stride = ints(stride, "stride", rank, minimum=1, expand_one=True)
@@ -226,6 +228,7 @@ def _without_channels(rank: int, x: Array, w: Array, stride, pads, dilation) -> 
     return jnp.zeros((*x.shape[: -rank - 1], *g.output_size, w.shape[-1]), x.dtype)
 
 
+@in_one_program("input", "weight", "bias")
 def _conv_transpose(rank: int, input, weight, bias, stride, padding, output_padding, groups, dilation) -> Array:
     y, w, b = _operands(rank, f"conv_transpose{rank}d", input, weight, bias)
     stride = ints(stride, "stride", rank, minimum=1, expand_one=True)

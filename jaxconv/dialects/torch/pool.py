@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._checks import as_index
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
 from jaxconv.resampling import pooling
 
@@ -175,6 +176,7 @@ def avg_pool3d(
 # ---------------------------------------------------------------------- one rule for every rank
 
 
+@in_one_program("input")
 def _max_pool(rank: int, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
     name = f"max_pool{rank}d"
     x = _data(rank, name, input)
@@ -196,6 +198,7 @@ def _max_pool(rank: int, input, kernel_size, stride, padding, dilation, ceil_mod
     return channels_first(out, rank)
 
 
+@in_one_program("input")
 def _avg_pool(rank: int, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override) -> Array:
     name = f"avg_pool{rank}d"
     x = _data(rank, name, input)

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxconv import padding as padding_modes
 from jaxconv._checks import as_index, is_open, refuse_open, refuse_rest
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, channels_first, channels_last, ints
 from jaxconv.geometry import ConvGeometry
 from jaxconv.lowering import open_sizes
@@ -20,6 +21,7 @@ from jaxconv.resampling import resample
 Ints = int | Sequence[int]
 
 
+@in_one_program("input")
 def pixel_shuffle(input: ArrayLike, upscale_factor: int) -> Array:
     """torch.nn.functional.pixel_shuffle: (*batch, C*r*r, H, W) to (*batch, C, H*r, W*r).
 
@@ -51,6 +53,7 @@ def pixel_shuffle(input: ArrayLike, upscale_factor: int) -> Array:
     return channels_first(resample.pixel_shuffle(channels_last(x, 2), (r, r)), 2)
 
 
+@in_one_program("input")
 def pixel_unshuffle(input: ArrayLike, downscale_factor: int) -> Array:
     """torch.nn.functional.pixel_unshuffle: (*batch, C, H*r, W*r) to (*batch, C*r*r, H, W), the inverse of
     pixel_shuffle.
@@ -81,6 +84,7 @@ def pixel_unshuffle(input: ArrayLike, downscale_factor: int) -> Array:
     return channels_first(resample.pixel_unshuffle(channels_last(x, 2), (r, r)), 2)
 
 
+@in_one_program("input")
 def unfold(input: ArrayLike, kernel_size: Ints, dilation: Ints = 1, padding: Ints = 0, stride: Ints = 1) -> Array:
     """torch.nn.functional.unfold: the windows of an image as columns.
 
@@ -121,6 +125,7 @@ def unfold(input: ArrayLike, kernel_size: Ints, dilation: Ints = 1, padding: Int
     return jnp.moveaxis(cols, -3, -1).swapaxes(-3, -2).reshape(*batch, channels * taps, height * width)
 
 
+@in_one_program("input")
 def fold(
     input: ArrayLike,
     output_size: Ints,
@@ -188,6 +193,7 @@ def fold(
     return channels_first(resample.fold(cols, size, window["window"], **_rest(window)), 2)
 
 
+@in_one_program("input")
 def pad(input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Array:
     """torch.nn.functional.pad.
 

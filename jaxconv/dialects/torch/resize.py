@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._checks import is_open, refuse_open
+from jaxconv._eager import in_one_program
 from jaxconv.dialects import _filters
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
 from jaxconv.resampling import axis_maps, axis_reads, resample
@@ -23,6 +24,7 @@ _RANK = {"linear": 1, "bilinear": 2, "bicubic": 2, "lanczos": 2, "trilinear": 3}
 _NO_CORNERS = ("nearest", "nearest-exact", "area")
 
 
+@in_one_program("input")
 def interpolate(
     input: ArrayLike,
     size: Size | None = None,
