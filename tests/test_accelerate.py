@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxconv._accelerate import accelerate
+from jaxconv._accelerate import Rewriter, accelerate
 
 RNG = np.random.default_rng(7)
 X = jnp.asarray(RNG.standard_normal((2, 6, 6, 2)), jnp.float32)
@@ -338,3 +338,23 @@ def test_the_report_names_layers_scopes_and_lines_but_no_transformation():
 
 def _batch_of(x):
     return jax.ShapeDtypeStruct((2, *x.shape), x.dtype)
+
+
+def test_equations_of_one_type_are_read_once_and_share_no_variable():
+    numbers = ("NCHW", "OIHW", "NCHW")  # transpositions stand between the equation and its face
+
+    def layer(x, w, precision):
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers, precision=precision)
+
+    def layers(x, w):
+        return layer(layer(layer(x, w, None), w, None), w, "highest")
+
+    x, w = jnp.ones((1, 2, 5, 5)), jnp.ones((2, 2, 3, 3))
+    rewriter = Rewriter()
+    new, found = rewriter(jax.make_jaxpr(layers)(x, w))
+    assert [row.assignment.face for row in found] == ["apply"] * 3 and len(rewriter._read) == 2
+    written = [v for eqn in new.eqns for v in eqn.outvars]
+    assert len(set(written)) == len(written) > 6
+    precisions = [eqn.params["precision"] for eqn in new.eqns if eqn.primitive.name == "conv_apply"]
+    assert precisions[0] is precisions[1] is None and precisions[2] is not None
+    np.testing.assert_allclose(accelerate(layers)(x, w), layers(x, w), rtol=1e-5)

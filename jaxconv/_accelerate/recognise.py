@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 from jaxconv._accelerate.equation import Equation
 from jaxconv.geometry import ConvGeometry
@@ -52,7 +53,7 @@ class Assignment:
         return "".join(self.role(t) for t in "ABC")
 
 
-def assignments(equation: Equation) -> list[Assignment]:
+def assignments(equation: Equation) -> Iterator[Assignment]:
     """All admissible readings of an equation (at most six), the one to use first.
 
     The kernel is the spatially smallest tensor that can be one; on a tie it is the rhs, then the result. Readings of
@@ -60,7 +61,7 @@ def assignments(equation: Equation) -> list[Assignment]:
     image, the image as a dilated kernel would be multiplied by all the zeros that a stride skips.
     """
     if refusal(equation) is not None:
-        return []
+        return
     found = []
     for x in _IMAGE_ORDER:
         if any(step != 1 for step in equation.spacings[x]):
@@ -68,9 +69,11 @@ def assignments(equation: Equation) -> list[Assignment]:
         for w in _KERNEL_ORDER:
             if w != x:
                 (y,) = set("ABC") - {x, w}
-                found.append(_assignment(equation, x, w, y))
-    least = min(map(_multiply_adds, found))
-    return sorted(found, key=lambda a: (_multiply_adds(a) >= 4 * least, *_preference(equation, a)))
+                found.append((x, w, y))
+    least = min(_multiply_adds(equation, *reading) for reading in found)
+    found.sort(key=lambda r: (_multiply_adds(equation, *r) >= 4 * least, *_preference(equation, *r)))
+    for reading in found:
+        yield _assignment(equation, *reading)
 
 
 def refusal(equation: Equation) -> str | None:
@@ -86,16 +89,16 @@ def refusal(equation: Equation) -> str | None:
     return None
 
 
-def _preference(equation: Equation, a: Assignment) -> tuple[int, int, int]:
-    return math.prod(equation.size(a.w)), _KERNEL_ORDER.index(a.w), _IMAGE_ORDER.index(a.x)
+def _preference(equation: Equation, x: str, w: str, y: str) -> tuple[int, int, int]:
+    return math.prod(equation.size(w)), _KERNEL_ORDER.index(w), _IMAGE_ORDER.index(x)
 
 
-def _multiply_adds(a: Assignment) -> int:
+def _multiply_adds(equation: Equation, x: str, w: str, y: str) -> int:
     """Those of one batch element and pair of channels, whose numbers all readings share."""
-    g = a.geometry
-    if a.face == "adjoint":  # of a kernel's taps only every s-th meets a position
-        return math.prod(g.input_size) * math.prod(-(-k // s) for k, s in zip(g.kernel_size, g.stride, strict=True))
-    return math.prod(g.output_size) * math.prod(g.kernel_size)
+    if x == "C":  # an adjoint: of a kernel's taps only every s-th meets a position
+        taps = zip(equation.size(w), equation.spacings[y], strict=True)
+        return math.prod(equation.size(x)) * math.prod(-(-k // s) for k, s in taps)
+    return math.prod(equation.size(y)) * math.prod(equation.size(w))
 
 
 def _assignment(equation: Equation, x: str, w: str, y: str) -> Assignment:

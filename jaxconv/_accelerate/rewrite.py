@@ -66,6 +66,7 @@ class Rewriter:
         self.method = method
         self.pick = pick
         self._seen: dict[int, tuple[AnyJaxpr, Rewritten]] = {}
+        self._read: dict[Any, tuple[Any, Recognition]] = {}  # convolutions of the same types, by their parameters
 
     def __call__(self, jaxpr: AnyJaxpr) -> Rewritten:
         """The rewritten jaxpr (the same object if nothing changed) and what was found in it."""
@@ -107,47 +108,56 @@ class Rewriter:
         return [eqn.replace(params=params)], found
 
     def _convolution(self, eqn: JaxprEqn) -> tuple[list[JaxprEqn], list[Recognition]]:
-        a, b, out = (type_of(v) for v in (*eqn.invars, *eqn.outvars))
-        numbers = eqn.params["dimension_numbers"]
-        sizes = [aval.shape[i] for aval, spec in zip((a, b, out), numbers, strict=True) for i in spec[2:]]
+        types = tuple(type_of(v) for v in (*eqn.invars, *eqn.outvars))
+        key = (types, *eqn.params.items())
+        if key not in self._read:
+            self._read[key] = self._reading(eqn.params, *types)
+        traced, row = self._read[key]
+        rows = [dataclasses.replace(row, path=_place(eqn))]
+        return [eqn] if traced is None else list(spliced(traced, eqn)), rows
+
+    def _reading(self, params: dict[str, Any], a: Any, b: Any, out: Any) -> tuple[Any, Recognition]:
+        """The jaxpr of the face that computes an equation of these parameters and types, or None; what was found."""
+        row = Recognition((), (a.shape, b.shape, out.shape), a.dtype, None, None, None)
+        sizes = [t.shape[i] for t, spec in zip((a, b, out), params["dimension_numbers"], strict=True) for i in spec[2:]]
         if is_open(sizes):  # a geometry is plain integers
-            reason = "a spatial size is open until the program runs"
-            return [eqn], [Recognition(_place(eqn), (a.shape, b.shape, out.shape), a.dtype, None, None, reason)]
-        equation = Equation.read(eqn.params, a, b, out)
-        row = Recognition(_place(eqn), (a.shape, b.shape, out.shape), a.dtype, equation, None, refusal(equation))
-        choices = assignments(equation)
-        if self.pick is not None and choices:
-            choices = [self.pick(equation, choices)]
+            return None, dataclasses.replace(row, reason="a spatial size is open until the program runs")
+        equation = Equation.read(params, a, b, out)
+        row = dataclasses.replace(row, equation=equation, reason=refusal(equation))
+        if self.pick is None:
+            choices = assignments(equation)
+        else:
+            found = list(assignments(equation))
+            choices = iter([self.pick(equation, found)] if found else [])
         for assignment in choices:
-            new, refused = _replacement(eqn, equation, assignment, self.method)
-            if new is not None:
-                return new, [dataclasses.replace(row, assignment=assignment, reason=None)]
+            traced, refused = _traced(equation, assignment, self.method, a, b, out)
+            if traced is not None:
+                return traced, dataclasses.replace(row, assignment=assignment, reason=None)
             row = dataclasses.replace(row, reason=row.reason or refused)
-        return [eqn], [row]
+        return None, row
 
 
-def _replacement(
-    eqn: JaxprEqn, equation: Equation, assignment: Assignment, method: str
-) -> tuple[list[JaxprEqn] | None, str | None]:
-    """The equations that stand for `eqn`, or None and the reason why there are none."""
-    target = eqn.outvars[0].aval
+def _traced(
+    equation: Equation, assignment: Assignment, method: str, lhs: Any, rhs: Any, target: Any
+) -> tuple[Any, str | None]:
+    """The jaxpr that stands for an equation of these types, or None and the reason why there is none."""
 
     def compute(a, b):
         return evaluate(equation, assignment, a, b, like=target, method=method)
 
     try:
-        traced = trace(compute, *(v.aval for v in eqn.invars))
+        traced = trace(compute, lhs, rhs)
     except (
         ValueError,
         TypeError,
     ) as error:  # shardings in types that a face cannot keep; jax's own errors are among these
-        if mesh_of(eqn.invars[0].aval).empty:
+        if mesh_of(lhs).empty:
             raise
         return None, f"its sharding: {str(error).splitlines()[0]}"
     (result,) = traced.outvars
     if traced.constvars or result.aval != target:
         return None, f"the face gives {result.aval}, the equation {target}"
-    return list(spliced(traced, eqn)), None
+    return traced, None
 
 
 def _label(eqn: JaxprEqn) -> str:

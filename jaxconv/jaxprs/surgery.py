@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.sharding import PartitionSpec
 
 from jaxconv._compat import varying_axes
@@ -37,8 +37,12 @@ def with_eqns(jaxpr: AnyJaxpr, eqns: list[JaxprEqn]) -> Any:
 
 
 def spliced(traced: Any, eqn: JaxprEqn, operands: Sequence[Any] | None = None) -> Iterator[Any]:
-    """The equations of a function traced on `operands` (all of them by default), with the variables of `eqn`."""
-    env = dict(zip(traced.invars, eqn.invars if operands is None else operands, strict=True))
+    """The equations of a function traced on `operands` (all of them by default), with the variables of `eqn`.
+
+    What is between them has variables of its own each time: one trace may stand for several equations.
+    """
+    env = {v: Var(v.aval) for inner in traced.eqns for v in inner.outvars}
+    env |= dict(zip(traced.invars, eqn.invars if operands is None else operands, strict=True))
     env[traced.outvars[0]] = eqn.outvars[0]
     for inner in traced.eqns:
         yield inner.replace(
