@@ -37,6 +37,8 @@ def per_axis(value: int | Sequence[int], name: str, rank: int, minimum: int = 1)
         >>> per_axis(2, "stride", 3)
         (2, 2, 2)
     """
+    if type(value) is int and value >= minimum:  # what most calls say, looked at no further
+        return (value,) * rank
     given = plain(value)
     if is_sequence(given):
         if len(given) != rank:

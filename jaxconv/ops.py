@@ -334,7 +334,7 @@ def _operands(
             "the result with "
             "preferred_element_type, such as preferred_element_type=jnp.int32"
         )
-    a, b = lax.convert_element_type(a, dtype), lax.convert_element_type(b, dtype)
+    a, b = (v if v.dtype == dtype and not v.weak_type else lax.convert_element_type(v, dtype) for v in (a, b))
     out_dtype = dtype if preferred is None else jnp.dtype(preferred)
     return a, b, {"out_dtype": out_dtype, "precision": _precision(precision), "method": lowering.named(method)}
 
