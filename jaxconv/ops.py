@@ -47,7 +47,7 @@ def conv(
         dilation: d in elements, spacing of the kernel's taps.
         groups: number of channel groups; in and out are divisible by it.
         padding_mode: what stands in the padded places: "zeros", "circular", "reflect" or "replicate".
-        precision: as in `jax.lax.conv_general_dilated`.
+        precision: as in `jax.lax.conv_general_dilated`; on CPUs "highest" asks for plain sums of products.
         preferred_element_type: dtype of the result; needed for integers, which would wrap.
         method: name of a lowering, or "auto".
 
@@ -120,7 +120,7 @@ def conv_transpose(
             size gives y's size.
         output_padding: elements added to the smallest legal size, an int or one int per axis. Without both: the
             smallest legal size for numbers and "VALID", ``i*s`` for the other names of `padding`.
-        precision: as in `jax.lax.conv_general_dilated`.
+        precision: as in `jax.lax.conv_general_dilated`; on CPUs "highest" asks for plain sums of products.
         preferred_element_type: dtype of the result; needed for integers.
         method: name of a lowering, or "auto".
 
@@ -194,7 +194,7 @@ def conv_kernel(
         dilation: d of the convolution.
         groups: number of channel groups.
         padding_mode: padding mode of the convolution.
-        precision: as in `jax.lax.conv_general_dilated`.
+        precision: as in `jax.lax.conv_general_dilated`; on CPUs "highest" asks for plain sums of products.
         preferred_element_type: dtype of the result; needed for integers.
         method: name of a lowering, or "auto".
 

@@ -286,9 +286,9 @@ print("right")
 
 @built
 def test_lying_sizes_are_errors_of_xla():
-    """Each of the 22 numbers in turn; a program need not have been made by this version."""
+    """Each of the 22 sizes in turn; a program need not have been made by this version."""
     x, w = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
-    right = [1, 8, 8, 1, 3, 3, 1, 6, 6, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 4, 4, 1]
+    right = [1, 8, 8, 1, 3, 3, 1, 6, 6, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 4, 4, 1, 0]
 
     def call(sizes):
         result = jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)
@@ -300,7 +300,7 @@ def test_lying_sizes_are_errors_of_xla():
         wrong = [*right[:place], 0 if spacing else 2**62 if 15 <= place < 18 else 7, *right[place + 1 :]]
         with pytest.raises(jax.errors.JaxRuntimeError, match="jaxconv: "):
             call(wrong).block_until_ready()
-    with pytest.raises(jax.errors.JaxRuntimeError, match="must have 22 entries"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="must have 23 entries"):
         call(right[:-1]).block_until_ready()
 
 
@@ -312,6 +312,107 @@ def test_strides_and_pads_longer_than_any_array_end():
     np.testing.assert_array_equal(f(x, w)[0, 0, :, 0], [4, 6, 6, 4])
     far = jc.conv(x, jnp.ones((3, 3, 3, 2)), padding=[(0, 0), (2**24 - 1, 8 - 2**24)])
     np.testing.assert_array_equal(far, np.zeros((1, 2, 9, 2)))
+
+
+SHORT = {  # face: shape of x, of w, settings
+    "3x3": ((2, 21, 30, 48), (3, 3, 48, 64), {"padding": 1}),
+    "3x3 without padding, few results": ((1, 51, 48, 64), (3, 3, 64, 21), {}),
+    "dilated": ((1, 33, 40, 64), (3, 3, 64, 48), {"padding": (5, 3), "dilation": (5, 3)}),
+    "4x4": ((1, 25, 26, 64), (4, 4, 64, 64), {"padding": [(0, 2), (3, 1)]}),
+    "4x4, stride 2": ((1, 49, 50, 64), (4, 4, 64, 64), {"padding": 1, "stride": 2}),
+    "5x5": ((1, 40, 41, 64), (5, 5, 64, 64), {"padding": 2}),
+    "9x9": ((1, 32, 30, 32), (9, 9, 32, 32), {"padding": 4}),
+    "groups": ((1, 30, 31, 128), (3, 3, 32, 128), {"padding": 1, "groups": 4}),
+    "1-D": ((2, 701, 128), (3, 128, 128), {"padding": [(8, 0)], "dilation": 4}),
+    "1-D, 2 taps": ((1, 1200, 256), (2, 256, 256), {}),
+    "3-D": ((1, 12, 13, 15, 32), (3, 3, 3, 32, 32), {"padding": 1}),
+    "many channels, few positions": ((1, 14, 14, 256), (3, 3, 256, 256), {"padding": 1}),
+}
+
+
+def short_faces(x, w, settings, **more):
+    """The three faces as functions of two arrays, and such arrays of the right shapes."""
+    y = jax.eval_shape(functools.partial(jc.conv, **settings), x, w)
+    k, u = w.shape[:-2], x.shape[1:-1]
+    return {
+        "apply": (functools.partial(jc.conv, **settings, **more), x, w),
+        "adjoint": (functools.partial(jc.conv_transpose, **settings, output_size=u, **more), y, w),
+        "kernel": (functools.partial(jc.conv_kernel, kernel_size=k, **settings, **more), x, y),
+    }
+
+
+def drawn(shape, whole, seed):
+    values = np.random.default_rng(seed).standard_normal(shape.shape)
+    return np.rint(4 * values) if whole else values
+
+
+@built
+@pytest.mark.parametrize("face", ["apply", "adjoint", "kernel"])
+@pytest.mark.parametrize("name", SHORT)
+def test_short_kernels_are_filtered_minimally(name, face, x64):
+    """Near the sums in double precision, exactly right for whole numbers, and not rounded as plain sums are."""
+    x, w, settings = SHORT[name]
+    arrays = jax.ShapeDtypeStruct(x, jnp.float32), jax.ShapeDtypeStruct(w, jnp.float32)
+    f, *shapes = short_faces(*arrays, settings)[face]
+    plain = short_faces(*arrays, settings, precision="highest")[face][0]
+    a, b = (drawn(shape, False, seed) for seed, shape in enumerate(shapes))
+    right = np.asarray(f(a, b))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    got, sums = np.asarray(f(a, b)), np.asarray(plain(a, b))
+    assert got.dtype == np.float32
+    size = np.abs(right).max()
+    assert np.abs(got - right).max() <= 3e-6 * size
+    assert np.abs(sums - right).max() <= 3e-6 * size
+    assert (got != sums).any(), "the plain kernels were called"
+    a, b = (drawn(shape, True, seed).astype(np.float32) for seed, shape in enumerate(shapes))
+    np.testing.assert_array_equal(f(a, b), plain(a, b))
+
+
+@built
+def test_a_filtered_result_depends_on_its_own_window_only():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 24, 24, 64), np.float32), rng.standard_normal((3, 3, 64, 64), np.float32)
+    f = functools.partial(jc.conv, padding=1)
+    before = np.asarray(f(x, w))
+    for place in ((7, 10), (12, 11), (0, 0), (23, 9)):
+        meets = np.zeros((24, 24), bool)
+        meets[max(place[0] - 1, 0) : place[0] + 2, max(place[1] - 1, 0) : place[1] + 2] = True
+        huge = x.copy()
+        huge[0, *place] = 1e30
+        after = np.asarray(f(huge, w))
+        np.testing.assert_array_equal(after[0][~meets], before[0][~meets])
+        assert np.isfinite(after).all() and (after[0][meets] != before[0][meets]).all()
+
+
+@built
+@pytest.mark.parametrize("face", ["apply", "adjoint", "kernel"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
+def test_what_is_not_finite_is_summed_plainly(face, value):
+    """A filter's sums would make no number of what is infinite, or overflow on the way."""
+    x, w, settings = SHORT["3x3"]
+    arrays = jax.ShapeDtypeStruct(x, jnp.float32), jax.ShapeDtypeStruct(w, jnp.float32)
+    f, *shapes = short_faces(*arrays, settings)[face]
+    plain = short_faces(*arrays, settings, precision="highest")[face][0]
+    a, b = (drawn(shape, False, seed).astype(np.float32) for seed, shape in enumerate(shapes))
+    a[1, 3, 2:6, 3] = value
+    b = np.sign(b) / 8 if value == 3e38 else b
+    got = np.asarray(f(a, b))
+    np.testing.assert_array_equal(got, plain(a, b))
+    assert np.isfinite(got).all() == (value == 3e38)
+
+
+@built
+def test_the_precision_that_asks_for_plain_sums():
+    x, w = np.random.default_rng(0).standard_normal((2, 1, 32, 32, 64), np.float32)
+    w = np.random.default_rng(1).standard_normal((3, 3, 64, 64), np.float32)
+    f = functools.partial(jc.conv, x[:1].reshape(1, 32, 32, 64), w)
+    plain = f(precision="highest")
+    for same in (jax.lax.Precision.HIGHEST, "float32", ("highest", "default"), (None, jax.lax.Precision.HIGHEST)):
+        np.testing.assert_array_equal(f(precision=same), plain)
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_array_equal(f(), plain)
+    for other in (None, "high", jax.lax.Precision.DEFAULT, ("default", "default")):
+        assert (f(precision=other) != plain).any()
 
 
 def narrow_groups():
@@ -387,9 +488,10 @@ def test_empty_and_unsupported_calls_are_left_to_xla():
 
 
 def fuzz(program, isa, number, cxx, *options):
-    """Compile the fuzz with the kernels of an instruction set."""
+    """Compile the fuzz with the kernels of an instruction set; three of four calls are filtered where they can be."""
     subprocess.run(
         [*cxx, "-std=c++17", *options, f"-DJAXCONV_ISA={isa}", f"-DJAXCONV_NAME=kernels_{isa}"]
+        + ["-DJAXCONV_FILTER_GAIN=1e9"]
         + [*hatch_build().number(number), f"-I{SOURCE}", str(SOURCE / "kernels.cc"), str(SOURCE / "scratch.cc")]
         + [str(ROOT / "tests" / "native" / "fuzz.cc"), "-o", str(program), "-pthread"],
         check=True,

@@ -2,7 +2,7 @@
 
 Source: the kernels gather as in Zhang et al. 2018 ("High performance zero-memory overhead direct convolutions",
 arXiv:1809.10170), with the register tile of Goto and van de Geijn 2008 ("Anatomy of high-performance matrix
-multiplication").
+multiplication"); short kernels at step 1 are filtered minimally (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jaxconv.lowering import cpu
 from jaxconv.lowering.call import Call
@@ -31,6 +31,12 @@ def serves(call: Call) -> bool:
         and max(map(abs, (*g.stride, *g.dilation, *g.offsets))) <= cpu.LARGEST
         and cpu.available()
     )
+
+
+def plain(call: Call) -> bool:
+    """Whether every result is to be the sum of its own products: the kernels may otherwise filter minimally."""
+    asked = call.precision if isinstance(call.precision, tuple) else (call.precision,)
+    return any(one in (lax.Precision.HIGHEST, "highest", "float32") for one in asked)
 
 
 def takes_half(call: Call) -> bool:
@@ -61,7 +67,7 @@ def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> 
     sizes = [
         *(1,) * spare, *g.input_size, *(1,) * spare, *g.kernel_size, *(1,) * spare, *g.output_size,
         *(1,) * spare, *g.stride, *(1,) * spare, *g.dilation, *(0,) * spare, *g.offsets,
-        g.groups, call.channels_in // g.groups, call.channels_out // g.groups, call.batch,
+        g.groups, call.channels_in // g.groups, call.channels_out // g.groups, call.batch, plain(call),
     ]  # fmt: skip
     result = jax.ShapeDtypeStruct(shape, dtype)
     out = jax.ffi.ffi_call(cpu.target(face, dtype.name), result)(

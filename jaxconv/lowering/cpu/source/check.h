@@ -14,10 +14,10 @@ struct Shape {
 
 enum class Face { apply, adjoint, kernel };
 
-constexpr int kSizes = 22;
+constexpr int kSizes = 23;
 
 // The geometry in the order of `sizes`: input, kernel, output, stride, dilation, low on three axes each; groups,
-// channels of a group in and out, batch.
+// channels of a group in and out, batch; whether results are plain sums.
 inline Problem problem_of(const Index* at) {
   Problem p;
   for (auto* part : {&p.input, &p.kernel, &p.output, &p.stride, &p.dilation, &p.low}) {
@@ -28,6 +28,7 @@ inline Problem problem_of(const Index* at) {
   p.in = at[1];
   p.out = at[2];
   p.batch = at[3];
+  p.plain = at[4] != 0;
   return p;
 }
 

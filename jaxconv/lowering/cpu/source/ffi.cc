@@ -115,7 +115,7 @@ Shape shape_of(const Buffer& buffer) {
 template <class Stored, ffi::DataType type, Face face>
 ffi::Error run(ffi::ThreadPool threads, ffi::Buffer<type> a, ffi::Buffer<type> b, ffi::ResultBuffer<type> result,
                Sizes sizes) {
-  if (sizes.size() != kSizes) return ffi::Error::InvalidArgument("jaxconv: sizes must have 22 entries");
+  if (sizes.size() != kSizes) return ffi::Error::InvalidArgument("jaxconv: sizes must have 23 entries");
   const Problem p = problem_of(sizes.begin());
   if (const char* why = fault(p, face, shape_of(a), shape_of(b), shape_of(*result)))
     return ffi::Error::InvalidArgument(std::string("jaxconv: ") + why);

@@ -62,6 +62,8 @@ struct Class {
   Index positions() const { return axis[0].count * axis[1].count * axis[2].count; }
 };
 
+// With fewer contracted channels than this, the taps of the last axis are contracted together, as one run of memory.
+constexpr Index kThin = 32;
 constexpr Index kPanel = 128 * 1024;       // bytes of weights that should stay in the second-level cache
 constexpr Index kTaps = 32;                // of one pointer table
 constexpr Index kPointers = 64 * kTaps;    // of one table, which stays in the first-level cache
@@ -462,9 +464,17 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
 #if defined(JAXCONV_PAIRS)
     pack_pairs(m, b.valid, b.width, to);
 #else
-    for (Index k = 0; k < m.taps; ++k)
-      for (Index i = 0; i < m.channels; ++i, to += b.width) {
-        const Stored* from = m.at + k * m.next_tap + i * m.next_in;
+    for (Index k = 0; k < m.taps; ++k) {
+      const Stored* from = m.at + k * m.next_tap;
+      if (m.next_out != 1 && m.next_in == 1) {
+        for (int o = 0; o < b.width; o += kLanes)
+          for (Index i = 0; i < m.channels; i += kLanes)
+            transpose(from + o * m.next_out + i, m.next_out, std::min(b.valid - o, kLanes),
+                      static_cast<int>(std::min<Index>(kLanes, m.channels - i)), to + i * b.width + o, b.width);
+        to += m.channels * b.width;
+        continue;
+      }
+      for (Index i = 0; i < m.channels; ++i, to += b.width, from += m.next_in) {
         if (m.next_out == 1) {
           widen(to, from, b.valid);
         } else {
@@ -472,6 +482,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
         }
         std::memset(to + b.valid, 0, sizeof(Real) * (b.width - b.valid));
       }
+    }
 #endif
   };
   const std::vector<Stored> zeros(g.groups * g.in + kWide, Stored{0});

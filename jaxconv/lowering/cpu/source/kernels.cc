@@ -3,12 +3,15 @@
 #include "depthwise.h"
 #include "depthwise_pairing.h"
 #include "pairing.h"
+// Minimal filtering rounds otherwise than plain sums do: it is for float only, as double is asked for its bits and half
+// precision has products of its own.
+#if JAXCONV_IS(JAXCONV_REAL) && !defined(JAXCONV_STORED)
+#define JAXCONV_FILTERS
+#include "winograd_pairing.h"
+#endif
 
 namespace jaxconv {
 namespace {
-
-// With fewer contracted channels than this, the taps of the last axis are contracted together, as one run of memory.
-constexpr Index kThin = 32;
 
 // An operand of at most this many numbers is copied, a larger one is read in pieces: what a second-level cache holds.
 #ifndef JAXCONV_COPIED
@@ -142,6 +145,78 @@ void gather_narrow(const Plan& plan, const Problem& p, const Stored* w, bool tra
   gather_planes(g, plan.classes, to, p.kernel, pool);
 }
 
+// What result positions of apply meet.
+std::array<Axis, 3> axes_of(const Problem& p) {
+  std::array<Axis, 3> axes;
+  for (int a = 0; a < 3; ++a) {
+    axes[a] = {p.output[a], 0, 1, p.stride[a], {}, {}};
+    for (Index t = 0; t < p.kernel[a]; ++t) {
+      axes[a].tap.push_back(t);
+      axes[a].offset.push_back(p.dilation[a] * t - p.low[a]);
+    }
+  }
+  return axes;
+}
+
+#if defined(JAXCONV_FILTERS)
+// Calls `filter` with the taps of two axes as constants, 1 to 3 and 2 or 3.
+template <class Call>
+bool with_taps(int k1, int k2, const Call& filter) {
+  auto with = [&](auto first) {
+    return k2 == 2 ? filter(first, std::integral_constant<int, 2>{}) : filter(first, std::integral_constant<int, 3>{});
+  };
+  if (k1 == 1) return with(std::integral_constant<int, 1>{});
+  return k1 == 2 ? with(std::integral_constant<int, 2>{}) : with(std::integral_constant<int, 3>{});
+}
+
+// All classes by minimal filtering, where that is faster and all results are finite.
+bool filtered(const Gather& g, const Problem& p, const std::array<std::vector<Axis>, 3>& axes, const Stored* w,
+              bool transposed, const Pool& pool) {
+  if (p.plain) return false;
+  std::vector<std::vector<Tiles>> tiles(2);
+  for (int a = 0; a < 2; ++a)
+    for (const Axis& axis : axes[a + 1]) tiles[a].emplace_back(axis);
+  struct Part {
+    Class c;
+    const Tiles &t1, &t2;
+  };
+  std::vector<Part> parts;
+  for (const Axis& a : axes[0])
+    for (std::size_t i = 0; i < axes[1].size(); ++i)
+      for (std::size_t j = 0; j < axes[2].size(); ++j) {
+        parts.push_back({{{a, axes[1][i], axes[2][j]}, {}, 0, g.in}, tiles[0][i], tiles[1][j]});
+        const Part& part = parts.back();
+        if (!worth(g, part.c, part.t1, part.t2, g.in * (up(g.out, kLanes) / kLanes), true)) return false;
+      }
+  const Index total = p.groups * p.out, matrix = p.in * total;
+  auto weight = [&](Index i, Index j, Index k, Index group, Index first) -> Matrix {
+    const Stored* at = w + ((i * p.kernel[1] + j) * p.kernel[2] + k) * matrix;
+    if (transposed) return {at + first * total + group * p.out, 1, total, g.in, 0, 1};
+    return {at + group * p.out + first, total, 1, g.in, 0, 1};
+  };
+  for (const Part& part : parts) {
+    const bool finite = with_taps(part.t1.taps, part.t2.taps, [&](auto k1, auto k2) {
+      return winograd<k1, k2>(g, part.c, part.t1, part.t2, pool, weight);
+    });
+    if (!finite) return false;
+  }
+  return true;
+}
+
+// The same for the kernel face.
+bool filtered_pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
+  const Class c{axes_of(p), {}, 0, p.in};
+  const Tiles t1(c.axis[1]), t2(c.axis[2]);
+  const Gather g{x, nullptr, p.batch, p.input, p.output, p.groups * p.in, p.groups, p.in, p.out, p.taps()};
+  // Lanes go along either side's channels.
+  const Index vectors = std::min(p.in * (up(p.out, kLanes) / kLanes), p.out * (up(p.in, kLanes) / kLanes));
+  if (p.plain || !worth(g, c, t1, t2, vectors, false)) return false;
+  return with_taps(t1.taps, t2.taps, [&](auto k1, auto k2) {
+    return winograd_pairing<k1, k2>(p, g, c, t1, t2, y, w, pool);
+  });
+}
+#endif
+
 void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, const Stored* w, bool transposed,
          const Pool& pool) {
   const Gather& g = plan.g;
@@ -151,6 +226,9 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
   for (const auto& axis : axes) met *= axis[0].tap.size();
   const Index uses = volume(p.output) * p.taps() / std::max<Index>(1, volume(g.data_size));
   const Form form = form_of(p, g.in, g.out, met, uses);
+#if defined(JAXCONV_FILTERS)
+  if (form == Form::wide && filtered(plan.g, p, axes, w, transposed, pool)) return;
+#endif
   std::vector<Piece> pieces;
   if (form != Form::narrow) pieces = merge(plan, p, axes[2], pool);
   if (pieces.empty()) {
@@ -181,15 +259,8 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
 }
 
 void apply(const Problem& p, const Stored* x, const Stored* w, Stored* y, const Pool& pool) {
-  std::array<std::vector<Axis>, 3> axes;
-  for (int a = 0; a < 3; ++a) {
-    Axis axis{p.output[a], 0, 1, p.stride[a], {}, {}};
-    for (Index t = 0; t < p.kernel[a]; ++t) {
-      axis.tap.push_back(t);
-      axis.offset.push_back(p.dilation[a] * t - p.low[a]);
-    }
-    axes[a].push_back(axis);
-  }
+  const auto all = axes_of(p);
+  std::array<std::vector<Axis>, 3> axes{{{all[0]}, {all[1]}, {all[2]}}};
   Plan plan;
   plan.g = {x, y, p.batch, p.input, p.output, p.groups * p.in, p.groups, p.in, p.out, p.taps()};
   run(plan, p, axes, w, false, pool);
@@ -219,6 +290,9 @@ void pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, cons
   auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   const Index positions = std::max<Index>(1, std::min(volume(p.input), volume(p.output)));
   const Index uses = volume(p.output) * p.taps() / positions;
+#if defined(JAXCONV_FILTERS)
+  if (filtered_pairing(p, x, y, w, pool)) return;
+#endif
 #if defined(JAXCONV_PERMUTES)
   if (sharing_pairing(p.groups, p.in, p.out, uses)) return shared_pairing(p, x, y, w, pool);
 #endif

@@ -22,6 +22,7 @@ struct Problem {
   std::array<Index, 3> input{}, kernel{}, output{}, stride{}, dilation{}, low{};
   Index groups = 1;
   Index in = 0, out = 0;  // channels of a group
+  bool plain = false;     // whether every result is to be the sum of its own products, whatever would be faster
   Index taps() const { return kernel[0] * kernel[1] * kernel[2]; }
 };
 

@@ -238,5 +238,51 @@ inline void round_run(To* to, const Real* from, Index count) {
   }
 }
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define JAXCONV_SHUFFLES
+// The halves' numbers in turn: a0 b0 a1 b1 ..., from number `from` on.
+template <int from, int... k>
+inline Vec interleaved(Vec a, Vec b, std::integer_sequence<int, k...>) {
+  return __builtin_shufflevector(a, b, (from + k / 2 + k % 2 * kLanes)...);
+}
+// Rows become columns: after as many rounds as a lane's number has bits, each row's bits have become the lane's.
+template <int rounds = kLanes>
+[[gnu::always_inline]] inline void turn(Vec (&v)[kLanes]) {
+  if constexpr (rounds > 1) {
+    constexpr std::make_integer_sequence<int, kLanes> all;
+    Vec next[kLanes];
+#pragma GCC unroll 8
+    for (int k = 0; k < kLanes / 2; ++k) {
+      next[2 * k] = interleaved<0>(v[k], v[k + kLanes / 2], all);
+      next[2 * k + 1] = interleaved<kLanes / 2>(v[k], v[k + kLanes / 2], all);
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < kLanes; ++k) v[k] = next[k];
+    turn<rounds / 2>(v);
+  }
+}
+#endif
+#endif
+
+// to[column * step + row] = from[row * next + column], and zeros for the rows that do not exist, of at most kLanes.
+inline void transpose(const Stored* from, Index next, int rows, int columns, Real* to, Index step) {
+#if defined(JAXCONV_SHUFFLES)
+  Vec v[kLanes];
+#pragma GCC unroll 16
+  for (int row = 0; row < kLanes; ++row) {
+    v[row] = row >= rows ? Vec{} : columns == kLanes ? load(from + row * next) : load_part(from + row * next, columns);
+  }
+  turn(v);
+#pragma GCC unroll 16
+  for (int column = 0; column < kLanes; ++column) {
+    if (column < columns) store(to + column * step, v[column]);
+  }
+#else
+  for (int column = 0; column < columns; ++column)
+    for (int row = 0; row < kLanes; ++row) to[column * step + row] = row < rows ? widened(from[row * next + column]) : Real{0};
+#endif
+}
+
 }  // namespace
 }  // namespace jaxconv
