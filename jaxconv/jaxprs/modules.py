@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+_BUILT_IN = (tuple, list, dict, str, int, float, bool, type(None))
 # The paths of the modules that are being called by name, by identity, and those whose calls are open.
 _NAMING: ContextVar[tuple[dict[int, tuple[str, ...]], list[tuple[str, ...]]] | None] = ContextVar(
     "naming", default=None
@@ -21,7 +22,9 @@ def nnx() -> Any:
 
 def is_module(value: Any) -> bool:
     """Whether a value is a flax NNX object or variable: something whose state a call may change."""
-    return nnx() is not None and isinstance(value, nnx().Pytree | nnx().Variable)
+    if nnx() is None or type(value) in _BUILT_IN or isinstance(value, jax.Array):  # said without flax's own checks
+        return False
+    return isinstance(value, nnx().Pytree | nnx().Variable)
 
 
 def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:

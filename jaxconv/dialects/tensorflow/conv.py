@@ -160,6 +160,7 @@ def atrous_conv2d(value: ArrayLike, filters: ArrayLike, rate: int, padding: str,
     return _conv("atrous_conv2d", layout, value, filters, (1, 1), dilation, layout.padding(padding, explicit=False))
 
 
+@in_one_program("input", "filter")
 def depthwise_conv2d(
     input: ArrayLike,
     filter: ArrayLike,
