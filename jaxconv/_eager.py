@@ -13,10 +13,14 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxconv import _compat
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_TOLD_APART = {int, str, tuple, list, type(None)}  # entries of settings that equal no other of these
 
 
 def in_one_program(*operands: str) -> Callable[[F], F]:
@@ -57,7 +61,13 @@ def in_one_program(*operands: str) -> Callable[[F], F]:
 def _operand(value: Any) -> Any:
     if value is None or isinstance(value, jax.Array):
         return value
+    if type(value) is np.ndarray:
+        return jnp.asarray(value)
     raise TypeError("a program takes arrays")
+
+
+class _Floats(tuple):
+    """Floats, told from the integers that they may equal by the type that they come in."""
 
 
 def _setting(value: Any) -> Any:
@@ -65,6 +75,16 @@ def _setting(value: Any) -> Any:
     if type(value) not in (tuple, list):
         hash(value)
         return value
-    if not all(type(entry) in (int, str, tuple, list) for entry in value):
+    kinds = set(map(type, value))
+    if kinds == {float}:
+        return _Floats(value)
+    if not kinds <= _TOLD_APART:
         raise TypeError("may equal another setting that means something else")
-    return tuple(map(_setting, value))
+    return tuple(map(_entry, value))
+
+
+def _entry(value: Any) -> Any:
+    found = _setting(value)
+    if isinstance(found, _Floats):
+        raise TypeError("jax compares the types of settings, and not those of their entries")
+    return found

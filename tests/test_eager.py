@@ -34,7 +34,7 @@ CALLS = {
     "max_pool": (jc.max_pool, (X, 2), {"return_indices": True}),
     "avg_pool": (jc.avg_pool, (X, [3, 3]), {"stride": 2, "ceil_mode": True}),
     "max_unpool": (jc.max_unpool, (Y, INDICES, 6), {}),
-    "resize": (jc.resize, (X,), {"scale": 1.5, "method": "cubic"}),
+    "resize": (jc.resize, (X,), {"scale": (1.5, 2.0), "method": "cubic"}),
     "pixel_shuffle": (jc.pixel_shuffle, (X, 2), {}),
     "pixel_unshuffle": (jc.pixel_unshuffle, (X,), {"factor": (2, 3)}),
     "unfold": (jc.unfold, (X, 3), {}),
@@ -44,6 +44,8 @@ CALLS = {
     "torch.conv_transpose2d": (torch.conv_transpose2d, (XT, WT), {"stride": 2, "output_padding": 1, "bias": B}),
     "torch.max_pool2d": (torch.max_pool2d, (XT, 2), {}),
     "torch.avg_pool2d": (torch.avg_pool2d, (XT, 3), {"padding": 1}),
+    "torch.adaptive_avg_pool2d": (torch.adaptive_avg_pool2d, (XT, (2, None)), {}),
+    "torch.adaptive_max_pool2d": (torch.adaptive_max_pool2d, (XT, 3), {"return_indices": True}),
     "torch.interpolate": (torch.interpolate, (XT,), {"size": [7, 5], "mode": "bilinear"}),
     "torch.pixel_shuffle": (torch.pixel_shuffle, (XT, 2), {}),
     "torch.pixel_unshuffle": (torch.pixel_unshuffle, (XT, 2), {}),
@@ -63,6 +65,9 @@ CALLS = {
     "onnx.ConvTranspose": (onnx.ConvTranspose, (XT, WT), {"strides": [2, 2], "output_shape": [12, 12]}),
     "onnx.MaxPool": (onnx.MaxPool, (XT,), {"kernel_shape": [2, 2], "return_indices": True}),
     "onnx.AveragePool": (onnx.AveragePool, (XT,), {"kernel_shape": [2, 2], "count_include_pad": 1}),
+    "onnx.Resize": (onnx.Resize, (XT,), {"sizes": [1, 4, 9, 9], "mode": "linear"}),
+    "onnx.Upsample": (onnx.Upsample, (XT, [1.0, 1.0, 2.0, 1.5]), {}),
+    "onnx.Col2Im": (onnx.Col2Im, (normal(1, 36, 16), [6, 6], [3, 3]), {}),
     "onnx.DepthToSpace": (onnx.DepthToSpace, (XT,), {"blocksize": 2}),
     "onnx.SpaceToDepth": (onnx.SpaceToDepth, (XT,), {"blocksize": 2}),
     "lax.conv_transpose": (lax.conv_transpose, (X, W, (2, 2), "SAME"), {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}),
@@ -105,7 +110,7 @@ def test_a_call_is_a_program_that_is_kept(name):
     function, operands, settings = CALLS[name]
     first = function(*operands, **settings)
     assert is_kept(lambda: function(*operands, **settings))
-    plain = function(*(np.asarray(a) if isinstance(a, jax.Array) else a for a in operands), **settings)
+    plain = jax.jit(lambda: function(*operands, **settings))()  # traced: the function itself
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(plain), strict=True):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
@@ -157,6 +162,9 @@ def test_equal_settings_of_other_types_are_told_apart():
                   {"padding": ((1, 1), (True, 1))}, {"padding": [[1, 1], [1, 1.0]]}):  # fmt: skip
         with pytest.raises(TypeError, match="must be an integer"):
             jc.conv(X, W, **wrong)
+    assert jc.resize(X, (9, 12)).shape == jc.resize(X, scale=(1.5, 2.0)).shape == (1, 9, 12, 4)
+    with pytest.raises(TypeError, match="must be an integer"):
+        jc.resize(X, (9.0, 12.0))
     for same in (
         {"padding": 1},
         {"padding": np.array([1, 1])},
@@ -169,7 +177,7 @@ def test_equal_settings_of_other_types_are_told_apart():
 def test_arrays_of_numpy_and_numbers_are_read_as_ever():
     expected = strided()
     found = jc.conv(np.asarray(X, np.float64), W, stride=2)
-    assert found.dtype == jnp.float32
+    assert found.dtype == jnp.float32 and is_kept(lambda: jc.conv(np.asarray(X, np.float64), W, stride=2))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     for wrong in (1.0, [1.0], None):
         with pytest.raises(TypeError, match="x must be an array"):
@@ -227,6 +235,8 @@ def test_at_compile_time_and_under_checks_of_leaks():
     np.testing.assert_allclose(total(), strided().sum(), rtol=1e-5)
     with jax.checking_leaks():
         np.testing.assert_allclose(total(), strided().sum(), rtol=1e-5)
+    with jax.disable_jit():
+        assert not is_kept(strided)
 
 
 def test_a_nan_is_found_by_jax_debug_nans():

@@ -85,6 +85,7 @@ def SpaceToDepth(input: ArrayLike, *, blocksize: int, mode: str = "DCR", opset: 
     return channels_first(resample.pixel_unshuffle(channels_last(x, 2), (b, b), order=mode), 2)
 
 
+@in_one_program("input")
 def Col2Im(
     input: ArrayLike,
     image_shape: ArrayLike | Sequence[int],

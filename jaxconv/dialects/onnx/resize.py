@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxconv._checks import any_below, is_open, refuse_open
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, flag, ints, static
 from jaxconv.dialects.onnx import _attributes as at
 from jaxconv.resampling import axis_maps, axis_reads, resample
@@ -24,6 +25,7 @@ _NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 _POLICIES = ("stretch", "not_larger", "not_smaller")
 
 
+@in_one_program("X")
 def Resize(
     X: ArrayLike,
     roi: ArrayLike | None = None,
@@ -114,6 +116,7 @@ def Resize(
     return _extrapolate(_apply(x, maps, mode), outside, extrapolation_value)
 
 
+@in_one_program("X")
 def Upsample(
     X: ArrayLike, scales: ArrayLike | Sequence[float], *, mode: str = "nearest", opset: int | None = None
 ) -> Array:

@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxconv._checks import as_index, is_open, refuse_open
+from jaxconv._eager import in_one_program
 from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
 from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool, adaptive_max_pool_with_indices
 from jaxconv.resampling.windows import index_dtype
@@ -257,6 +258,7 @@ def _taps(place: Array, n: int, mode: str, padding: str, corners: bool) -> list[
 
 
 def _adaptive(name: str, rank: int, pool: Callable[..., Array]) -> Callable[..., Any]:
+    @in_one_program("input")
     def run(input: ArrayLike, output_size: Sizes, return_indices: bool = False) -> Any:
         x = array(input, "input")
         if x.ndim not in (rank + 1, rank + 2):
