@@ -44,6 +44,16 @@ inline std::vector<Index> cuts_of(const Axis& axis, Index size) {
   return cuts;
 }
 
+// How many pairs of a result position and a tap find an operand position.
+inline double meetings(const Axis& axis, Index size) {
+  double all = 0;
+  for (Index offset : axis.offset) {
+    const Found met = found(axis, offset, size);
+    all += met.high - met.low;
+  }
+  return all;
+}
+
 struct Gather {
   const Stored* data;  // operand, batch x positions x pixel
   Stored* result;      // batch x positions x (groups * out)
@@ -498,8 +508,11 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
   const Index chunk = std::min(kChunk, kPointers / step / (2 * kRows) * (2 * kRows));
   Index chunks = 0;
   for (const Class& c : classes) chunks += (g.batch * c.positions() + chunk - 1) / chunk;
-  // A class that is one chunk needs each matrix once, and packs it then: a large kernel is never copied whole.
-  const bool once = chunks <= static_cast<Index>(classes.size());
+  // Classes that are one chunk each and share no taps need each matrix once, and pack it then: a large kernel is never
+  // copied whole.
+  Index met = 0;
+  for (const Class& c : classes) met += c.taps.size();
+  const bool once = chunks <= static_cast<Index>(classes.size()) && met <= g.taps;
   const Scratch<Packed> packed(once ? 0 : size);
   if (!once) {
     const Index matrices = static_cast<Index>(blocks.size()) * g.taps;

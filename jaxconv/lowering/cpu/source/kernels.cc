@@ -19,15 +19,19 @@ namespace {
 #endif
 constexpr Index kCopied = JAXCONV_COPIED;
 
-// Adding up the lanes costs instructions of its own. It pays where a result adds up more numbers than this, times the
-// resulting channels.
-constexpr Index kLong = 8;
+// Adding up the lanes costs instructions of its own: as many as so many products.
+constexpr Index kLong = 6;
+
+// Where a larger share of the taps meets the operand, or parts would be more or shorter, or there is less to multiply, an
+// axis is not split.
+constexpr double kMeets = 0.92, kMuch = 1 << 20;
+constexpr Index kParts = 5, kPart = 2;
 
 // `taps` meet a result position; a number of the operand is used `uses` times.
 Form form_of(const Problem& p, Index in, Index out, Index taps, Index uses) {
   if (narrow(p.groups, in, out, uses) || sharing(p.groups, in, out)) return Form::narrow;
   const bool few = out <= kFew && 2 * out <= kLanes;
-  return few && in >= kLanes && in * taps > kLong * out ? Form::few : Form::wide;
+  return few && in * taps > out * (taps * (up(in, kLanes) / kLanes) + kLong) ? Form::few : Form::wide;
 }
 
 // A copy of `from` (lines x size x pixel) with zeros before and after each line.
@@ -57,6 +61,37 @@ struct Piece {
 struct TapRun {
   Index first, next, taps;
 };
+
+// Positions of an axis that meet the same taps are an axis of their own where many positions lack some: a tile that
+// holds others computes with zeros.
+void split(std::array<std::vector<Axis>, 3>& axes, const Gather& g) {
+  double products = 1.0 * g.batch * g.groups * g.in * g.out;
+  for (const auto& some : axes) products *= static_cast<double>(some[0].count) * some.size() * some[0].tap.size();
+  if (products < kMuch) return;
+  for (int a = 0; a < 3; ++a) {
+    std::vector<Axis> parts;
+    for (const Axis& axis : axes[a]) {
+      const std::vector<Index> cuts = cuts_of(axis, g.data_size[a]);
+      const double met = meetings(axis, g.data_size[a]), all = static_cast<double>(axis.count) * axis.tap.size();
+      const Index some = cuts.size() - 1;
+      if (met > kMeets * all || some > kParts || axis.count < kPart * some) {
+        parts.push_back(axis);
+        continue;
+      }
+      for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
+        Axis part{cuts[k + 1] - cuts[k], axis.first + axis.stride * cuts[k], axis.stride, axis.step, {}, {}};
+        for (std::size_t t = 0; t < axis.tap.size(); ++t) {
+          const Index at = axis.step * cuts[k] + axis.offset[t];
+          if (at < 0 || at >= g.data_size[a]) continue;
+          part.tap.push_back(axis.tap[t]);
+          part.offset.push_back(at);
+        }
+        parts.push_back(part);
+      }
+    }
+    axes[a] = parts;
+  }
+}
 
 struct Plan {
   Gather g;
@@ -231,6 +266,7 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
 #endif
   std::vector<Piece> pieces;
   if (form != Form::narrow) pieces = merge(plan, p, axes[2], pool);
+  if (form != Form::narrow && pieces.empty()) split(axes, g);
   if (pieces.empty()) {
     for (const Axis& axis : axes[2]) pieces.push_back({axis, 0, 1});
     for (Index t = 0; t < p.kernel[2]; ++t) plan.runs.push_back({t, 0, 1});

@@ -9,6 +9,7 @@ namespace {
 
 constexpr Index kLeastTiles = 2 * kRows;       // of a task,
 constexpr double kMostSums = 8 * 1024 * 1024;  // and bytes of their sums at most
+constexpr double kMostShares = 9;
 
 // How an axis is tiled. Its taps are parts of up to three, `apart` result positions from one to the next: results j and
 // j + apart meet part k's taps at operand positions step*j + offset[k] + (0, 1, 2, ...) * step*apart.
@@ -87,16 +88,6 @@ struct Share {
   const Tiles::Part *part1, *part2;
 };
 
-// How many pairs of a result position and a tap find an operand position.
-inline double meetings(const Axis& axis, Index size) {
-  double all = 0;
-  for (Index offset : axis.offset) {
-    const Found met = found(axis, offset, size);
-    all += met.high - met.low;
-  }
-  return all;
-}
-
 // Times of vectors in cycles, fitted to layers of 1 to 512 channels: a sum of pixels, of products, of taps, and of
 // products that make taps; and a packed tap of the other kernels.
 #if JAXCONV_VECTOR == 64
@@ -105,10 +96,11 @@ constexpr double kPixelSum = 4.5, kProductSum = 5.7, kTapSum = 10, kProductTaps 
 constexpr double kPixelSum = 2.4, kProductSum = 3.6, kTapSum = 7, kProductTaps = 11;
 #endif
 constexpr double kTileTime = 30, kPackTime = 10;
+// A share of the other kernels' time that is less for sure. Along one axis there is less to gain, and memory to wait for.
+constexpr double kSurely = 0.9, kSurelyOne = 0.85;
 #ifndef JAXCONV_FILTER_GAIN  // a test filters all that can be
-#define JAXCONV_FILTER_GAIN 0.95
+#define JAXCONV_FILTER_GAIN 1
 #endif
-constexpr double kFilterGain = JAXCONV_FILTER_GAIN;
 
 // Whether minimal filtering of a class takes less time than plain sums. A tap of a group is so many vectors, and plain
 // sums pack them or not.
@@ -128,7 +120,9 @@ inline bool worth(const Gather& g, const Class& c, const Tiles& t1, const Tiles&
   const double bytes = sizeof(Real) * f * c.axis[0].tap.size() * parts * kLeastTiles * g.groups * g.in;
   const double filtered = tiles * (f * (sums + results) + kTileTime * c.axis[0].count) +
                           f * c.axis[0].tap.size() * parts * groups * vectors * (packed ? kTapSum : kProductTaps);
-  return filtered < kFilterGain * direct && bytes < kMostSums;
+  // The kernel face sums pixels for all shares at once.
+  const bool fits = packed ? bytes < kMostSums : c.axis[0].tap.size() * parts <= kMostShares;
+  return fits && filtered < JAXCONV_FILTER_GAIN * (t1.taps == 1 ? kSurelyOne : kSurely) * direct;
 }
 
 }  // namespace
