@@ -22,8 +22,8 @@ constexpr Index kCopied = JAXCONV_COPIED;
 // Adding up the lanes costs instructions of its own: as many as so many products.
 constexpr Index kLong = 6;
 
-// Where a larger share of the taps meets the operand, or parts would be more or shorter, or there is less to multiply, an
-// axis is not split.
+// Where a larger share of the taps meets the operand, or parts would be more or shorter, or there is less to multiply,
+// an axis is not split.
 constexpr double kMeets = 0.92, kMuch = 1 << 20;
 constexpr Index kParts = 5, kPart = 2;
 

@@ -96,7 +96,8 @@ constexpr double kPixelSum = 4.5, kProductSum = 5.7, kTapSum = 10, kProductTaps 
 constexpr double kPixelSum = 2.4, kProductSum = 3.6, kTapSum = 7, kProductTaps = 11;
 #endif
 constexpr double kTileTime = 30, kPackTime = 10;
-// A share of the other kernels' time that is less for sure. Along one axis there is less to gain, and memory to wait for.
+// Shares of the other kernels' time that are less for sure. Along one axis there is less to gain, and memory to wait
+// for.
 constexpr double kSurely = 0.9, kSurelyOne = 0.85;
 #ifndef JAXCONV_FILTER_GAIN  // a test filters all that can be
 #define JAXCONV_FILTER_GAIN 1
@@ -109,8 +110,8 @@ inline bool worth(const Gather& g, const Class& c, const Tiles& t1, const Tiles&
   const double met0 = meetings(c.axis[0], g.data_size[0]), groups = g.groups;
   const double met = met0 * meetings(c.axis[1], g.data_size[1]) * meetings(c.axis[2], g.data_size[2]);
   const double taps = c.axis[0].tap.size() * c.axis[1].tap.size() * c.axis[2].tap.size();
-  // Between groups of few channels the other kernels lose time.
-  const double between = g.groups > 1 && g.in < 2 * kThin ? 1.2 : 1;
+  // Between groups of few channels the other kernels lose time; groups of fewer than a vector share one.
+  const double between = g.groups > 1 && g.in >= kLanes ? 1 + 0.4 * kLanes * kLanes / (g.in * g.in) : 1;
   const double direct = groups * vectors * (between * g.batch * met / 2 + (packed ? kPackTime * taps : 0));
   const double tiles = static_cast<double>(t1.tiles()) * t2.tiles() * g.batch;
   const double parts = t1.parts.size() * t2.parts.size();

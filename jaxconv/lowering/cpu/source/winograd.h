@@ -17,8 +17,15 @@ namespace {
 
 constexpr Index kTransformed = 512 * 1024;  // bytes of a task's sums
 constexpr Index kOneTask = 64;              // so few tiles are one task's
+constexpr Index kTeam = 64;                 // channels of groups that are filtered together
 constexpr Index kSkew = 16;                 // numbers of a cache line
 constexpr Index kAhead = 8;                 // matrix rows, which processors do not foresee
+
+// Groups that are filtered together: a task's sums are those of their channels.
+struct Team {
+  Index first, groups;
+};
+inline Index team_of(const Gather& g) { return std::clamp<Index>(kTeam / std::max(g.in, g.out), 1, g.groups); }
 
 template <int K1, int K2>
 struct Filter {
@@ -31,7 +38,7 @@ struct Filter {
   const Class& c;
   const Tiles &t1, &t2;
   const Index n1 = t1.tiles(), n2 = t2.tiles(), n0 = c.axis[0].count;
-  const Index tiles = g.batch * n0 * n1 * n2, channels = g.groups * g.in, total = g.groups * g.out;
+  const Index tiles = g.batch * n0 * n1 * n2, total = g.groups * g.out;
 
   std::vector<Share> shares() const {
     std::vector<Share> all;
@@ -61,15 +68,16 @@ struct Filter {
   }
 
   // Sums of the pixels that the tiles meet in a share: (frequency, tile, channel), `plane` and `pitch` apart. Returns
-  // whether there are any.
-  bool sum_pixels(const Spot* spots, Index count, const Share& share, const Stored* none, Real* to, Index plane,
-                  Index pitch) const {
-    const Index all = channels, size0 = g.data_size[0], size1 = g.data_size[1], size2 = g.data_size[2], pixel = g.pixel;
+  // whether there are any. Of all channels they are those of some groups.
+  bool sum_pixels(const Spot* spots, Index count, const Share& share, const Team& team, const Stored* none, Real* to,
+                  Index plane, Index pitch) const {
+    const Index all = team.groups * g.in, size0 = g.data_size[0], size1 = g.data_size[1], size2 = g.data_size[2],
+                pixel = g.pixel;
     const Index offset = share.offset, offset1 = share.part1->offset, offset2 = share.part2->offset;
     const Index apart1 = t1.step * t1.apart, apart2 = t2.step * t2.apart;
     // Distances may be longer than any array: what would never be used is not computed.
     const Index next1 = apart1 < size1 ? apart1 * size2 * pixel : 0, next2 = apart2 < size2 ? apart2 * pixel : 0;
-    const Stored* const data = g.data;
+    const Stored* const data = g.data + team.first * g.in;
     bool met = false;
     for (const Spot* s = spots; s < spots + count; ++s, to += pitch) {
       const Index u0 = s->u0 + offset, u1 = s->u1 + offset1, u2 = s->u2 + offset2;
@@ -246,7 +254,8 @@ bool winograd(const Gather& g, const Class& c, const Tiles& t1, const Tiles& t2,
   const Filter<K1, K2> filter{g, c, t1, t2};
   constexpr int F = Filter<K1, K2>::F;
   const std::vector<Share> shares = filter.shares();
-  const Index depth = shares.size(), tiles = filter.tiles, channels = filter.channels;
+  const Index depth = shares.size(), tiles = filter.tiles;
+  const Index team = team_of(g), teams = (g.groups + team - 1) / team;
   // From one frequency's sums of taps to the next. A line is added: all would otherwise compete for one set of a cache.
   auto plane_of = [&](const Block& b) { return depth * g.in * b.width + kSkew; };
   Index size = 0;
@@ -256,45 +265,52 @@ bool winograd(const Gather& g, const Class& c, const Tiles& t1, const Tiles& t2,
     size += F * plane_of(b);
   }
   // An odd number of cache lines between pixels: with an even one they would compete for the same sets.
-  const Index pitch = up(channels, 32) + kSkew;
+  const Index pitch = up(team * g.in, 32) + kSkew;
   const Index fit = kTransformed / static_cast<Index>(sizeof(Real) * F * (depth * pitch + kWide));
   // Few tiles: every task passes over all of them, and sums the taps of its blocks itself, in a cache.
   const bool once = tiles <= kOneTask;
   const Index most = once ? tiles : std::clamp<Index>(fit / kRows * kRows, kLeastTiles, 16 * kRows);
-  const Index threads = pool.threads, all_blocks = blocks.size(), least = (tiles + most - 1) / most;
+  const Index threads = pool.threads, of_group = blocks.size() / g.groups, least = (tiles + most - 1) / most;
   const Index wanted = once ? 1 : up(least, threads), chunk = (tiles + wanted - 1) / wanted;
   const Index chunks = (tiles + chunk - 1) / chunk;
   // Few chunks: the resulting channels are shared out as well.
-  const Index most_parts = threads == 1 ? 1 : std::max<Index>(1, all_blocks / 2);
+  const Index most_parts = threads == 1 || g.groups > 1 ? 1 : std::max<Index>(1, of_group / 2);
   const Index parts = std::clamp<Index>((4 * threads + chunks - 1) / chunks, 1, most_parts);
   auto sum_taps = [&](const Block& b, Index t, Real* to) {
     filter.sum_taps(weight, shares[t], b, to + t * g.in * b.width, plane_of(b));
   };
   const Scratch<Real> weights(once ? 0 : size);
   if (!once) {
-    pool.run(static_cast<Index>(blocks.size()) * depth, [&](Index task) {
-      const Block& b = blocks[task / depth];
-      sum_taps(b, task % depth, weights.get() + b.weights);
+    const Index all = static_cast<Index>(blocks.size()) * depth, some = std::max<Index>(1, kLittle * all / size);
+    pool.run((all + some - 1) / some, [&](Index task) {
+      for (Index k = task * some; k < std::min(all, (task + 1) * some); ++k) {
+        const Block& b = blocks[k / depth];
+        sum_taps(b, k % depth, weights.get() + b.weights);
+      }
     });
   }
-  const std::vector<Stored> zeros(channels + kWide, Stored{0});
+  const std::vector<Stored> zeros(team * g.in + kWide, Stored{0});
   std::atomic<bool> finite{true};
-  pool.run(chunks * parts, [&](Index task) {
+  pool.run(chunks * teams * parts, [&](Index task) {
     thread_local std::vector<Spot> spots;
     thread_local std::vector<char> met;
     if (!finite.load(std::memory_order_relaxed)) return;
-    const Index first = task / parts * chunk, count = std::min(chunk, tiles - first), part = task % parts;
-    const Index plane = depth * chunk * pitch + kSkew, result_plane = chunk * kWide + kSkew;
+    const Index first = task / parts / teams * chunk, count = std::min(chunk, tiles - first), part = task % parts;
+    const Index from = task / parts % teams * team, blocks_from = from * of_group;
+    const Team groups{from, std::min(team, g.groups - from)};
+    const Index all_blocks = groups.groups * of_group, plane = depth * chunk * pitch + kSkew,
+                result_plane = chunk * kWide + kSkew;
     const Scratch<Real> memory(F * (plane + result_plane)), own(once ? F * plane_of(blocks[0]) : 0);
     met.resize(depth);
     Real* const data = memory.get();
     Real* const sums = data + F * plane;
     filter.place(first, count, spots);
     for (Index t = 0; t < depth; ++t)
-      met[t] = filter.sum_pixels(spots.data(), count, shares[t], zeros.data(), data + t * chunk * pitch, plane, pitch);
+      met[t] = filter.sum_pixels(spots.data(), count, shares[t], groups, zeros.data(), data + t * chunk * pitch, plane,
+                                 pitch);
     Vec check{};
     for (Index k = part * all_blocks / parts; k < (part + 1) * all_blocks / parts; ++k) {
-      const Block& b = blocks[k];
+      const Block& b = blocks[blocks_from + k];
       const MultiplyRows* const multiply = b.width == kWide ? kMultiply2.data() : kMultiply1.data();
       const Index most = b.width == kWide ? kRows : kThinRows;
       const Real* packed = weights.get() + b.weights;
@@ -306,7 +322,7 @@ bool winograd(const Gather& g, const Class& c, const Tiles& t1, const Tiles& t2,
         const Real* w = packed + f * plane_of(b);
         for (Index p = 0; p < count; p += most) {
           const Index rows = std::min(most, count - p);
-          const Real* at = data + f * plane + p * pitch + b.group * g.in;
+          const Real* at = data + f * plane + p * pitch + (b.group - from) * g.in;
           multiply[rows - 1](at, pitch, chunk * pitch, met, g.in, w, sums + f * result_plane + p * b.width);
         }
       }

@@ -7,7 +7,8 @@
 namespace jaxconv {
 namespace {
 
-constexpr Index kBothSums = 4 * 1024 * 1024;  // bytes of both sides' sums that are under way
+constexpr Index kBothSums = 4 * 1024 * 1024;  // bytes of both sides' sums that are under way,
+constexpr Index kOwnProducts = 160 * 1024;    // and of the products that a task may have for its own
 constexpr Index kSumming = 16;                // tiles of a task that sums pixels
 
 template <int K1, int K2>
@@ -19,10 +20,11 @@ struct PairFilter : Filter<K1, K2> {
   using typename Base::Second;
 
   // Sums of y's pixels: (frequency, tile, channel).
-  void sum_results(const Stored* y, const Spot* spots, Index count, const Stored* none, Real* to, Index plane,
-                   Index pitch) const {
-    const Index all = total, apart1 = t1.apart < t1.count ? t1.apart * g.result_size[2] * all : 0;
-    const Index apart2 = t2.apart < t2.count ? t2.apart * all : 0;
+  void sum_results(const Stored* y, const Spot* spots, Index count, const Team& team, const Stored* none, Real* to,
+                   Index plane, Index pitch) const {
+    const Index all = team.groups * g.out, apart1 = t1.apart < t1.count ? t1.apart * g.result_size[2] * total : 0;
+    const Index apart2 = t2.apart < t2.count ? t2.apart * total : 0;
+    y += team.first * g.out;
     for (const Spot* s = spots; s < spots + count; ++s, to += pitch) {
       const Stored* from[R1][R2];
       for (int i = 0; i < R1; ++i)
@@ -94,52 +96,86 @@ bool winograd_pairing(const Problem& p, const Gather& g, const Class& c, const T
   const PairFilter<K1, K2> filter{{g, c, t1, t2}};
   constexpr int F = Filter<K1, K2>::F;
   const std::vector<Share> shares = filter.shares();
-  const Index depth = shares.size(), tiles = filter.tiles, channels = filter.channels, total = filter.total;
+  const Index depth = shares.size(), tiles = filter.tiles, total = filter.total;
   const bool swap = up(p.in, kLanes) * p.out < up(p.out, kLanes) * p.in;
   const Index rows = swap ? p.out : p.in, lanes = swap ? p.in : p.out, wide = up(lanes, kLanes);
-  const Index x_pitch = up(channels, 32) + kSkew, y_pitch = up(total, 32) + kSkew;
-  const Index fit = kBothSums / static_cast<Index>(sizeof(Real) * F * (depth * x_pitch + y_pitch));
-  // At least so many that passing over the products takes no longer than passing over the sums.
-  const Index least = std::max<Index>(96, p.in * p.out / (p.in + p.out));
-  const Index most = std::clamp<Index>(fit, least, std::max<Index>(least, 1024));
-  const Index chunk = up(std::min(most, tiles), kSumming);
-  const Index x_plane = chunk * x_pitch + kSkew, y_plane = chunk * y_pitch + kSkew, plane = rows * wide + kSkew;
   const Index slabs = (rows + kSlab - 1) / kSlab, slab = (rows + slabs - 1) / slabs;
-  const Scratch<Real> x_sums(depth * F * x_plane), y_sums(F * y_plane), products(p.groups * depth * F * plane);
-  const std::vector<Stored> zeros(std::max(channels, total) + kWide, Stored{0});
-  for (Index first = 0; first < tiles; first += chunk) {
-    const Index count = std::min(chunk, tiles - first);
-    pool.run((count + kSumming - 1) / kSumming, [&](Index task) {
-      thread_local std::vector<Spot> spots;
-      const Index at = task * kSumming, some = std::min(kSumming, count - at);
-      filter.place(first + at, some, spots);
-      for (Index t = 0; t < depth; ++t)
-        filter.sum_pixels(spots.data(), some, shares[t], zeros.data(), x_sums.get() + t * F * x_plane + at * x_pitch,
-                          x_plane, x_pitch);
-      filter.sum_results(y, spots.data(), some, zeros.data(), y_sums.get() + at * y_pitch, y_plane, y_pitch);
-    });
-    pool.run(p.groups * depth * F * slabs, [&](Index task) {
-      thread_local Sums sums;
-      const Index from = task % slabs * slab, number = task / slabs;
-      const Index f = number % F, t = number / F % depth, group = number / F / depth;
-      const Index some = std::min(slab, rows - from);
-      const Real* x_at = x_sums.get() + (t * F + f) * x_plane + group * p.in;
-      const Real* y_at = y_sums.get() + f * y_plane + group * p.out;
-      Real* to = products.get() + number * plane + from * wide;
-      if (first == 0) std::memset(to, 0, sizeof(Real) * some * wide);
-      sums.start(to, some, lanes, 0);
-      for (Index k = 0; k < count;) {
-        const Index held = std::min(sums.room(), count - k);
-        const Real *x_here = x_at + k * x_pitch, *y_here = y_at + k * y_pitch;
-        if (swap) {
-          sums.hold({y_here + from, x_here, y_pitch, x_pitch, held});
-        } else {
-          sums.hold({x_here + from, y_here, x_pitch, y_pitch, held});
-        }
-        k += held;
+  const Index plane = rows * wide + kSkew, items = depth * F, size = p.groups * items * plane;
+  // Few products stay in a cache: a task then has its own, and adds to them whatever its tiles come to. Of many each task
+  // has some, and adds up what all have summed.
+  const bool few = team_of(g) * items * plane * static_cast<Index>(sizeof(Real)) <= kOwnProducts;
+  const Index team = few ? team_of(g) : p.groups, teams = (p.groups + team - 1) / team;
+  const Index x_pitch = up(team * p.in, 32) + kSkew, y_pitch = up(team * p.out, 32) + kSkew;
+  const Index bytes = static_cast<Index>(sizeof(Real)) * F * (depth * x_pitch + y_pitch);
+  // At least so many that passing over the products takes no longer than passing over the sums.
+  const Index least = few ? 2 * kSumming : std::max<Index>(96, p.in * p.out / (p.in + p.out));
+  const Index fit = std::clamp<Index>((few ? kTransformed : kBothSums) / bytes, least, std::max<Index>(least, 1024));
+  const Index chunk = up(std::min(fit, tiles), kSumming);
+  const Index x_plane = chunk * x_pitch + kSkew, y_plane = chunk * y_pitch + kSkew;
+  const std::vector<Stored> zeros(team * std::max(p.in, p.out) + kWide, Stored{0});
+  auto sum = [&](const Team& groups, Index first, Index count, Real* x_sums, Real* y_sums) {
+    thread_local std::vector<Spot> spots;
+    filter.place(first, count, spots);
+    for (Index t = 0; t < depth; ++t)
+      filter.sum_pixels(spots.data(), count, shares[t], groups, zeros.data(), x_sums + t * F * x_plane, x_plane,
+                        x_pitch);
+    filter.sum_results(y, spots.data(), count, groups, zeros.data(), y_sums, y_plane, y_pitch);
+  };
+  // Adds the products of an item, (share, frequency), and of some rows.
+  auto multiply = [&](Index item, Index group, Index row, Index some, const Real* x_sums, const Real* y_sums,
+                      Index count, Real* to) {
+    thread_local Sums sums;
+    const Real *x_at = x_sums + item * x_plane + group * p.in, *y_at = y_sums + item % F * y_plane + group * p.out;
+    sums.start(to, some, lanes, 0);
+    for (Index k = 0; k < count;) {
+      const Index held = std::min(sums.room(), count - k);
+      const Real *x_here = x_at + k * x_pitch, *y_here = y_at + k * y_pitch;
+      if (swap) {
+        sums.hold({y_here + row, x_here, y_pitch, x_pitch, held});
+      } else {
+        sums.hold({x_here + row, y_here, x_pitch, y_pitch, held});
       }
-      sums.add();
+      k += held;
+    }
+    sums.add();
+  };
+  const Index splits =
+      few ? std::clamp<Index>((pool.threads == 1 ? 1 : 2 * pool.threads) / teams, 1, (tiles + chunk - 1) / chunk) : 1;
+  const Scratch<Real> products(splits * size);
+  if (few) {
+    pool.run(teams * splits, [&](Index task) {
+      const Index split = task % splits, begin = split * tiles / splits, end = (split + 1) * tiles / splits;
+      const Index from = task / splits * team;
+      const Team groups{from, std::min(team, p.groups - from)};
+      const Scratch<Real> x_sums(items * x_plane), y_sums(F * y_plane);
+      Real* const own = products.get() + split * size + from * items * plane;
+      std::memset(own, 0, sizeof(Real) * groups.groups * items * plane);
+      for (Index first = begin; first < end; first += chunk) {
+        const Index count = std::min(chunk, end - first);
+        sum(groups, first, count, x_sums.get(), y_sums.get());
+        for (Index k = 0; k < groups.groups * items; ++k)
+          for (Index row = 0; row < rows; row += slab)
+            multiply(k % items, k / items, row, std::min(slab, rows - row), x_sums.get(), y_sums.get(), count,
+                     own + k * plane + row * wide);
+      }
     });
+    add_splits(products.get(), size, splits, pool);
+  } else {
+    const Scratch<Real> x_sums(items * x_plane), y_sums(F * y_plane);
+    for (Index first = 0; first < tiles; first += chunk) {
+      const Index count = std::min(chunk, tiles - first);
+      pool.run((count + kSumming - 1) / kSumming, [&](Index task) {
+        const Index at = task * kSumming;
+        sum({0, p.groups}, first + at, std::min(kSumming, count - at), x_sums.get() + at * x_pitch,
+            y_sums.get() + at * y_pitch);
+      });
+      pool.run(p.groups * items * slabs, [&](Index task) {
+        const Index row = task % slabs * slab, some = std::min(slab, rows - row), k = task / slabs;
+        Real* const to = products.get() + k * plane + row * wide;
+        if (first == 0) std::memset(to, 0, sizeof(Real) * some * wide);
+        multiply(k % items, k / items, row, some, x_sums.get(), y_sums.get(), count, to);
+      });
+    }
   }
   std::atomic<bool> finite{true};
   const Index some = std::max<Index>(1, kLittle / std::max<Index>(1, F * wide)), pieces = (rows + some - 1) / some;
