@@ -280,6 +280,8 @@ def compiled():
         networks = [row for row in record["rows"] if row["kind"] == "network"]
         if networks:
             out += [offline_table.networks(networks, record["kind"]), ""]
+        if any(row["kind"] == "model" for row in record["rows"]):
+            out += [offline_table.models(record), ""]
     return "\n".join(out).rstrip()
 
 

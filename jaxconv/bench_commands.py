@@ -56,13 +56,13 @@ def compile_for(
         function: MODULE:NAME or FILE.py:NAME instead of the registry: a function of one image (then give --input), or
             one without arguments that returns (fn, image, ...).
         input: shape of the image, as 1,256,256,3.
-        what: from layers, random, networks, neighbours.
+        what: from layers, random, networks, models (training steps of the registered ones), neighbours.
         cases: parts of names; none means all.
         contenders: who is compiled.
         dtype: of all operands.
         random: how many random layers.
         seed: of the random layers.
-        batch_factor: multiplies the batch of every layer.
+        batch_factor: multiplies the batch of every layer and model.
         limit: seconds that one program may take.
         workers: processes that compile side by side.
         python: the interpreter of another environment, where the compiler is.

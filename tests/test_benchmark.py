@@ -32,6 +32,7 @@ from jaxconv.benchmark.cases import Layer
 from jaxconv.benchmark.memory import resident_bytes
 from jaxconv.benchmark.runner import Row, Summary, speed
 from jaxconv.cli import main
+from jaxconv.jaxprs.surgery import map_jaxprs
 from jaxconv.ops import conv_transpose
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -136,6 +137,33 @@ def test_the_lax_contender_has_no_face_of_ours():
     text = str(jax.make_jaxpr(jax.grad(lambda x, w: f(x, w).sum(), 1))(x, w))
     assert "conv_general_dilated" in text and "conv_adjoint" not in text and "conv_kernel" not in text
     np.testing.assert_allclose(f(x, w), conv_transpose(x, w, stride=2), rtol=1e-6)
+
+
+NETWORKS = {net.name: net for net in networks.ON_CPU}
+ONES_WITH_STATISTICS = ("DCGAN generator, width 32", "UNet 3-D 8..32")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ONES_WITH_STATISTICS else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
+)
+def test_a_step_in_half_precision_convolves_nothing_in_float32(name):
+    """Normalisation has float32 statistics, and what is behind it must not become float32 by them."""
+    from jaxconv import trilinear
+
+    found = []
+
+    def note(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive in trilinear.FACES:
+                found.extend(v.aval.dtype for v in (*eqn.invars, *eqn.outvars))
+            map_jaxprs(note, dict(eqn.params))
+        return jaxpr
+
+    net, task = NETWORKS[name], "training step"
+    step = backends.function(net, "jaxconv", task, "bfloat16")
+    note(jax.make_jaxpr(step)(*backends.operands(net, task, "bfloat16")).jaxpr)
+    assert found and {str(dtype) for dtype in found} == {"bfloat16"}
 
 
 @pytest.mark.slow

@@ -67,7 +67,9 @@ def test_gpu_programs_are_read_call_by_call():
     assert [p.wide for p in found] == [False] * 4 + [True, False]  # a window of 8x8 with gaps, over 16x16
     figures = hlo.gpu_figures(GPU)
     assert figures["flop"] == sum(p.flop for p in found)
-    assert figures["float32_operands"] == 3 and figures["fused_activations"] == figures["wide_windows"] == 1
+    # The fourth call is a kernel gradient in the form of a forward convolution: nothing is fused into it.
+    assert figures["float32_operands"] == 3 and figures["wide_windows"] == 1 and figures["fused_activations"] == 0
+    assert hlo.gpu_figures(GPU.replace("size=8x8", "size=3x3"))["fused_activations"] == 1
     # The kernel that holds the fused product is a product, not one more kernel.
     assert figures["kernels"] == {"fusion": 2, "scatter": 1}
     assert figures["calls"]["BackwardInput bf16"] == 1
@@ -102,11 +104,14 @@ def test_an_absent_compiler_is_named_with_what_installs_it(monkeypatch):
 
 
 def test_requests_name_everything_once_and_refuse_the_rest():
-    wanted = run.requests_of(("layers", "random", "networks", "neighbours"), "bfloat16", random=2, seed=3)
-    keys = [(r["name"], r["task"], r["contender"]) for r in wanted]
+    wanted = run.requests_of(run.WHAT, "bfloat16", random=2, seed=3, batch_factor=8)
+    keys = [(r["kind"], r["name"], r["task"], r["contender"]) for r in wanted]
     assert len(set(keys)) == len(keys) and {r["dtype"] for r in wanted} == {"bfloat16"}
     assert sum(r["kind"] == "layer" for r in wanted) == 9 * (len(cases.REAL) + 2)
     assert sum(r["kind"] == "network" for r in wanted) == 6 * len(networks.ON_GPU)
+    models = [r["network"] for r in wanted if r["kind"] == "model"]
+    assert len(models) == 3 * len(networks.ON_CPU)
+    assert [net["shape"] for net in models[::3]] == [(8 * n.shape[0], *n.shape[1:]) for n in networks.ON_CPU]
     assert json.loads(json.dumps(wanted)) is not None
     assert len(run.requests_of(("layers",), "float32", ["ASPP, r12"])) == 9
     with pytest.raises(ValueError, match="there is no"):
@@ -159,6 +164,27 @@ def test_a_program_that_hangs_or_ends_the_compiler_costs_its_own_cell(tmp_path, 
     pytest.importorskip("rich")
     table.show(record)
     assert "uncounted: 1 reverse" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_models_stand_beside_networks_of_the_same_name_and_the_table_names_what_did_not_compile(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(STUB)
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    options = {"named": ["ENet, 12", "FSRCNN"], "contenders": ["jaxconv", "lax"], "python": str(python)}
+    said = []
+    record = compile_for("v5e:2x2", ("networks", "models"), **options, batch_factor=4, show=said.append)
+    rows = [(row["kind"], row["what"], row["task"], list(row["shape"])) for row in record["rows"]]
+    assert rows == [
+        ("network", "ENet, 12 classes", "training step", [8, 368, 480, 3]),
+        ("network", "ENet, 12 classes", "inference", [8, 368, 480, 3]),
+        ("model", "ENet, 12 classes", "training step", [4, 192, 256, 3]),
+        ("model", "FSRCNN x2", "training step", [4, 64, 64, 3]),
+    ]
+    assert len(said) == 4
+    record["rows"][2]["contenders"]["lax"] = {"failed": "not compiled within 400 s"}
+    page = table.models(record)
+    assert "| FSRCNN x2 | 4 x 64 x 64 x 3 | 0 / 0 | 1.50 | 1 / 1 | 1 / 1 |" in page
+    assert page.endswith("Not compiled: ENet, 12 classes (lax: not compiled within 400 s).")
 
 
 def small_records(target, *requests, **options):
@@ -225,10 +251,9 @@ def test_the_installed_compiler_says_which_topology_it_does_not_know():
 @pytest.mark.gpu_compile
 @pytest.mark.parametrize("card", ["h100", "a100"])
 def test_golden_programs_for_a_gpu_keep_the_form_that_cudnn_knows(card):
-    unet = networks.Network("U-Net", "unet", 4, (64, 64), (32, 64, 128))
-    stack = networks.Network("stack", "stack", 4, (64, 64), (64,), 64)
-    both = ("training step", "inference")
-    found = small_records(card, *network_requests(unet, both), *network_requests(stack, both))
+    settings = (("in_channels", 16), ("classes", 8), ("widths", (32, 64, 128)), ("batch_norm", False))
+    unet = networks.Network("U-Net", "unet", (4, 64, 64, 16), settings)
+    found = small_records(card, *network_requests(unet, ("training step", "inference")))
     for (what, task, who), ours in found.items():
         if who != "jaxconv":
             continue

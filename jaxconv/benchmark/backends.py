@@ -67,7 +67,10 @@ def made(net: Network, task: str, dtype: str) -> tuple[Any, Any, Any]:
     from jaxconv.models import REGISTRY
 
     settings = dict(net.settings)
-    model = nnx.eval_shape(lambda: REGISTRY[net.model](**settings, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    # Running statistics are float32 whatever the parameters are: without a dtype to compute in, all layers behind the
+    # first normalisation would be float32 too.
+    types: dict[str, Any] = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
+    model = nnx.eval_shape(lambda: REGISTRY[net.model](**settings, **types, rngs=nnx.Rngs(0)))
     model.train() if task == "training step" else model.eval()
     parts: Any = nnx.split(model, nnx.Param, ...)
     return parts

@@ -66,3 +66,8 @@ ON_GPU = (
     _of("HiFi-GAN V1", "hifigan", 16, 32, 80),
     _of("WaveNet 4 x 10", "wavenet", 4, 8000, 256),
 )
+
+
+def scaled(net: Network, factor: int) -> Network:
+    """The same network with a larger batch."""
+    return dataclasses.replace(net, shape=(net.shape[0] * factor, *net.shape[1:]))

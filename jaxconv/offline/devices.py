@@ -18,8 +18,13 @@ TPU_ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# Without a card nothing can be tried out: cuDNN's and the fusions' defaults are taken.
-GPU_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+# Without a card nothing can be tried out: cuDNN's and the fusions' defaults are taken. Without a driver the plugin of
+# jax 0.10 would not be registered, since it asks that for its version.
+GPU_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "XLA_FLAGS": "--xla_gpu_autotune_level=0",
+}
 PIP = {"tpu": 'pip install "jaxconv[tpu-compile]"', "gpu": 'pip install "jaxconv[gpu-compile]"'}
 
 

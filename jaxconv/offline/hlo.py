@@ -218,8 +218,9 @@ def gpu_figures(text: str) -> dict[str, Any]:
 
     Returns:
         `flop` executed by products; `calls`: how many of each kind and operand type; `float32_operands`: products that
-        read float32; `fused_activations`; `wide_windows`: forward convolutions with a window of the image's size;
-        `kernels`: what else is launched, by kind; `moved_bytes` by these.
+        read float32; `fused_activations`: forward convolutions with a bias, activation or sum inside, but for
+        `wide_windows`, which are kernel gradients in that form and have none; `wide_windows`: forward convolutions
+        with a window of the image's size; `kernels`: what else is launched, by kind; `moved_bytes` by these.
     """
     module = parse(text)
     found = list(products(module))
@@ -237,7 +238,7 @@ def gpu_figures(text: str) -> dict[str, Any]:
         "flop": sum(p.flop for p in found),
         "calls": dict(sorted(Counter(f"{p.kind} {p.dtype}" for p in found).items())),
         "float32_operands": sum(p.dtype == "f32" for p in found),
-        "fused_activations": sum(p.kind == "BiasActivationForward" for p in found),
+        "fused_activations": sum(p.kind == "BiasActivationForward" and not p.wide for p in found),
         "wide_windows": sum(p.wide for p in found),
         "kernels": dict(Counter(i.opcode for i in rest)),
         "moved_bytes": sum(i.bytes + sum(o.bytes for o in module.operands(i)) for i in rest),

@@ -23,7 +23,7 @@ from jaxconv.offline.devices import Target, read_target
 
 # Seconds until a compiler has to have answered at all.
 START = 120.0
-WHAT = ("layers", "random", "networks", "neighbours")
+WHAT = ("layers", "random", "networks", "models", "neighbours")
 
 
 class Worker:
@@ -153,15 +153,15 @@ def answers(
 def requests_of(
     what: Sequence[str], dtype: str, named: Sequence[str] = (), random: int = 12, seed: int = 0, batch_factor: int = 1
 ) -> list[dict[str, Any]]:
-    """Requests for layers of the registry, random ones, networks (at the sizes for a GPU) and neighbours.
+    """Requests for layers of the registry, random ones, networks (at the sizes for a GPU), models and neighbours.
 
     Args:
-        what: from layers, random, networks, neighbours.
+        what: from layers, random, networks, models (training steps of the registered ones), neighbours.
         dtype: of all operands.
         named: parts of names; none means all.
         random: how many random layers.
         seed: of these.
-        batch_factor: multiplies every layer's batch.
+        batch_factor: multiplies every layer's and model's batch.
 
     Returns:
         One request a task and contender.
@@ -180,10 +180,12 @@ def requests_of(
             for task in programs.FACES
             for who in programs.CONTENDERS
         ]
-    for net in networks.ON_GPU * ("networks" in what):
+    nets = [("network", net, task) for net in networks.ON_GPU * ("networks" in what) for task in backends.TASKS]
+    if "models" in what:
+        nets += [("model", networks.scaled(net, batch_factor), backends.TASKS[0]) for net in networks.ON_CPU]
+    for kind, net, task in nets:
         out += [
-            {"kind": "network", "name": net.name, "network": dataclasses.asdict(net), "task": task, "contender": who}
-            for task in backends.TASKS
+            {"kind": kind, "name": net.name, "network": dataclasses.asdict(net), "task": task, "contender": who}
             for who in programs.CONTENDERS
         ]
     operations = programs.neighbours() if "neighbours" in what else ()
@@ -205,14 +207,19 @@ def function_requests(what: str, shape: Sequence[int] | None, dtype: str) -> lis
     ]  # fmt: skip
 
 
-def _earlier(out: pathlib.Path | None, settings: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    """What the contenders of a row share; a network and a model may have one name."""
+    return row["kind"], row["what"], row["task"]
+
+
+def _earlier(out: pathlib.Path | None, settings: dict[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
     """Rows of a record that was made with the same settings."""
     if out is None or not pathlib.Path(out).exists():
         return {}
     record = json.loads(pathlib.Path(out).read_text("utf-8"))
     if any(record.get(key) != value for key, value in settings.items()):
         raise ValueError(f"{out} is a record of other settings: move it away, or give another --out")
-    return {(row["what"], row["task"]): row for row in record["rows"]}
+    return {_key(row): row for row in record["rows"]}
 
 
 def compile_for(
@@ -237,7 +244,7 @@ def compile_for(
 
     Args:
         name: the accelerator, such as v5e:2x2 or h100; see `read_target`.
-        what: from layers, random, networks, neighbours.
+        what: from layers, random, networks, models (training steps of the registered ones), neighbours.
         function: MODULE:NAME or FILE.py:NAME instead, as `jaxconv explain` takes it.
         shape: of its image.
         named: only what has one of these in its name.
@@ -245,7 +252,7 @@ def compile_for(
         dtype: of all operands.
         random: how many random layers.
         seed: of these.
-        batch_factor: multiplies every layer's batch.
+        batch_factor: multiplies every layer's and model's batch.
         limit: seconds that one program may take.
         workers: processes that compile side by side.
         python: interpreter that has the compiler, where it is another one.
@@ -276,15 +283,18 @@ def compile_for(
     }  # fmt: skip
     rows = _earlier(out, record)
     record |= {"date": time.strftime("%Y-%m-%d"), "limit": limit, "rows": list(rows.values())}
-    waiting: dict[tuple[str, str], int] = dict.fromkeys(rows, 0)
+    waiting: dict[tuple[str, ...], int] = dict.fromkeys(rows, 0)
+    keys = []
     for request in requests:
-        key = (request["name"], request["task"])
-        rows.setdefault(key, {"what": key[0], "task": key[1], "kind": request["kind"], "contenders": {}})
-        waiting[key] = waiting.get(key, 0) + 1
+        row = {"what": request["name"], "task": request["task"], "kind": request["kind"], "contenders": {}}
+        if "network" in request:
+            row["shape"] = request["network"]["shape"]
+        keys.append(_key(row))
+        rows.setdefault(keys[-1], row)
+        waiting[keys[-1]] = waiting.get(keys[-1], 0) + 1
     for i, found in answers(requests, target, python=wanted, limit=limit, workers=workers):
-        request = requests[i]
-        key = (request["name"], request["task"])
-        rows[key]["contenders"][request["contender"]] = found
+        key = keys[i]
+        rows[key]["contenders"][requests[i]["contender"]] = found
         waiting[key] -= 1
         if not waiting[key]:
             show(table.line(rows[key], target.kind))

@@ -147,3 +147,30 @@ def networks(rows: Sequence[dict[str, Any]], kind: str) -> str:
         )  # fmt: skip
         out.append(f"| {row['what']}, {row['task']} | {' | '.join(columns)} |")
     return "\n".join(out)
+
+
+def models(record: dict[str, Any]) -> str:
+    """Training steps of models as Markdown: lax's figure over ours, temporaries and compile times of both."""
+    kind = record["kind"]
+    _, unit, scale = DECIDES[kind]
+    heads = ("input", f"{unit}, lax / jaxconv", "ratio", "temporaries, MiB", "compiled in, s")
+    out = [f"| model | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    left = []
+    for row in (row for row in record["rows"] if row["kind"] == "model"):
+        both = [row["contenders"].get(who, {}) for who in ("lax", "jaxconv")]
+        found = ratio(row, kind)
+        if found is None:
+            failed = (f"{who}: {f.get('failed', 'not tried')}" for who, f in zip(("lax", "jaxconv"), both, strict=True)
+                      if value(f, kind) is None)  # fmt: skip
+            left.append(f"{row['what']} ({', '.join(failed)})")
+            continue
+        columns = (
+            " x ".join(map(str, row["shape"])),
+            " / ".join(f"{(value(f, kind) or 0) / scale:,.0f}" for f in both),
+            f"{found:.2f}",
+            " / ".join(f"{(f['temporary_bytes'] or 0) / 2**20:,.0f}" for f in both),
+            " / ".join(f"{f['seconds']['all']:.0f}" for f in both),
+        )
+        out.append(f"| {row['what']} | {' | '.join(columns)} |")
+    said = [f"Not compiled: {'; '.join(left)}."] if left else []
+    return "\n".join(["\n".join(out), *([""] * bool(said)), *said])

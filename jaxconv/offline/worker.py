@@ -1,7 +1,8 @@
 """A process that compiles what it is asked for, one request a line: `python -m jaxconv.offline.worker TARGET`.
 
-A request is an object with `kind` (layer, network, neighbour, function), `task`, `contender`, `dtype` and what the kind
-needs. An answer is an object with `seconds` (to trace, in all), `temporary_bytes` and the figures, or with `failed`.
+A request is an object with `kind` (layer, network, model, neighbour, function), `task`, `contender`, `dtype` and what
+the kind needs. An answer is an object with `seconds` (to trace, in all), `temporary_bytes` and the figures, or with
+`failed`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def program_of(request: dict[str, Any]) -> programs.Program:
     if request["kind"] == "layer":
         fields = {k: _tuples(v) for k, v in request["layer"].items()}
         return programs.of_layer(cases.Layer(**fields), task, who, dtype)
-    if request["kind"] == "network":
+    if request["kind"] in ("network", "model"):
         fields = {k: _tuples(v) for k, v in request["network"].items()}
         return programs.of_network(networks.Network(**fields), task, who, dtype)
     if request["kind"] == "function":
