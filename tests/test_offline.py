@@ -187,6 +187,20 @@ def test_models_stand_beside_networks_of_the_same_name_and_the_table_names_what_
     assert page.endswith("Not compiled: ENet, 12 classes (lax: not compiled within 400 s).")
 
 
+def test_rows_that_are_worse_are_said_with_their_times_and_why():
+    def row(what, ours, wide):
+        contenders = {"jaxconv": {"flop": ours}, "lax": {"flop": 100, "wide_windows": wide}}
+        return {"what": what, "task": "kernel gradient", "kind": "layer", "contenders": contenders}
+
+    record = {"kind": "gpu", "rows": [row("a", 110, 1), row("b", 125, 0), row("c", 101, 0)]}
+    assert table.worse(record) == [
+        "b, kernel gradient (0.80)",
+        "a, kernel gradient (0.91, lax's window has the image's size)",
+    ]
+    timed = {("b", "kernel gradient"): 2.5}
+    assert table.worse(record, timed)[0] == "b, kernel gradient (0.80, timed 2.50)"
+
+
 def small_records(target, *requests, **options):
     """Figures by (name, task, contender) of a few requests."""
     found = run.answers(list(requests), read_target(target), python=sys.executable, limit=200.0, workers=1, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 # What decides, by kind of accelerator, its unit, and how much of it is one.
@@ -120,10 +120,26 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join(out)
 
 
-def worse(record: dict[str, Any]) -> list[str]:
-    """Rows in which jaxconv's own operations need more than lax's by over 2%, the worst first."""
-    found = [(ratio(row, record["kind"]), f"{row['what']}, {row['task']}") for row in record["rows"]]
-    return [f"{name} ({r:.2f})" for r, name in sorted((r, n) for r, n in found if r is not None) if r < 1 / 1.02]
+def worse(record: dict[str, Any], timed: Mapping[tuple[str, str], float] | None = None) -> list[str]:
+    """Rows in which jaxconv's own operations need more than lax's by over 2%, the worst first.
+
+    Args:
+        record: of `compile_for`.
+        timed: lax's time over ours where a card has measured it, by name and task; it is said beside.
+
+    Returns:
+        One phrase a row; where lax's program has a window of the image's size it says so.
+    """
+    found = [(ratio(row, record["kind"]), row) for row in record["rows"]]
+    out = []
+    for r, row in sorted(((r, row) for r, row in found if r is not None and r < 1 / 1.02), key=lambda pair: pair[0]):
+        beside = [f"{r:.2f}"]
+        if (time := (timed or {}).get((row["what"], row["task"]))) is not None:
+            beside.append(f"timed {time:.2f}")
+        if row["contenders"]["lax"].get("wide_windows"):
+            beside.append("lax's window has the image's size")
+        out.append(f"{row['what']}, {row['task']} ({', '.join(beside)})")
+    return out
 
 
 def networks(rows: Sequence[dict[str, Any]], kind: str) -> str:
