@@ -23,7 +23,7 @@ from jaxconv.offline import table as offline_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "accelerators.md", ROOT / "README.md")
+PAGES = tuple(ROOT / name for name in ("docs/benchmarks.md", "docs/accelerators.md", "docs/models.md", "README.md"))
 PICTURE = ROOT / "docs" / "pictures" / "scaling-cpu.png"
 MARK = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -294,8 +294,21 @@ def compiled():
         networks = [row for row in record["rows"] if row["kind"] == "network"]
         if networks:
             out += [offline_table.networks(networks, record["kind"]), ""]
-        if any(row["kind"] == "model" for row in record["rows"]):
-            out += [offline_table.models(record), ""]
+    return "\n".join(out).rstrip()
+
+
+def compiled_models():
+    """What compilers make of a training step of each registered model, one part an accelerator."""
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("models-*.json"))]
+    if not records:
+        raise NotRecorded
+    out = []
+    for record in records:
+        out += [f"**{record['target']}**, {record['dtype']}, {record['date']}.", "", offline_table.models(record), ""]
+        for found in offline_table.summaries(record):
+            if found["contender"] == "jaxconv":
+                figures = f"{found['mean']:.2f} on the geometric mean, {found['worst']:.2f} at the least"
+                out += [f"The ratio is {figures} ({found['at']}), over {found['count']} models.", ""]
     return "\n".join(out).rstrip()
 
 
@@ -345,6 +358,7 @@ TABLES = {
     "precision": precision,
     "halves": halves,
     "compiled": compiled,
+    "models": compiled_models,
     "hardware": hardware,
 }
 

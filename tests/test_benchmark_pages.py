@@ -65,6 +65,20 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
     contenders = {"jaxconv": answer | {"cycles": 2000}, "lax": answer | {"cycles": 1000}}
     records["compiled-v5e"] = {"target": "v5e:2x2", "kind": "tpu", "batch_factor": 8, "rows": [
         {"what": "net", "task": "inference", "kind": "network", "contenders": contenders}]}  # fmt: skip
+    records["models-v5e"] = {
+        "target": "v5e:2x2",
+        "kind": "tpu",
+        "rows": [
+            {"what": "net", "task": "training step", "kind": "model", "shape": [8, 9, 3], "contenders": contenders},
+            {
+                "what": "deep",
+                "task": "training step",
+                "kind": "model",
+                "shape": [1, 9, 3],
+                "contenders": {"jaxconv": contenders["jaxconv"], "lax": {"failed": "not compiled within 400 s"}},
+            },
+        ],
+    }
     records["accelerator-card"] = {"sections": {"networks": {"dtype": "bfloat16", "rows": [
         {"what": "net", "task": "inference", "seconds": {"jaxconv": 1e-3, "lax": 3e-3}}]}}}  # fmt: skip
     for name, record in records.items():
@@ -91,5 +105,8 @@ def test_tables_are_made_of_the_records(tables, monkeypatch, tmp_path):
         "| net, inference | 1 / - / 2 | 1 / - / 1 | 2 / - / 2 | 2 / - / 2 |",
         "| networks, bfloat16 | inference | lax | 1 | 3.00 | 3.00 | net |",
         "| net, inference | 1.00 | - | 3.00 | - |",
+        "| net | 8 x 9 x 3 | 1 / 2 | 0.50 | 1 / 1 | 2 / 2 |",
+        "Not compiled: deep (lax: not compiled within 400 s).",
+        "The ratio is 0.50 on the geometric mean, 0.50 at the least (net), over 1 models.",
     ):
         assert expected in said, said
