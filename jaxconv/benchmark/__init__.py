@@ -136,6 +136,8 @@ def bench_networks(
 ) -> dict:
     """Measure one training step and one inference of networks of `jaxconv.models`; print times, memory and ratios.
 
+    The process keeps the memory that contenders free, as `jaxconv train` does.
+
     Args:
         cases: parts of names; none means all networks.
         contenders: names from jaxconv, accelerate, lax, torch; PyTorch's networks are those of a checkout's tests
@@ -160,6 +162,7 @@ def bench_networks(
     ):  # fmt: skip
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"unknown {what} {unknown}; there are {', '.join(known)}")
+    keep_memory()
     record: dict = {**runner.machine(), "dtype": dtype, "networks": {}}
     for net in chosen:
         for task in tasks:
