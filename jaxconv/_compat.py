@@ -7,7 +7,6 @@ Everything here uses public names only. What is not public in some supported ver
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,13 +20,12 @@ from jax.typing import DTypeLike
 
 def nothing_is_traced() -> bool:
     """Whether operations run at once: outside of every transformation, or where one computes at compile time."""
-    return get_opaque_trace_state() == _eager_state()
+    return get_opaque_trace_state() == _EAGER_STATE
 
 
-@functools.cache
-def _eager_state() -> Any:
-    with jax.ensure_compile_time_eval():
-        return get_opaque_trace_state()
+# Taken while this is imported: inside of a trace the state would be another one, and the first call may be there.
+with jax.ensure_compile_time_eval():
+    _EAGER_STATE = get_opaque_trace_state()
 
 
 def varying_axes(x: Any) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import gc
 import pathlib
+import subprocess
 import sys
 import weakref
 
@@ -255,3 +256,18 @@ def test_no_array_is_kept():
     del x, w, y
     gc.collect()
     assert [a() for a in arrays] == [None] * 3
+
+
+def test_the_first_call_of_a_process_may_be_traced():
+    program = """
+import jax, jax.numpy as jnp
+import jaxconv as jc
+from jaxconv import _compat
+
+x, w = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 2))
+traced = []
+jax.jit(lambda x: (traced.append(_compat.nothing_is_traced()), jc.conv(x, w))[1])(x)
+assert traced == [False] and _compat.nothing_is_traced()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
