@@ -137,6 +137,14 @@ class Sums {
     held_ += positions.count;
     if (held_ == most_) add();
   }
+  // Consecutive positions of both sides; the lanes lie along x or, as a rule, along y.
+  void hold(bool swap, Index row, const Stored* x, Index x_step, const Stored* y, Index y_step, Index count) {
+    if (swap) {
+      hold({y + row, x, y_step, x_step, count});
+    } else {
+      hold({x + row, y, x_step, y_step, count});
+    }
+  }
   void add() {
     if (held_ == 0) return;
     if (packs_) pack(&Row<Stored>::rows, &Row<Stored>::row_step, 0, slab_, row_pack_.data(), row_step_);
@@ -265,11 +273,7 @@ struct Pairing {
         const Stored* from_x = all ? x_line + u * x_pixel : copied(x_line, u, count, sums.copies());
         const Stored* from_y = y_line + q * y_pixel;
         const Index x_step = all ? p.stride[2] * x_pixel : wide_in;
-        if (swap) {
-          sums.hold({from_y + row, from_x, y_pixel, x_step, count});
-        } else {
-          sums.hold({from_x + row, from_y, x_step, y_pixel, count});
-        }
+        sums.hold(swap, row, from_x, x_step, from_y, y_pixel, count);
         q += count;
       }
     }

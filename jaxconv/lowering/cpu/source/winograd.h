@@ -21,6 +21,12 @@ constexpr Index kTeam = 64;                 // channels of groups that are filte
 constexpr Index kSkew = 16;                 // numbers of a cache line
 constexpr Index kAhead = 8;                 // matrix rows, which processors do not foresee
 
+inline bool zeros_only(Vec v) {
+  for (int lane = 0; lane < kLanes; ++lane)
+    if (!(v[lane] == 0)) return false;
+  return true;
+}
+
 // Groups that are filtered together: a task's sums are those of their channels.
 struct Team {
   Index first, groups;
@@ -328,8 +334,7 @@ bool winograd(const Gather& g, const Class& c, const Tiles& t1, const Tiles& t2,
       }
       check += filter.finish(spots.data(), count, b, sums, result_plane);
     }
-    for (int lane = 0; lane < kLanes; ++lane)
-      if (!(check[lane] == 0)) finite.store(false, std::memory_order_relaxed);
+    if (!zeros_only(check)) finite.store(false, std::memory_order_relaxed);
   });
   return finite.load();
 }

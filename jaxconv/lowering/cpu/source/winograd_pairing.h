@@ -53,8 +53,7 @@ struct PairFilter : Filter<K1, K2> {
   }
 
   // The taps that products, (frequency, row, lane), make: tap k1, k2 at to[k1][k2] + row * next_row + lane * next_lane,
-  // where there is one.
-  // Returns zeros, if all are finite.
+  // where there is one. Returns zeros, if all are finite.
   Vec taps(const Real* from, Index plane, Index rows, Index lanes, Stored* const (&to)[K1][K2], Index next_row,
            Index next_lane) const {
     Vec check{};
@@ -129,12 +128,7 @@ bool winograd_pairing(const Problem& p, const Gather& g, const Class& c, const T
     sums.start(to, some, lanes, 0);
     for (Index k = 0; k < count;) {
       const Index held = std::min(sums.room(), count - k);
-      const Real *x_here = x_at + k * x_pitch, *y_here = y_at + k * y_pitch;
-      if (swap) {
-        sums.hold({y_here + row, x_here, y_pitch, x_pitch, held});
-      } else {
-        sums.hold({x_here + row, y_here, x_pitch, y_pitch, held});
-      }
+      sums.hold(swap, row, x_at + k * x_pitch, x_pitch, y_at + k * y_pitch, y_pitch, held);
       k += held;
     }
     sums.add();
@@ -191,8 +185,7 @@ bool winograd_pairing(const Problem& p, const Gather& g, const Class& c, const T
     const Real* at = products.get() + number * F * plane + from * wide;
     const Vec check =
         filter.taps(at, plane, std::min(some, rows - from), lanes, to, swap ? 1 : total, swap ? total : 1);
-    for (int lane = 0; lane < kLanes; ++lane)
-      if (!(check[lane] == 0)) finite.store(false, std::memory_order_relaxed);
+    if (!zeros_only(check)) finite.store(false, std::memory_order_relaxed);
   });
   return finite.load();
 }
