@@ -188,6 +188,27 @@ def test_refusals_name_what_there_is():
         ResNet(20, rngs=rngs())
 
 
+def test_settings_are_whole_numbers_under_known_names():
+    def unet(**settings):
+        return nnx.eval_shape(lambda: UNet(np.int64(1), 2, **{"widths": np.asarray([2, 4]), **settings}, rngs=rngs()))
+
+    model = unet(dtype=jnp.bfloat16)
+    assert json.loads(json.dumps(model.config)) == {
+        "in_channels": 1, "classes": 2, "widths": [2, 4], "rank": 2, "batch_norm": True, "dtype": "bfloat16",
+        "param_dtype": "float32",
+    }  # fmt: skip
+    assert model.parameter_count == sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    for settings, error, words in (
+        ({"rank": 2.0}, TypeError, "rank=2.0 must be an integer"),
+        ({"widths": (2, 0)}, ValueError, "widths=0 must be at least 1"),
+        ({"stride": 2}, TypeError, "UNet.*unexpected keyword argument 'stride'"),  # Conv's, not the network's
+    ):
+        with pytest.raises(error, match=words):
+            unet(**settings)
+    with pytest.raises(ValueError, match="classes=-1 must be at least 0"):
+        ResNet(18, -1, rngs=rngs())
+
+
 # ---------------------------------------------------------------------- WaveNet
 
 

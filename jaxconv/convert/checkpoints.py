@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,36 +33,26 @@ def camvid_preprocessing() -> Preprocessing:
     )
 
 
-def _plain_preprocessing(classes: int, channels: int) -> Preprocessing:
-    return Preprocessing(class_names=tuple(f"class {i}" for i in range(classes)), channels=channels)
-
-
 def _preprocessing_of(network: Any) -> Preprocessing:
     """From what the network says of itself; without classes the record names none."""
     config = network.config
-    classes, channels = config.get("classes", 0), config.get("in_channels", config.get("channels", 3))
+    names = tuple(f"class {i}" for i in range(config.get("classes", 0)))
+    channels = config.get("in_channels", config.get("channels", 3))
     if channels not in (1, 3):  # no picture: the record is for pictures, and says nothing of other inputs
-        return Preprocessing(class_names=tuple(f"class {i}" for i in range(classes)))
-    low, high = network.input_range if hasattr(network, "input_range") else (0.0, 1.0)
-    span = high - low
-    # The record scales first: (pixel / 255 * span + low - mean) / std.
-    mean = network.mean if len(getattr(network, "mean", ())) == channels else (0.0,) * channels
-    std = network.std if len(getattr(network, "std", ())) == channels else (1.0,) * channels
+        return Preprocessing(class_names=names)
+    low, high = network.input_range
+    known = len(network.mean) == channels
+    # The record scales first: (pixel / 255 * (high - low) + low - mean) / std.
     return Preprocessing(
-        class_names=tuple(f"class {i}" for i in range(classes)), channels=channels, scale=span / 255,
-        mean=tuple(m - low for m in mean), std=std, size_multiple=getattr(network, "size_multiple", 1),
+        class_names=names, channels=channels, scale=(high - low) / 255, size_multiple=network.size_multiple,
+        mean=tuple(m - low for m in (network.mean if known else (0.0,) * channels)), std=network.std if known else (),
     )  # fmt: skip
 
 
-def _enet(checkpoint: Checkpoint) -> tuple[dict[str, Any], Preprocessing]:
-    """The published ENet: its head's shape says how many classes there are; 12 are CamVid's."""
+def _enet_classes(checkpoint: Checkpoint) -> int:
+    """The published ENet's head's shape says how many classes there are."""
     head = checkpoint.tensors.get("transposed_conv.weight")
-    classes = 12 if head is None or head.ndim != 4 else int(head.shape[1])
-    record = camvid_preprocessing() if classes == len(_CAMVID) else _plain_preprocessing(classes, 3)
-    return {"classes": classes}, record
-
-
-PRESETS: dict[str, Callable[[Checkpoint], tuple[dict[str, Any], Preprocessing]]] = {"enet": _enet}
+    return 12 if head is None or head.ndim != 4 else int(head.shape[1])
 
 
 def convert_checkpoint(
@@ -112,8 +102,9 @@ def convert_checkpoint(
     if model not in REGISTRY:
         raise ValueError(f"no model is called {model!r}; models are: {', '.join(sorted(REGISTRY))}")
     checkpoint = read_checkpoint(path)
-    kwargs, record = PRESETS[model](checkpoint) if model in PRESETS and model_kwargs is None else ({}, None)
-    kwargs = {**kwargs, **(model_kwargs or {})}
+    published = model == "enet" and model_kwargs is None
+    kwargs = {"classes": _enet_classes(checkpoint)} if published else dict(model_kwargs or {})
+    record = camvid_preprocessing() if published and kwargs["classes"] == len(_CAMVID) else None
     # Abstract: no random number is drawn for parameters that the file is about to fill.
     network: Any = nnx.eval_shape(lambda: build_model(model, kwargs, nnx.Rngs(0)))
     if Path(out).suffix == ".safetensors":

@@ -94,9 +94,7 @@ def _walk(node: Any, path: tuple[str, ...], convention: str) -> Iterator[Layer]:
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, nnx.List):
-        yield from ((str(i), child) for i, child in enumerate(node))
-    elif isinstance(node, (list, tuple)):
+    if isinstance(node, (nnx.List, list, tuple)):
         yield from ((str(i), child) for i, child in enumerate(node))
     elif isinstance(node, dict):
         yield from ((str(name), child) for name, child in node.items())

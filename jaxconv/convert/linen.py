@@ -73,9 +73,7 @@ def load_linen(
     """
     check_convention(convention)
     layers, leaves = _walk(module, inputs, call, convention)
-    report = place(
-        layers, tensors, rename=rename, ordered=ordered, strict=strict, dry_run=dry_run, source=source
-    )  # fmt: skip
+    report = place(layers, tensors, rename=rename, ordered=ordered, strict=strict, dry_run=dry_run, source=source)
     return unflatten_dict({path: leaf.value for path, leaf in leaves.items()}), report
 
 

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
 from jaxconv.convert.layers import Layer, walk
-from jaxconv.convert.matching import Rename, load_tensors
+from jaxconv.convert.matching import Rename, is_abstract, load_tensors
 from jaxconv.convert.names import arrange
 from jaxconv.convert.report import Report
 from jaxconv.convert.sources import Checkpoint, read_checkpoint
+from jaxconv.models.freezing import is_under
 
 File = str | Path | Mapping[str, Any] | Checkpoint
 
@@ -84,40 +84,36 @@ def load_with_report(
         file = Checkpoint(dict(file), True, Path("the mapping"))
     checkpoint = file if isinstance(file, Checkpoint) else read_checkpoint(file)
     options: dict[str, Any] = {"convention": convention, "rename": rename, "ordered": checkpoint.ordered}
-    tensors = arrange(model, checkpoint.tensors, convention)
+    options["strict"] = False
+
+    def fit(target: Any) -> tuple[dict[str, Any], Report]:
+        tensors = arrange(target, checkpoint.tensors, convention)
+        return tensors, load_tensors(target, tensors, dry_run=True, **options)
+
     target, inside, hints = model, "", []
-    report = load_tensors(model, tensors, strict=False, dry_run=True, **options)
+    tensors, report = fit(model)
     encoder = getattr(model, "encoder", None)
     if report.missing and isinstance(encoder, nnx.Module) and hasattr(encoder, "levels"):
         # The file of a classifier, whose names begin where the encoder's do.
-        alone = arrange(encoder, checkpoint.tensors, convention)
-        fits = load_tensors(encoder, alone, strict=False, dry_run=True, **options)
+        alone, fits = fit(encoder)
         if len(fits.placed) >= len(report.placed) and not fits.missing:
             target, inside, tensors, report = encoder, "encoder.", alone, fits
             hints.append("the file holds the encoder alone: everything else is as it was made")
     tensors, fresh, more = _adapt(target, tensors, report, convention)
-    final = load_tensors(target, tensors, strict=False, dry_run=True, **options)
-    missing = [item for item in final.missing if not _is_under(item[0], fresh)]
-    unfit = dataclasses.replace(final, missing=tuple(missing))
-    unfit.raise_if_failed(str(checkpoint.path))
-    if inside:
-        final = dataclasses.replace(
-            final, placed=tuple(dataclasses.replace(p, target=f"{inside}{p.target}") for p in final.placed)
-        )
-    placed = {p.target for p in final.placed}
-    left = [need.variable for layer in walk(model, convention) for need in layer.needs if need.variable not in placed]
-    if (
-        left
-        and not partial
-        and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))
-    ):
-        raise ValueError(
-            f"{checkpoint.path} has no values for {', '.join(left)}, and the model was made without any "
-            "(nnx.eval_shape): make it with random streams"
-        )
-    load_tensors(target, tensors, strict=False, **options)
+    final = load_tensors(target, tensors, dry_run=True, **options)
+    missing = tuple(item for item in final.missing if not is_under(item[0], fresh))
+    dataclasses.replace(final, missing=missing).raise_if_failed(str(checkpoint.path))
+    placed = tuple(dataclasses.replace(p, target=f"{inside}{p.target}") for p in final.placed)
+    if not partial and is_abstract(model):
+        needed = [need.variable for layer in walk(model, convention) for need in layer.needs]
+        if left := [name for name in needed if name not in {p.target for p in placed}]:
+            raise ValueError(
+                f"{checkpoint.path} has no values for {', '.join(left)}, and the model was made without any "
+                "(nnx.eval_shape): make it with random streams"
+            )
+    load_tensors(target, tensors, **options)
     model.eval()
-    return model, dataclasses.replace(final, hints=(*hints, *more))
+    return model, dataclasses.replace(final, placed=placed, hints=(*hints, *more))
 
 
 def _adapt(
@@ -128,22 +124,24 @@ def _adapt(
     heads, layers = tuple(getattr(model, "heads", ())), walk(model, convention)
     stem = _stem(layers)
     for name, shape, variable, needed in report.misshaped:
-        if stem is not None and variable == stem.needs[0].variable and _only_bands(shape, needed, convention):
-            axis = 1 if convention == "torch" else len(shape) - 2
+        axis = 1 if convention == "torch" else len(shape) - 2
+        differs = [i for i, (there, here) in enumerate(zip(shape, needed)) if there != here]
+        bands = len(shape) == len(needed) > 2 and differs == [axis]
+        if bands and stem is not None and variable == stem.needs[0].variable:
             tensors[name] = _other_bands(np.asarray(tensors[name]), axis, needed[axis])
             how = "added up" if needed[axis] == 1 else "repeated in turn and scaled"
             hints.append(
                 f"the first convolution ({stem.path or 'the model itself'}) has {shape[axis]} bands in the file and "
                 f"{needed[axis]} here: its weights were {how}"
             )
-        elif _is_under(variable, heads):
+        elif is_under(variable, heads):
             fresh.append(variable)
             del tensors[name]
     if fresh:
         hints.append(f"other classes than in the file: {', '.join(fresh)} left as made")
     # An encoder without its head.
-    unused = [name for name, _ in report.unexpected if _is_under(name, ("fc", "classifier", "head"))]
-    if heads and unused and not any(_is_under(layer.path, heads) for layer in layers):
+    unused = [name for name, _ in report.unexpected if is_under(name, ("fc", "classifier", "head"))]
+    if heads and unused and not any(is_under(layer.path, heads) for layer in layers):
         tensors = {name: a for name, a in tensors.items() if name not in unused}
         hints.append(f"the file's head is not used: {', '.join(unused)}")
     return tensors, fresh, hints
@@ -153,18 +151,9 @@ def _stem(layers: list[Layer]) -> Layer | None:
     return next((layer for layer in layers if layer.needs and layer.needs[0].variable.endswith("kernel")), None)
 
 
-def _only_bands(shape: tuple[int, ...], needed: tuple[int, ...], convention: str) -> bool:
-    axis = 1 if convention == "torch" else len(shape) - 2
-    return len(shape) == len(needed) > 2 and shape[:axis] + shape[axis + 1 :] == needed[:axis] + needed[axis + 1 :]
-
-
 def _other_bands(weight: np.ndarray, axis: int, bands: int) -> np.ndarray:
     """The response to equal bands stays: a sum for one, repetition times 3/bands for more."""
     before = weight.shape[axis]
     if bands == 1:
         return weight.sum(axis, keepdims=True)
     return np.take(weight, np.arange(bands) % before, axis) * (before / bands)
-
-
-def _is_under(name: str, places: Any) -> bool:
-    return any(name == place or name.startswith(place + ".") for place in places)

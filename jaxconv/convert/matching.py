@@ -88,27 +88,23 @@ def load_tensors(
           weight (8, 3, 5, 5) -> kernel (5, 5, 3, 8)
           bias (8,) -> bias (8,)
     """
-    options: dict[str, Any] = {
-        "rename": rename,
-        "ordered": ordered,
-        "strict": strict,
-        "dry_run": dry_run,
-        "source": source,
-    }
-    report = place(walk(model, convention), tensors, **options)
+    report = place(
+        walk(model, convention), tensors, rename=rename, ordered=ordered, strict=strict, dry_run=dry_run, source=source
+    )
     if not fold_batch_norm:
         return report
     report = dataclasses.replace(report, folded=tuple(foldable(model)))
     if not dry_run:
-        _refuse_abstract(model, report)
+        if (empty := [name for name, _ in report.missing]) and is_abstract(model):
+            listed = ", ".join(empty)
+            raise ValueError(f"batch normalisation can only be folded into values, and these have none: {listed}")
         fold(model)
     return report
 
 
-def _refuse_abstract(model: nnx.Module, report: Report) -> None:
-    empty = [name for name, _ in report.missing]
-    if empty and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
-        raise ValueError(f"batch normalisation can only be folded into values, and these have none: {', '.join(empty)}")
+def is_abstract(model: nnx.Module) -> bool:
+    """Whether some variable has a shape and no values, as from ``nnx.eval_shape``."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))
 
 
 def place(
@@ -149,7 +145,7 @@ def _group(arrays: Mapping[str, np.ndarray], rename: Rename | None) -> tuple[dic
         if short in _COUNTERS:
             ignored.append(name)
             continue
-        path = _canonical(path)
+        path = canonical(path)
         groups.setdefault(path, _Source(path, {})).names[short.removesuffix(":0")] = name
     return groups, ignored
 
@@ -166,7 +162,8 @@ def _renamed(name: str, rename: Rename | None) -> str:
     return (rename[longest] + name[len(longest) :]).lstrip(".")
 
 
-def _canonical(path: str) -> str:
+def canonical(path: str) -> str:
+    """A layer's path without what containers add."""
     return ".".join(part for part in path.split(".") if part and part not in _WRAPPERS)
 
 
@@ -174,7 +171,7 @@ def _pair(
     layers: list[Layer], sources: dict[str, _Source], arrays: Mapping[str, np.ndarray], ordered: bool
 ) -> dict[str, tuple[str, str]]:
     """Layer path -> (source path, how the two were matched)."""
-    pairs = {layer.path: (name, "name") for layer in layers if (name := _canonical(layer.path)) in sources}
+    pairs = {layer.path: (name, "name") for layer in layers if (name := canonical(layer.path)) in sources}
     if 2 * len(pairs) >= len(layers):
         # Where most names agree, a layer without its name is more likely a mistake than a matter of style.
         return pairs
@@ -223,23 +220,17 @@ def _hints(missing, unexpected, ordered: bool, group_of: Mapping[str, _Source]) 
     needed = [shape for _, shape in missing]
     fits = [(v, shapes[s][0]) for v, s in missing if len(shapes.get(s, ())) == 1 and needed.count(s) == 1]
     hinted, over = {name for _, name in fits}, {name for name, _ in unexpected}
-    hints = []
+    hints, together = [], "store the weight that they make together"
     for variable, name in fits:
         # What else its layer holds without a place may change its meaning: a scale, a norm, a low-rank addition.
         beside = [n for n in group_of[name].names.values() if n in over and n not in hinted] if name in group_of else []
+        fit = f"{name} has the shape that {variable} needs"
         if name.endswith(PARTS):
-            hints.append(
-                f"{name} is one part of a normalised weight, whose others are not in the file: store the weight that "
-                "they make together"
-            )
-            continue
-        hints.append(
-            f"{name} has the shape that {variable} needs, but {', '.join(beside)} of the same layer would "
-            f"be dropped: store "
-            "the weight that they make together"
-            if beside
-            else f"{name} has the shape that {variable} needs; if it is the same, say so with rename"
-        )
+            hints.append(f"{name} is one part of a normalised weight, whose others are not in the file: {together}")
+        elif beside:
+            hints.append(f"{fit}, but {', '.join(beside)} of the same layer would be dropped: {together}")
+        else:
+            hints.append(f"{fit}; if it is the same, say so with rename")
     if not ordered and missing and unexpected:
         hints.append("the file does not keep the order of the layers: layers of equal shapes are matched by name only")
     return hints

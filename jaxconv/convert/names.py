@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.convert.layers import walk
-from jaxconv.convert.norms import weight_normalised
+from jaxconv.convert.matching import canonical
+from jaxconv.convert.norms import join_normalised, parts_of
 
 Names = tuple[tuple[str, Any], ...]
 
@@ -46,12 +47,6 @@ NAMES: dict[str, tuple[Names, ...]] = {
 }  # fmt: skip
 # Parts that only training needs.
 _AUXILIARY = ("aux_classifier.",)
-_WEIGHT_NORM = {
-    ".weight_g": (".weight_g", ".weight_v"),
-    ".parametrizations.weight.original0": (
-        ".parametrizations.weight.original0", ".parametrizations.weight.original1",
-    ),
-}  # fmt: skip
 
 
 def arrange(model: nnx.Module, tensors: Mapping[str, Any], convention: str = "torch") -> dict[str, Any]:
@@ -63,8 +58,8 @@ def arrange(model: nnx.Module, tensors: Mapping[str, Any], convention: str = "to
         convention: "torch" or "keras"; only PyTorch's names are known.
 
     Returns:
-        name -> array in the same order: auxiliary heads left out, weight norm (g, v) multiplied out unless the model
-        keeps it.
+        name -> array in the same order: auxiliary heads left out, what is stored in parts joined (see
+        `load_tensors`) but for weight norm (g, v) that the model keeps.
 
     Example:
         >>> import numpy as np
@@ -76,49 +71,32 @@ def arrange(model: nnx.Module, tensors: Mapping[str, Any], convention: str = "to
     """
     if convention != "torch":
         return dict(tensors)
+    tensors = {name.removeprefix("module."): a for name, a in tensors.items()}
     tensors = {name: a for name, a in tensors.items() if not name.startswith(_AUXILIARY)}
-    paths = {_canonical(layer.path) for layer in walk(model)}
-    tensors = _without_weight_norm(tensors, paths)
+    paths = {canonical(layer.path) for layer in walk(model)}
+    tensors = join_normalised(_under_weight_norm(tensors, paths))
     return max(
-        (_renamed(tensors, names) for names in ((), *NAMES.get(type(model).__name__, ()))),
-        key=lambda new: sum(_canonical(name.rpartition(".")[0]) in paths for name in new),
+        ({_renamed(n, names): a for n, a in tensors.items()} for names in ((), *NAMES.get(type(model).__name__, ()))),
+        key=lambda new: sum(canonical(name.rpartition(".")[0]) in paths for name in new),
     )
 
 
-def _renamed(tensors: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    def new(name: str) -> str:
-        for pattern, replacement in names:
-            name, count = re.subn(pattern, replacement, name)
-            if count:
-                return name
-        return name
-
-    return {new(name.removeprefix("module.")): array for name, array in tensors.items()}
+def _renamed(name: str, names: Names) -> str:
+    for pattern, replacement in names:
+        name, count = re.subn(pattern, replacement, name)
+        if count:
+            break
+    return name
 
 
-def _canonical(path: str) -> str:
-    return ".".join(part for part in path.split(".") if part != "layers")
-
-
-def _without_weight_norm(tensors: Mapping[str, Any], paths: set[str]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, array in tensors.items():
-        ending = next((e for e in _WEIGHT_NORM if name.endswith(e)), None)
-        if ending is None:
-            if not any(name.endswith(v) and name[: -len(v)] + g in tensors for g, v in _WEIGHT_NORM.values()):
-                out[_inside(name, paths, tensors)] = array
-            continue
-        prefix = name[: -len(ending)]
-        g, v = (np.asarray(tensors[prefix + end]) for end in _WEIGHT_NORM[ending])
-        if f"{prefix}.layer" in paths:
-            out[f"{prefix}.layer.weight"], out[f"{prefix}.scale"] = v, g.reshape(-1)
-        else:
-            out[f"{prefix}.weight"] = weight_normalised(f"{prefix}.weight", g, v)
-    return out
-
-
-def _inside(name: str, paths: set[str], tensors: Mapping[str, Any]) -> str:
-    """The bias of a layer that the model keeps under weight norm."""
-    prefix, _, short = name.rpartition(".")
-    held = f"{prefix}.layer" in paths and any(prefix + end in tensors for end in _WEIGHT_NORM)
-    return f"{prefix}.layer.{short}" if held else name
+def _under_weight_norm(tensors: Mapping[str, Any], paths: set[str]) -> dict[str, Any]:
+    """The tensors with those of a layer that the model keeps under `WeightNorm` as that calls them."""
+    new: dict[str, str] = {}
+    for name in tensors:
+        layer, target, kind, parts = parts_of(name, tensors)
+        if kind == "weight" and target == "weight" and f"{layer}layer" in paths:
+            held = (f"{layer}scale", f"{layer}layer.weight", f"{layer}layer.bias")
+            new |= zip((*parts, f"{layer}bias"), held, strict=True)
+    out = {new.get(name, name): array for name, array in tensors.items()}
+    # A length is (out, 1, ...) there and (out,) here.
+    return out | {scale: np.asarray(out[scale]).reshape(-1) for scale in new.values() if scale.endswith("scale")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ _FORMS = (
 PARTS = ("weight_v", "weight_orig", "weight.original0", "weight.original1", "weight.original")
 
 
-def join_normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def join_normalised(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors with each weight that is stored in parts in the place of its parts.
 
     Weight normalisation is ``w = g v / ||v||`` with the norm over the axes along which g has size 1, spectral
@@ -36,25 +37,24 @@ def join_normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Source: Salimans and Kingma 2016 (arXiv:1602.07868), equation 2; Miyato et al. 2018 (arXiv:1802.05957), equation 8.
     """
-    joined: dict[str, np.ndarray] = {}
-    parts_of: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    joined: dict[str, Any] = {}
+    whole: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for name in arrays:
-        layer, target, kind, parts = _parts(name, arrays)
-        if target:
-            parts_of |= {part: (layer + target, kind, parts) for part in parts}
+        layer, target, kind, parts = parts_of(name, arrays)
+        whole |= {part: (layer + target, kind, parts) for part in parts}
     for name, array in arrays.items():
-        if name not in parts_of:
+        target, kind, parts = whole.get(name, (name, "", ()))
+        if not parts:
             joined[name] = array
-            continue
-        target, kind, parts = parts_of[name]
-        if target not in joined:
-            joined[target] = (weight_normalised if kind == "weight" else _spectral)(
-                target, *(arrays[part] for part in parts)
-            )
+        elif target not in joined:
+            join = _weight_normalised if kind == "weight" else _spectral
+            joined[target] = join(target, *(np.asarray(arrays[part]) for part in parts))
     return joined
 
 
-def _parts(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, str, str, tuple[str, ...]]:
+def parts_of(name: str, arrays: Mapping[str, Any]) -> tuple[str, str, str, tuple[str, ...]]:
+    """(what stands before, name, "weight" or "spectral", names of all parts) of the weight whose first part is `name`;
+    empty where it is no such part."""
     for kind, *forms in _FORMS:
         before, _, after = forms[0].partition("{}")
         start = name.rfind(before) if before else name.rfind(".") + 1
@@ -67,7 +67,7 @@ def _parts(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, str, str, 
     return "", "", "", ()
 
 
-def weight_normalised(name: str, g: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _weight_normalised(name: str, g: np.ndarray, v: np.ndarray) -> np.ndarray:
     """``g v / ||v||``; the norm is taken over the axes along which g has size 1, which are not always the last ones."""
     if g.ndim and (g.ndim != v.ndim or any(n not in (1, m) for n, m in zip(g.shape, v.shape))):
         raise ValueError(f"{name}: a weight norm of shape {g.shape} does not fit its direction {v.shape}")
@@ -78,11 +78,10 @@ def weight_normalised(name: str, g: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _spectral(name: str, weight: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     best, sigma = -1.0, 0.0
-    for axis in (0, 1):  # of the results: 1 in transposed convolutions. Of equal sizes, u ~ W v tells.
-        matrix = (
-            np.moveaxis(weight.astype(np.float64), axis, 0).reshape(weight.shape[axis], -1) if weight.ndim > 1 else None
-        )
-        if matrix is None or matrix.shape != (u.size, v.size):
+    # Axis of the results: 1 in transposed convolutions. Of equal sizes, u ~ W v tells.
+    for axis in (0, 1) if weight.ndim > 1 else ():
+        matrix = np.moveaxis(weight.astype(np.float64), axis, 0).reshape(weight.shape[axis], -1)
+        if matrix.shape != (u.size, v.size):
             continue
         image = matrix @ v.astype(np.float64)
         alike = float(u @ image / max(float(np.linalg.norm(image) * np.linalg.norm(u)), 1e-30))

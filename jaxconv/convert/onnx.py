@@ -20,6 +20,38 @@ _INPUTS = {
 }
 
 
+def open_onnx(file: Any) -> Any:
+    """The ``onnx.ModelProto`` of a path, or the one that is given; errors as `onnx_function` says them."""
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{file} needs the onnx package (pip install onnx)") from None
+    if not isinstance(file, (str, Path)):
+        return file
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file} is not a file")
+    try:
+        return onnx.load(str(file))
+    except Exception as error:  # protobuf's own error types
+        raise ValueError(f"{file} cannot be read as ONNX: {error}") from None
+
+
+def initialisers(graph: Any, where: Any) -> dict[str, np.ndarray]:
+    """The graph's initialisers by name; what cannot be read is a ValueError."""
+    from onnx import numpy_helper
+
+    weights = {}
+    for tensor in graph.initializer:
+        try:
+            weights[tensor.name] = numpy_helper.to_array(tensor)
+        except Exception as error:  # types that onnx does not know, bytes that do not fill the shape
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{where}: initialiser {tensor.name} of data type {tensor.data_type} cannot be read ({reason})"
+            ) from None
+    return weights
+
+
 def read_onnx(path: str | Path) -> dict[str, np.ndarray]:
     """Read the weights of an ONNX model; its graph is only used to tell what each weight belongs to.
 
@@ -34,24 +66,8 @@ def read_onnx(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: the file cannot be read.
         ModuleNotFoundError: onnx is not installed.
     """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{path} needs the onnx package (pip install onnx)") from None
-    try:
-        graph = onnx.load(str(path)).graph
-    except Exception as error:  # protobuf's own error types
-        raise ValueError(f"{path} cannot be read as ONNX: {error}") from None
-    weights = {}
-    for tensor in graph.initializer:
-        try:
-            weights[tensor.name] = numpy_helper.to_array(tensor)
-        except Exception as error:  # types that onnx does not know, bytes that do not fill the shape
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(
-                f"{path}: initialiser {tensor.name} of data type {tensor.data_type} cannot be read ({reason})"
-            ) from None
+    graph = open_onnx(path).graph
+    weights = initialisers(graph, path)
     out: dict[str, np.ndarray] = {}
     for number, node in enumerate(graph.node):
         roles = _INPUTS.get(node.op_type, ())
@@ -66,23 +82,15 @@ def read_onnx(path: str | Path) -> dict[str, np.ndarray]:
 
 def _layer_name(node: Any, weight: str, number: int, taken: dict[str, np.ndarray]) -> str:
     prefix, _, last = weight.rpartition(".")
-    name = (
-        prefix
-        if last in ("weight", "kernel") and prefix
-        else (node.name or f"{node.op_type}_{number}").replace("/", ".").strip(".")
-    )
+    own = (node.name or f"{node.op_type}_{number}").replace("/", ".").strip(".")
+    name = prefix if last in ("weight", "kernel") and prefix else own
     # A weight that two nodes share would otherwise overwrite itself under one name; it is the same array.
     return name if f"{name}.weight" not in taken or prefix else f"{name}_{number}"
 
 
 def _as_torch(node: Any, role: str, array: np.ndarray) -> np.ndarray:
-    if role != "weight":
+    if role != "weight" or node.op_type == "PRelu":  # a slope is (C, 1, 1), to broadcast over the spatial axes
         return array.reshape(-1)
-    if node.op_type == "PRelu":
-        return array.reshape(-1)  # (C, 1, 1), to broadcast over the spatial axes
-    if node.op_type == "MatMul":
-        return array.T if array.ndim == 2 else array
-    if node.op_type == "Gemm":
-        flags = {attribute.name: attribute.i for attribute in node.attribute}
-        return array if flags.get("transB") else array.T
-    return array
+    flags = {attribute.name: attribute.i for attribute in node.attribute}
+    turned = node.op_type == "MatMul" and array.ndim == 2 or node.op_type == "Gemm" and not flags.get("transB")
+    return array.T if turned else array

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.convert.onnx import initialisers, open_onnx
 from jaxconv.convert.onnx_operators import OPERATORS, Node
 
 
@@ -44,29 +45,14 @@ def onnx_function(file: Any) -> tuple[Callable[..., Any], dict[str, jax.Array]]:
 
     Source: the ONNX operator specifications.
     """
-    try:
-        import onnx
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{file} needs the onnx package (pip install onnx)") from None
-    model = file
-    if isinstance(file, (str, Path)):
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file} is not a file")
-        try:
-            model = onnx.load(str(file))
-        except Exception as error:  # protobuf's own error types
-            raise ValueError(f"{file} cannot be read as ONNX: {error}") from None
+    model = open_onnx(file)
+    shown = file if isinstance(file, (str, Path)) else "the model"
     # Operators of other domains are other operators, whatever their names.
     opset = {o.domain: o.version for o in model.opset_import}.get("", 1)
-    graph = _Graph(model.graph, opset)
-    unknown = sorted({name for name in graph.operators() if name not in OPERATORS})
-    if unknown:
-        raise ValueError(f"{_shown(file)} has operators that are not known here: {', '.join(unknown)}")
+    graph = _Graph(model.graph, opset, shown)
+    if unknown := sorted({name for name in graph.operators() if name not in OPERATORS}):
+        raise ValueError(f"{shown} has operators that are not known here: {', '.join(unknown)}")
     return _Function(graph), {name: jnp.asarray(array) for name, array in graph.weights().items()}
-
-
-def _shown(file: Any) -> str:
-    return str(file) if isinstance(file, (str, Path)) else "the model"
 
 
 class _Function:
@@ -94,13 +80,11 @@ def _value(x: Any) -> Any:
 class _Graph:
     """Nodes with their attributes read, and the constants; `If` holds graphs of its own."""
 
-    def __init__(self, graph: Any, opset: int):
-        from onnx import numpy_helper
-
-        self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    def __init__(self, graph: Any, opset: int, where: Any):
+        self.constants = initialisers(graph, where)
         self.nodes: list[Node] = []
         for proto in graph.node:
-            node = self._node(proto, opset)
+            node = self._node(proto, opset, where)
             if node.kind == "Constant":
                 self.constants[node.outputs[0]] = node.constant()
             else:
@@ -108,14 +92,14 @@ class _Graph:
         self.inputs = {v.name: _shape(v) for v in graph.input if v.name not in self.constants}
         self.outputs = [v.name for v in graph.output]
 
-    def _node(self, proto: Any, opset: int) -> Node:
+    def _node(self, proto: Any, opset: int, where: Any) -> Node:
         import onnx
 
         attributes = {}
         for a in proto.attribute:
             value = onnx.helper.get_attribute_value(a)
             if a.type == onnx.AttributeProto.GRAPH:
-                value = _Graph(value, opset)
+                value = _Graph(value, opset, where)
             elif a.type == onnx.AttributeProto.TENSOR:
                 value = onnx.numpy_helper.to_array(value)
             elif isinstance(value, bytes):

@@ -58,13 +58,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
-    if path.suffix == ".safetensors":
-        return Checkpoint(_read_safetensors(path), False, path)
-    if path.suffix == ".onnx":
-        return Checkpoint(read_onnx(path), True, path)
-    if path.suffix == ".npz":
-        return Checkpoint(_read_npz(path), True, path)
-    return Checkpoint(_read_torch(path), True, path)
+    readers = {".safetensors": _read_safetensors, ".onnx": read_onnx, ".npz": _read_npz}
+    return Checkpoint(readers.get(path.suffix, _read_torch)(path), path.suffix != ".safetensors", path)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -124,11 +119,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read as a PyTorch file of plain tensors: {reason}") from None
     found = _state_dict(content)
     if found is None:
-        kinds = (
-            sorted({type(v).__name__ for v in content.values()})
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
+        held = content.values() if isinstance(content, dict) else [content]
+        kinds = ", ".join(sorted({type(value).__name__ for value in held}))
         raise ValueError(f"{path} holds no state_dict (name -> tensor), but {kinds}")
     try:
         return {name: torch_values(name, value) for name, value in found.items()}
@@ -154,9 +146,10 @@ def torch_values(name: str, value: Any) -> np.ndarray:
     """
     if not isinstance(name, str):
         raise ValueError(f"tensors are placed by names, and {name!r} is {type(name).__name__}")
-    kinds = {"quantised": value.is_quantized, "without values (meta)": value.is_meta, "nested": value.is_nested}
-    kinds["sparse"] = str(value.layout) != "torch.strided"
-    kinds["complex"] = value.is_complex()
+    kinds = {
+        "quantised": value.is_quantized, "without values (meta)": value.is_meta, "nested": value.is_nested,
+        "sparse": str(value.layout) != "torch.strided", "complex": value.is_complex(),
+    }  # fmt: skip
     if found := [kind for kind, is_so in kinds.items() if is_so]:
         raise ValueError(f"{name} is {found[0]}; store it as a plain tensor of real numbers")
     value = value.detach().cpu()

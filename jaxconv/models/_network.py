@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv._checks import as_index
-from jaxconv.nn import PReLU
+from jaxconv._checks import as_index, is_sequence, plain
+from jaxconv.nn import Conv, PReLU, Upsample, conv_norm
+from jaxconv.nn._settings import Types
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -24,6 +27,7 @@ class Network(nnx.Module):
         mean, std: subtracted from the input, and divided by after that, one value per channel; () for none.
         heads: dotted paths of the layers whose size follows from the number of classes.
         example: shape of a usual input where it is no image of three channels.
+        settings: what `config` is made of.
     """
 
     size_multiple: ClassVar[int] = 1
@@ -33,23 +37,35 @@ class Network(nnx.Module):
     heads: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[tuple[int, ...] | None] = None
 
-    def _keep(self, types: dict[str, Any], **settings: Any) -> None:
-        """Remember the arguments for `config`; numbers below 1 are refused."""
-        for name, value in settings.items():
-            numbers = value if isinstance(value, (tuple, list)) else (value,)
-            for number in numbers:
-                # 0 classes: without a head.
-                least = 0 if name == "classes" else 1
-                if isinstance(number, int) and not isinstance(number, bool) and as_index(number, name) < least:
-                    raise ValueError(f"{name}={value!r} must be at least {least}")
-        for name in ("dtype", "param_dtype"):
-            settings[name] = None if types.get(name) is None else jnp.dtype(types[name]).name
-        self.settings = tuple((name, _frozen(value)) for name, value in settings.items())
+    def _keep(self, given: dict[str, Any], *shares: str) -> None:
+        """Remember the arguments of `__init__`, its `locals()`, for `config`.
+
+        Refused are numbers below 1 (no classes are an encoder without a head), fractions but for the named shares, and
+        keywords that neither the network nor every layer takes.
+        """
+        types = given["types"]
+        if strange := [name for name in types if name not in Types.__annotations__]:
+            raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {strange[0]!r}")
+        headless = ("classes",) if isinstance(self, Encoder) else ()
+        settings = {
+            name: value if name in shares else _checked(value, name, 0 if name in headless else 1)
+            for name, value in given.items()
+            if name not in ("self", "types")
+        }
+        for name, default in (("dtype", None), ("param_dtype", jnp.float32)):
+            dtype = types.get(name, default)
+            settings[name] = None if dtype is None else jnp.dtype(dtype).name
+        self.settings = tuple(settings.items())
 
     @property
     def config(self) -> dict[str, Any]:
         """Keyword arguments that make this network again (without parameters), as JSON values."""
         return {name: _plain(value) for name, value in self.settings}
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers train."""
+        return sum(p.size for p in jax.tree.leaves(nnx.state(self, nnx.Param)))
 
 
 class Encoder(Network):
@@ -81,14 +97,36 @@ class Encoder(Network):
         return found
 
 
-def make_types(dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, Any]:
-    """The three arguments that every layer takes."""
-    return {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What decoders are made from: an encoder's levels, the settings of `Segmentation`, and the layers they share."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    classes: int
+    rates: tuple[int, ...]
+    width: int
+    norm: str
+    upsampler: str
+    align_corners: bool
+    types: Types
+
+    def conv(self, into: int, out: int, k: int = 3) -> nnx.Sequential:
+        """k x k, normalisation, ReLU."""
+        return conv_norm(into, out, (k, k), kind=self.norm, types=self.types)
+
+    def scores(self, into: int, k: int = 1) -> Conv:
+        """k x k to the classes."""
+        return Conv(into, self.classes, (k, k), padding=k // 2, **self.types)
+
+    def upsample(self, features: int, factor: int) -> Upsample:
+        """By the named way."""
+        return Upsample(features, factor, self.upsampler, align_corners=self.align_corners, types=self.types)
 
 
-def make_prelu(features: int, types: dict[str, Any]) -> PReLU:
+def make_prelu(features: int, types: Types) -> PReLU:
     """A slope for each channel, or with one feature one for all; it draws nothing at random."""
-    return PReLU(features, dtype=types["dtype"], param_dtype=types["param_dtype"])
+    return PReLU(features, dtype=types.get("dtype"), param_dtype=types.get("param_dtype", jnp.float32))
 
 
 def spatial(x: Array) -> tuple[int, ...]:
@@ -118,8 +156,15 @@ def stage_rates(output_stride: int, strides: tuple[int, ...]) -> list[tuple[int,
     return found
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+def _checked(value: Any, name: str, least: int) -> Any:
+    """Sequences as tuples, whole numbers as plain ones of at least `least`."""
+    if is_sequence(value):
+        return tuple(_checked(v, name, least) for v in plain(value))
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        return value
+    if as_index(value, name) < least:
+        raise ValueError(f"{name}={value} must be at least {least}")
+    return int(value)
 
 
 def _plain(value: Any) -> Any:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Network, make_types
+from jaxconv.models._network import Network
 from jaxconv.nn import Conv, ConvTranspose, batch_norm
+from jaxconv.nn._settings import Types
 
 _INIT = jax.nn.initializers.normal(0.02)
 
@@ -50,10 +50,8 @@ class DCGANGenerator(Network):
         larger ones for h and w above 1.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: DCGANGenerator(rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        >>> nnx.eval_shape(lambda: DCGANGenerator(rngs=nnx.Rngs(0))).parameter_count
         3576704
 
     Source: Radford et al. 2016 (arXiv:1511.06434), figure 1; sizes and count are those of PyTorch's example.
@@ -63,11 +61,9 @@ class DCGANGenerator(Network):
     example = (1, 4, 4, 100)
 
     def __init__(
-        self, latent: int = 100, *, width: int = 64, channels: int = 3, size: int = 64, dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
-    ):  # fmt: skip
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(types, latent=latent, width=width, channels=channels, size=size)
+        self, latent: int = 100, *, width: int = 64, channels: int = 3, size: int = 64, **types: Unpack[Types]
+    ):
+        self._keep(locals())
         widths = [width << i for i in range(_doublings(size) - 1, -1, -1)]
 
         def up(into: int, out: int, **settings: Any) -> ConvTranspose:
@@ -99,10 +95,8 @@ class DCGANDiscriminator(Network):
         Called with images (*batch, size, size, channels) of -1..1: logits (*batch, 1, 1, 1), without a sigmoid.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: DCGANDiscriminator(rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        >>> nnx.eval_shape(lambda: DCGANDiscriminator(rngs=nnx.Rngs(0))).parameter_count
         2765568
 
     Source: Radford et al. 2016 (arXiv:1511.06434); sizes and count are those of PyTorch's example.
@@ -110,12 +104,8 @@ class DCGANDiscriminator(Network):
 
     input_range = (-1.0, 1.0)
 
-    def __init__(
-        self, *, width: int = 64, channels: int = 3, size: int = 64, dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
-    ):  # fmt: skip
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(types, width=width, channels=channels, size=size)
+    def __init__(self, *, width: int = 64, channels: int = 3, size: int = 64, **types: Unpack[Types]):
+        self._keep(locals())
         widths = [width << i for i in range(_doublings(size))]
 
         def down(into: int, out: int, **settings: Any) -> Conv:

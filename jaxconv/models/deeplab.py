@@ -12,8 +12,9 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxconv.models._network import spatial
-from jaxconv.nn import ASPP, DUC, Conv, Upsample, conv_norm, norm, separable_conv
+from jaxconv.models._network import Decoding, spatial
+from jaxconv.nn import ASPP, DUC, Conv, norm, separable_conv
+from jaxconv.nn._settings import Types
 
 
 class DeepLabV3Decoder(nnx.Module):
@@ -22,14 +23,11 @@ class DeepLabV3Decoder(nnx.Module):
     Source: Chen et al. 2017 (arXiv:1706.05587).
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, rates: Sequence[int], width: int,
-        how: str, align_corners: bool, kind: str, types: dict[str, Any],
-    ):  # fmt: skip
-        self.aspp = ASPP(channels[-1], width, rates, kind=kind, types=types)
-        self.conv = conv_norm(width, width, (3, 3), kind=kind, types=types)
-        self.head = Conv(width, classes, (1, 1), **types)
-        self.up = Upsample(classes, strides[-1], how, align_corners=align_corners, types=types)
+    def __init__(self, d: Decoding):
+        self.aspp = ASPP(d.channels[-1], d.width, d.rates, kind=d.norm, types=d.types)
+        self.conv = d.conv(d.width, d.width)
+        self.head = d.scores(d.width)
+        self.up = d.upsample(d.classes, d.strides[-1])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
         """Logits of the image's size."""
@@ -42,23 +40,19 @@ class DeepLabV3PlusDecoder(nnx.Module):
     Source: Chen et al. 2018 (arXiv:1802.02611), section 3.1, with one 3x3 convolution after joining.
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, rates: Sequence[int], width: int,
-        how: str, align_corners: bool, kind: str, types: dict[str, Any],
-    ):  # fmt: skip
-        self.place = max(i for i, s in enumerate(strides) if s <= 4)
-        options: dict[str, Any] = {"align_corners": align_corners, "types": types}
+    def __init__(self, d: Decoding):
+        self.place = max(i for i, s in enumerate(d.strides) if s <= 4)
 
         def separable(into: int) -> list[Any]:
-            return [separable_conv(into, width, (3, 3), types=types), norm(kind, width, **types), jax.nn.relu]
+            return [separable_conv(into, d.width, (3, 3), types=d.types), norm(d.norm, d.width, **d.types), jax.nn.relu]
 
-        aspp = ASPP(channels[-1], width, rates, separable=True, kind=kind, types=types)
-        self.aspp = nnx.Sequential(aspp, *separable(width))
-        self.up = Upsample(width, strides[-1] // strides[self.place], how, **options)
-        self.block1 = conv_norm(channels[self.place], 48, (1, 1), kind=kind, types=types)
-        self.block2 = nnx.Sequential(*separable(48 + width))
-        self.head = Conv(width, classes, (1, 1), **types)
-        self.last = Upsample(classes, strides[self.place], how, **options)
+        aspp = ASPP(d.channels[-1], d.width, d.rates, separable=True, kind=d.norm, types=d.types)
+        self.aspp = nnx.Sequential(aspp, *separable(d.width))
+        self.up = d.upsample(d.width, d.strides[-1] // d.strides[self.place])
+        self.block1 = d.conv(d.channels[self.place], 48, 1)
+        self.block2 = nnx.Sequential(*separable(48 + d.width))
+        self.head = d.scores(d.width)
+        self.last = d.upsample(d.classes, d.strides[self.place])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
         """Logits of the image's size."""
@@ -74,8 +68,8 @@ class DUCDecoder(nnx.Module):
     Source: Wang et al. 2018 (arXiv:1702.08502), section 3.1; with an encoder of hybrid rates this is DUC-HDC.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: int, *, types: dict[str, Any]):
-        self.head = DUC(channels[-1], classes, strides[-1], types=types)
+    def __init__(self, d: Decoding):
+        self.head = DUC(d.channels[-1], d.classes, d.strides[-1], types=d.types)
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
         """Logits of the image's size."""
@@ -103,7 +97,7 @@ class ContextModule(nnx.Module):
     Source: Yu and Koltun 2016 (arXiv:1511.07122), table 1 (basic) and equation 4.
     """
 
-    def __init__(self, channels: int, rates: Sequence[int] = (1, 1, 2, 4, 8, 16, 1), *, types: dict[str, Any]):
+    def __init__(self, channels: int, rates: Sequence[int] = (1, 1, 2, 4, 8, 16, 1), *, types: Types):
         options: dict[str, Any] = {"kernel_init": identity_kernel, **types}
         self.convs = nnx.List([Conv(channels, channels, (3, 3), padding=r, dilation=r, **options) for r in rates])
         self.last = Conv(channels, channels, (1, 1), **options)
@@ -128,13 +122,10 @@ class ContextDecoder(nnx.Module):
     Source: Yu and Koltun 2016 (arXiv:1511.07122), sections 3 and 4.
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, rates: Sequence[int], how: str,
-        align_corners: bool, types: dict[str, Any],
-    ):  # fmt: skip
-        self.head = Conv(channels[-1], classes, (1, 1), **types)
-        self.context = ContextModule(classes, rates, types=types)
-        self.up = Upsample(classes, strides[-1], how, align_corners=align_corners, types=types)
+    def __init__(self, d: Decoding):
+        self.head = d.scores(d.channels[-1])
+        self.context = ContextModule(d.classes, d.rates, types=d.types)
+        self.up = d.upsample(d.classes, d.strides[-1])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
         """Logits of the image's size."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv._checks import as_index
-from jaxconv.models._network import Network, make_prelu, make_types
-from jaxconv.nn import Conv, ConvTranspose, MaxPool, MaxUnpool, batch_norm
+from jaxconv.models._network import Network, make_prelu, spatial
+from jaxconv.nn import Conv, ConvTranspose, MaxPool, MaxUnpool, batch_norm, conv_norm
+from jaxconv.nn._settings import Types
 
 # Second stage, repeated as the third: kind of the 3x3 step and its dilation.
 _STAGE = (
@@ -20,25 +19,18 @@ _STAGE = (
 )  # fmt: skip
 
 
-def _row(conv: Conv | ConvTranspose, types: dict[str, Any], *, prelu: bool = True) -> nnx.Sequential:
-    """A convolution without bias, batch normalisation and, but for the main branch of an upsampling, one shared
-    PReLU."""
-    layers: list[nnx.Module] = [conv, batch_norm(conv.out_features, **types)]
-    if prelu:
-        layers.append(make_prelu(1, types))
-    return nnx.Sequential(*layers)
-
-
-def _conv(into: int, out: int, kernel_size: tuple[int, int], types: dict[str, Any], **settings: Any) -> Conv:
-    return Conv(into, out, kernel_size, use_bias=False, **settings, **types)
+def _row(into: int, out: int, kernel_size: tuple[int, int], types: Types, **settings: Any) -> nnx.Sequential:
+    """A convolution without bias, batch normalisation and one shared PReLU."""
+    return conv_norm(into, out, kernel_size, activation=make_prelu(1, types), types=types, **settings)
 
 
 class InitialBlock(nnx.Module):
     """Halves the resolution: a strided convolution of 13 channels beside max-pooling of the 3 input channels."""
 
-    def __init__(self, in_channels: int, channels: int, types: dict[str, Any]):
+    def __init__(self, in_channels: int, channels: int, types: Types):
         self.pool = MaxPool((3, 3), stride=2, padding=1)
-        self.main_branch = _conv(in_channels, channels - in_channels, (3, 3), types, stride=2, padding=1)
+        convolved: dict[str, Any] = {"stride": 2, "padding": 1, "use_bias": False, **types}
+        self.main_branch = Conv(in_channels, channels - in_channels, (3, 3), **convolved)
         self.batch_norm = batch_norm(channels, **types)
         self.out_prelu = make_prelu(channels, types)
 
@@ -51,16 +43,15 @@ class Bottleneck(nnx.Module):
     """1x1 down to a quarter of the channels, one step (3x3, dilated 3x3, or 5x1 then 1x5), 1x1 back; added to the
     input."""
 
-    def __init__(self, channels: int, kind: str, dilation: int, types: dict[str, Any]):
+    def __init__(self, channels: int, kind: str, dilation: int, types: Types):
         inner = channels // 4
-        self.ext_conv1 = _row(_conv(channels, inner, (1, 1), types), types)
+        self.ext_conv1 = _row(channels, inner, (1, 1), types)
         if kind == "asymmetric":
-            first = _row(_conv(inner, inner, (5, 1), types, padding=(2, 0)), types)
-            second = _row(_conv(inner, inner, (1, 5), types, padding=(0, 2)), types)
-            self.ext_conv2 = nnx.Sequential(*first.layers, *second.layers)
+            rows = [_row(inner, inner, kernel_size, types) for kernel_size in ((5, 1), (1, 5))]
+            self.ext_conv2 = nnx.Sequential(*rows[0].layers, *rows[1].layers)
         else:
-            self.ext_conv2 = _row(_conv(inner, inner, (3, 3), types, padding=dilation, dilation=dilation), types)
-        self.ext_conv3 = _row(_conv(inner, channels, (1, 1), types), types)
+            self.ext_conv2 = _row(inner, inner, (3, 3), types, dilation=dilation)
+        self.ext_conv3 = _row(inner, channels, (1, 1), types)
         self.out_prelu = make_prelu(channels, types)
 
     def __call__(self, x: Array) -> Array:
@@ -71,12 +62,12 @@ class Bottleneck(nnx.Module):
 class Downsampling(nnx.Module):
     """Halves the resolution: max-pooling with indices, zero channels added, beside 2x2 stride 2 - 3x3 - 1x1."""
 
-    def __init__(self, into: int, out: int, types: dict[str, Any]):
+    def __init__(self, into: int, out: int, types: Types):
         self.added = out - into
         self.pool = MaxPool((3, 3), stride=2, padding=1, return_indices=True)
-        self.ext_conv1 = _row(_conv(into, into // 4, (2, 2), types, stride=2), types)
-        self.ext_conv2 = _row(_conv(into // 4, into // 4, (3, 3), types, padding=1), types)
-        self.ext_conv3 = _row(_conv(into // 4, out, (1, 1), types), types)
+        self.ext_conv1 = _row(into, into // 4, (2, 2), types, stride=2)
+        self.ext_conv2 = _row(into // 4, into // 4, (3, 3), types)
+        self.ext_conv3 = _row(into // 4, out, (1, 1), types)
         self.out_prelu = make_prelu(out, types)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -90,20 +81,19 @@ class Upsampling(nnx.Module):
     """Doubles the resolution: 1x1 and max-unpooling with the stored indices, beside 1x1 - transposed 3x3 stride 2 -
     1x1."""
 
-    def __init__(self, into: int, out: int, types: dict[str, Any]):
+    def __init__(self, into: int, out: int, types: Types):
         inner = into // 4
         self.unpool = MaxUnpool()
-        self.main_conv1 = _row(_conv(into, out, (1, 1), types), types, prelu=False)
-        self.ext_conv1 = _row(_conv(into, inner, (1, 1), types), types)
+        self.main_conv1 = conv_norm(into, out, (1, 1), activation=None, types=types)
+        self.ext_conv1 = _row(into, inner, (1, 1), types)
         up = ConvTranspose(inner, inner, (3, 3), stride=2, padding=1, output_padding=1, use_bias=False, **types)
-        self.ext_conv2 = _row(up, types)
-        self.ext_conv3 = _row(_conv(inner, out, (1, 1), types), types)
+        self.ext_conv2 = nnx.Sequential(up, batch_norm(inner, **types), make_prelu(1, types))
+        self.ext_conv3 = _row(inner, out, (1, 1), types)
         self.out_prelu = make_prelu(out, types)
 
     def __call__(self, x: Array, indices: Array) -> Array:
         """(*batch, 2H, 2W, out) of x (*batch, H, W, into) and indices (*batch, H, W, out)."""
-        size = (2 * x.shape[-3], 2 * x.shape[-2])
-        main = self.unpool(self.main_conv1(x), indices, size)
+        main = self.unpool(self.main_conv1(x), indices, [2 * n for n in spatial(x)])
         return self.out_prelu(main + self.ext_conv3(self.ext_conv2(self.ext_conv1(x))))
 
 
@@ -113,9 +103,7 @@ class ENet(Network):
     Args:
         classes: channels of the output.
         in_channels: channels of the input.
-        dtype: dtype to compute in (a name such as "bfloat16" too); default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, in_channels): logits (*batch, H, W, classes). `train()` and `eval()` switch the
@@ -126,13 +114,10 @@ class ENet(Network):
         ValueError: numbers out of range; at the call, sizes of which half, rounded up, is no multiple of 4.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
         >>> model = nnx.eval_shape(lambda: ENet(12, rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
-        359780
-        >>> model.config["classes"]
-        12
+        >>> model.parameter_count, model.config["classes"]
+        (359780, 12)
 
     Source: Paszke et al. 2016 (arXiv:1606.02147), table 1.
     """
@@ -140,22 +125,10 @@ class ENet(Network):
     size_multiple = 8
     heads = ("transposed_conv",)
 
-    def __init__(
-        self,
-        classes: int,
-        *,
-        in_channels: int = 3,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        if as_index(classes, "classes") < 1:
-            raise ValueError(f"classes={classes} must be at least 1")
-        if not 1 <= as_index(in_channels, "in_channels") <= 15:
+    def __init__(self, classes: int, *, in_channels: int = 3, **types: Unpack[Types]):
+        self._keep(locals())
+        if in_channels > 15:
             raise ValueError(f"in_channels={in_channels} must be 1..15: they stand beside convolved ones, 16 in all")
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(types, classes=classes, in_channels=in_channels)
-
         self.initial_block = InitialBlock(in_channels, 16, types)
         self.downsample1_0 = Downsampling(16, 64, types)
         self.first = self._add([(f"regular1_{i}", "regular", 1) for i in range(1, 5)], 64, types)
@@ -168,7 +141,7 @@ class ENet(Network):
         self.fifth = self._add([("regular5_1", "regular", 1)], 16, types)
         self.transposed_conv = ConvTranspose(16, classes, (3, 3), stride=2, padding=1, use_bias=False, **types)
 
-    def _add(self, bottlenecks: list[tuple[str, str, int]], channels: int, types: dict[str, Any]) -> tuple[str, ...]:
+    def _add(self, bottlenecks: list[tuple[str, str, int]], channels: int, types: Types) -> tuple[str, ...]:
         """Make one stage's bottlenecks as attributes of their published names; returns the names."""
         for name, kind, dilation in bottlenecks:
             setattr(self, name, Bottleneck(channels, kind, dilation, types))
@@ -181,12 +154,12 @@ class ENet(Network):
 
     def __call__(self, x: Array) -> Array:
         """Logits (*batch, H, W, classes) of x (*batch, H, W, in_channels)."""
-        if x.ndim < 3 or any(n < 7 or -(-n // 2) % 4 for n in x.shape[-3:-1]):
+        if x.ndim < 3 or any(n < 7 or -(-n // 2) % 4 for n in spatial(x)):
             raise ValueError(
                 f"x has shape {x.shape}: ENet halves (*batch, H, W, channels) three times, the last two times "
                 "exactly, so H and W must be 7, 8, 15, 16, ...: a multiple of 8, or one less"
             )
-        size = x.shape[-3:-1]
+        size = spatial(x)
         x = self.initial_block(x)
         x, indices1 = self.downsample1_0(x)
         x = self._run(self.first, x)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Network, make_prelu, make_types, spatial
+from jaxconv.models._network import Network, make_prelu, spatial
 from jaxconv.nn import AvgPool, Conv, ConvTranspose, PReLU, batch_norm
+from jaxconv.nn._settings import Types
 from jaxconv.nn.dense import transpose_to
 
 _RATES = (1, 2, 4, 8, 16)
@@ -30,23 +30,28 @@ class _Holder(nnx.Module):
         return x
 
 
-def _conv(into: int, out: int, k: int, types: dict[str, Any], stride: int = 1, rate: int = 1) -> _Holder:
+def _conv(into: int, out: int, k: int, types: Types, stride: int = 1, rate: int = 1) -> _Holder:
     padding = (k - 1) // 2 * rate
     return _Holder(conv=Conv(into, out, (k, k), stride=stride, padding=padding, dilation=rate, use_bias=False, **types))
 
 
-def _norm(features: int, types: dict[str, Any]) -> nnx.BatchNorm:
+def _norm(features: int, types: Types) -> nnx.BatchNorm:
     return batch_norm(features, epsilon=1e-3, **types)
 
 
-def _bn_act(features: int, types: dict[str, Any]) -> _Holder:
+def _conv_bn_act(into: int, out: int, types: Types, **settings: Any) -> _Holder:
+    conv = Conv(into, out, (3, 3), padding=1, use_bias=False, **settings, **types)
+    return _Holder(conv=conv, bn=_norm(out, types), act=make_prelu(out, types))
+
+
+def _bn_act(features: int, types: Types) -> _Holder:
     return _Holder(bn=_norm(features, types), act=make_prelu(features, types))
 
 
 class Pyramid(nnx.Module):
     """1x1 (or, halving the resolution, 3x3) to a fifth of the channels, 3x3 at rates 1 to 16, sums from rate 2 on."""
 
-    def __init__(self, into: int, out: int, types: dict[str, Any], *, halve: bool = False, add: bool = True):
+    def __init__(self, into: int, out: int, types: Types, *, halve: bool = False, add: bool = True):
         n = out // 5
         self.add = add and not halve
         self.c1 = _conv(into, n, 3, types, stride=2) if halve else _conv(into, n, 1, types)
@@ -68,12 +73,9 @@ class Pyramid(nnx.Module):
 
 
 class _Encoder(nnx.Module):
-    def __init__(self, classes: int, in_channels: int, p: int, q: int, types: dict[str, Any]):
+    def __init__(self, classes: int, in_channels: int, p: int, q: int, types: Types):
         c = in_channels
-        self.level1 = _Holder(
-            conv=Conv(c, 16, (3, 3), stride=2, padding=1, use_bias=False, **types),
-            bn=_norm(16, types), act=make_prelu(16, types),
-        )  # fmt: skip
+        self.level1 = _conv_bn_act(c, 16, types, stride=2)
         self.b1 = _bn_act(16 + c, types)
         self.level2_0 = Pyramid(16 + c, 64, types, halve=True)
         self.level2 = nnx.List([Pyramid(64, 64, types) for _ in range(p)])
@@ -120,25 +122,17 @@ class ESPNet(Network):
         Called with x (*batch, H, W, in_channels), of any size: logits (*batch, H, W, classes).
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: ESPNet(20, p=2, q=8, rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        >>> nnx.eval_shape(lambda: ESPNet(20, p=2, q=8, rngs=nnx.Rngs(0))).parameter_count
         365109
 
     Source: Mehta et al. 2018 (arXiv:1803.06815), figure 4; its table has 0.364M for p=2, q=8, 20 classes.
     """
 
-    heads = (
-        "encoder.classifier", "level3_C", "br", "conv", "up_l3", "combine_l2_l3", "up_l2", "classifier",
-    )  # fmt: skip
+    heads = ("encoder.classifier", "level3_C", "br", "conv", "up_l3", "combine_l2_l3", "up_l2", "classifier")
 
-    def __init__(
-        self, classes: int, *, in_channels: int = 3, p: int = 2, q: int = 3, dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
-    ):  # fmt: skip
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(types, classes=classes, in_channels=in_channels, p=p, q=q)
+    def __init__(self, classes: int, *, in_channels: int = 3, p: int = 2, q: int = 3, **types: Unpack[Types]):
+        self._keep(locals())
         if classes < 5:
             raise ValueError(f"classes={classes} must be at least 5: a pyramid of the decoder has a fifth of them")
 
@@ -148,10 +142,7 @@ class ESPNet(Network):
         self.encoder = _Encoder(classes, in_channels, p, q, types)
         self.level3_C = _conv(128 + in_channels, classes, 1, types)
         self.br = _norm(classes, types)
-        self.conv = _Holder(
-            conv=Conv(16 + in_channels + classes, classes, (3, 3), padding=1, use_bias=False, **types),
-            bn=_norm(classes, types), act=make_prelu(classes, types),
-        )  # fmt: skip
+        self.conv = _conv_bn_act(16 + in_channels + classes, classes, types)
         self.up_l3 = nnx.Sequential(up())
         self.combine_l2_l3 = nnx.Sequential(
             _bn_act(2 * classes, types), Pyramid(2 * classes, classes, types, add=False)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from jaxconv.initializers import bilinear
-from jaxconv.models._network import IMAGENET_MEAN, IMAGENET_STD, Network, make_types, spatial
+from jaxconv.models._network import IMAGENET_MEAN, IMAGENET_STD, Decoding, Network, spatial
 from jaxconv.models.vgg import VGG16
-from jaxconv.nn import Conv, ConvTranspose, MaxPool, Upsample
+from jaxconv.nn import Conv, ConvTranspose, MaxPool
+from jaxconv.nn._settings import Types
 from jaxconv.nn.dense import transpose_to
 
 # Where the published networks, which pad the image by 100, cut the skips and the result.
@@ -50,10 +50,8 @@ class FCN(Network):
         begin as bilinear interpolation.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: FCN(21, rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        >>> nnx.eval_shape(lambda: FCN(21, rngs=nnx.Rngs(0))).parameter_count
         134489759
 
     Source: Long, Shelhamer, Darrell 2015 (arXiv:1411.4038), section 4; its table of FCN-VGG16 gives 134M.
@@ -64,16 +62,11 @@ class FCN(Network):
 
     def __init__(
         self, classes: int, *, in_channels: int = 3, stride: int = 8, padding: int = 1,
-        widths: Sequence[int] = (64, 128, 256, 512, 512), hidden: int = 4096, dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+        widths: Sequence[int] = (64, 128, 256, 512, 512), hidden: int = 4096, **types: Unpack[Types],
     ):  # fmt: skip
         if stride not in _CROPS or padding not in (1, 100):
             raise ValueError(f"stride={stride} must be 8, 16 or 32, and padding={padding} 1 or 100")
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(
-            types, classes=classes, in_channels=in_channels, stride=stride, padding=padding, widths=widths,
-            hidden=hidden,
-        )  # fmt: skip
+        self._keep(locals())
         self.stride, self.published = stride, padding == 100
         self.encoder = VGG16(0, in_channels=in_channels, widths=widths, **types)
         first = Conv(in_channels, widths[0], (3, 3), padding=padding, **types)
@@ -122,18 +115,13 @@ class FCN(Network):
 class FCNDecoder(nnx.Module):
     """Scores of the strides from the coarsest down to `finest`, each upsampled to the next and added."""
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, finest: int, how: str,
-        align_corners: bool, types: dict[str, Any],
-    ):  # fmt: skip
+    def __init__(self, d: Decoding, finest: int):
         # Of each stride the last map, coarsest first.
-        places = {s: i for i, s in enumerate(strides) if s >= finest}
+        places = {s: i for i, s in enumerate(d.strides) if s >= finest}
         self.places = tuple(sorted(places.values(), reverse=True))
-        self.scores = nnx.List([Conv(channels[i], classes, (1, 1), **types) for i in self.places])
-        ratios = [strides[a] // strides[b] for a, b in zip(self.places, self.places[1:], strict=False)]
-        options: dict[str, Any] = {"align_corners": align_corners, "types": types}
-        factors = [*ratios, strides[self.places[-1]]]
-        self.ups = nnx.List([Upsample(classes, factor, how, **options) for factor in factors])
+        self.scores = nnx.List([d.scores(d.channels[i]) for i in self.places])
+        strides = [*(d.strides[i] for i in self.places), 1]
+        self.ups = nnx.List([d.upsample(d.classes, a // b) for a, b in itertools.pairwise(strides)])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
         """Logits of the image's size."""

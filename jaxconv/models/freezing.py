@@ -9,7 +9,8 @@ import jax
 from flax import nnx
 
 
-def _under(name: str, places: tuple[str, ...]) -> bool:
+def is_under(name: str, places: Sequence[str]) -> bool:
+    """Whether one of the dotted paths leads to `name` or a part of it."""
     return any(f"{name}.".startswith(f"{place}.") for place in places)
 
 
@@ -19,7 +20,7 @@ def _dotted(path: Sequence[Any]) -> str:
 
 def _check(places: tuple[str, ...], names: Sequence[str]) -> None:
     for place in places:
-        if not any(_under(name, (place,)) for name in names):
+        if not any(is_under(name, (place,)) for name in names):
             top = ", ".join(dict.fromkeys(name.split(".")[0] for name in names if name))
             raise ValueError(f"frozen={place!r}: nothing has that path; at the top there are {top or 'no names'}")
 
@@ -46,7 +47,7 @@ def trainable(params: Any, *frozen: str) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     _check(frozen, names)
-    return jax.tree.unflatten(structure, [not _under(name, frozen) for name in names])
+    return jax.tree.unflatten(structure, [not is_under(name, frozen) for name in names])
 
 
 def freeze(model: nnx.Module, *frozen: str) -> nnx.filterlib.Filter:
@@ -75,4 +76,4 @@ def freeze(model: nnx.Module, *frozen: str) -> nnx.filterlib.Filter:
     model.train()
     for place in frozen:
         modules[place].eval()
-    return nnx.All(nnx.Param, lambda path, _: not _under(_dotted(path), frozen))
+    return nnx.All(nnx.Param, lambda path, _: not is_under(_dotted(path), frozen))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
-import jax.numpy as jnp
-from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv._checks import as_index
-from jaxconv.models._network import Network
-from jaxconv.nn import Conv, ConvTranspose, PReLU
+from jaxconv.models._network import Network, make_prelu, spatial
+from jaxconv.nn import Conv, ConvTranspose
+from jaxconv.nn._settings import Types
 
 
 class FSRCNN(Network):
@@ -26,9 +23,7 @@ class FSRCNN(Network):
         features: d, channels of the extracted features.
         shrunk: s, channels of the maps.
         maps: m, number of 3x3 convolutions.
-        dtype: dtype to compute in (a name such as "bfloat16" too); default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, channels): (*batch, scale*H, scale*W, channels), not clipped.
@@ -39,47 +34,32 @@ class FSRCNN(Network):
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: FSRCNN(2, rngs=nnx.Rngs(0)))
-        >>> nnx.eval_shape(lambda m, x: m(x), model, jnp.ones((1, 10, 7, 3))).shape
+        >>> nnx.eval_shape(lambda x: FSRCNN(2, rngs=nnx.Rngs(0))(x), jnp.ones((1, 10, 7, 3))).shape
         (1, 20, 14, 3)
 
     Source: Dong et al. 2016 (arXiv:1608.00367), section 3.
     """
 
     def __init__(
-        self,
-        scale: int = 2,
-        *,
-        channels: int = 3,
-        features: int = 56,
-        shrunk: int = 12,
-        maps: int = 4,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        numbers = {"scale": scale, "channels": channels, "features": features, "shrunk": shrunk, "maps": maps}
-        for name, value in numbers.items():
-            if as_index(value, name) < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        self, scale: int = 2, *, channels: int = 3, features: int = 56, shrunk: int = 12, maps: int = 4,
+        **types: Unpack[Types],
+    ):  # fmt: skip
+        self._keep(locals())
         self.scale, self.channels, self.maps = scale, channels, maps
-        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
-        self._keep(types, **numbers)
-
-        self.feature_extract = Conv(channels, features, (5, 5), padding=2, rngs=rngs, **types)
-        self.activation_1 = PReLU(features, **types)
-        self.shrink = Conv(features, shrunk, (1, 1), rngs=rngs, **types)
-        self.activation_2 = PReLU(shrunk, **types)
+        self.feature_extract = Conv(channels, features, (5, 5), padding=2, **types)
+        self.activation_1 = make_prelu(features, types)
+        self.shrink = Conv(features, shrunk, (1, 1), **types)
+        self.activation_2 = make_prelu(shrunk, types)
         for i in range(1, maps + 1):
-            setattr(self, f"map_{i}", Conv(shrunk, shrunk, (3, 3), padding=1, rngs=rngs, **types))
-        self.activation_3 = PReLU(shrunk, **types)
-        self.expand = Conv(shrunk, features, (1, 1), rngs=rngs, **types)
-        self.activation_4 = PReLU(features, **types)
-        self.deconv = ConvTranspose(features, channels, (9, 9), stride=scale, padding=4, rngs=rngs, **types)
+            setattr(self, f"map_{i}", Conv(shrunk, shrunk, (3, 3), padding=1, **types))
+        self.activation_3 = make_prelu(shrunk, types)
+        self.expand = Conv(shrunk, features, (1, 1), **types)
+        self.activation_4 = make_prelu(features, types)
+        self.deconv = ConvTranspose(features, channels, (9, 9), stride=scale, padding=4, **types)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, scale*H, scale*W, channels) of x (*batch, H, W, channels)."""
-        size = tuple(self.scale * n for n in x.shape[-3:-1])
+        size = tuple(self.scale * n for n in spatial(x))
         x = self.activation_2(self.shrink(self.activation_1(self.feature_extract(x))))
         for i in range(1, self.maps + 1):
             x = getattr(self, f"map_{i}")(x)

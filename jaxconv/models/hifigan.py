@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Network, make_types
+from jaxconv.models._network import Network
 from jaxconv.nn import Conv, ConvTranspose, WeightNorm
+from jaxconv.nn._settings import Types
 
 
 def _leaky(x: Array) -> Array:
@@ -72,11 +72,9 @@ class HiFiGAN(Network):
         Called with x (*batch, frames, mels): waveforms (*batch, frames * prod(strides), 1) of -1..1.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: HiFiGAN(rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) // 10_000
-        1392
+        >>> nnx.eval_shape(lambda: HiFiGAN(rngs=nnx.Rngs(0))).parameter_count
+        13926017
 
     Source: Kong et al. 2020 (arXiv:2010.05646), section 2.2 and table 1 (13.92M for V1).
     """
@@ -88,13 +86,9 @@ class HiFiGAN(Network):
         self, mels: int = 80, *, width: int = 512, strides: Sequence[int] = (8, 8, 2, 2),
         kernels: Sequence[int] = (16, 16, 4, 4), block_kernels: Sequence[int] = (3, 7, 11),
         block_rates: Sequence[Sequence[int]] = ((1, 3, 5),) * 3, paired: bool = True, weight_norm: bool = False,
-        dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+        **types: Unpack[Types],
     ):  # fmt: skip
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(
-            types, mels=mels, width=width, strides=strides, kernels=kernels, block_kernels=block_kernels,
-            block_rates=block_rates, paired=paired, weight_norm=weight_norm,
-        )  # fmt: skip
+        self._keep(locals())
         if width % (1 << len(strides)):
             raise ValueError(f"width={width} must be a multiple of {1 << len(strides)}: it halves {len(strides)} times")
         for k, s in zip(kernels, strides, strict=True):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Encoder, make_types, stage_rates
+from jaxconv.models._network import Encoder, stage_rates
 from jaxconv.nn import conv_norm
+from jaxconv.nn._settings import Types
 from jaxconv.nn.dense import identity
 
 # Expansion, channels, blocks, stride.
@@ -29,7 +29,7 @@ def divisible(channels: float) -> int:
 class InvertedResidual(nnx.Module):
     """1x1 up, depthwise 3x3, 1x1 down without an activation; added to the input where shapes agree."""
 
-    def __init__(self, into: int, out: int, stride: int, rate: int, expansion: int, kind: str, types: dict[str, Any]):
+    def __init__(self, into: int, out: int, stride: int, rate: int, expansion: int, kind: str, types: Types):
         inner = into * expansion
         more: dict[str, Any] = {"kind": kind, "types": types}
         rows: list[Any] = [conv_norm(into, inner, (1, 1), activation=jax.nn.relu6, **more)] if expansion > 1 else []
@@ -65,18 +65,14 @@ class MobileNetV2(Encoder):
         output_stride: 32, 16 or 8; below 32 the last stages keep their resolution and dilate instead.
         width: multiplies all channels, which are then rounded to multiples of 8; the last 1280 are not made fewer.
         norm: name of the normalisation, see `jaxconv.nn.norm`.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, H, W, in_channels): logits (*batch, classes), or the last feature map without a head.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: MobileNetV2(rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        >>> nnx.eval_shape(lambda: MobileNetV2(rngs=nnx.Rngs(0))).parameter_count
         3504872
 
     Source: Sandler et al. 2018 (arXiv:1801.04381), table 2; the count is torchvision's mobilenet_v2.
@@ -87,23 +83,17 @@ class MobileNetV2(Encoder):
 
     def __init__(
         self, classes: int = 1000, *, in_channels: int = 3, output_stride: int = 32, width: float = 1.0,
-        norm: str = "batch", dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+        norm: str = "batch", **types: Unpack[Types],
     ):  # fmt: skip
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(types, classes=classes, in_channels=in_channels, output_stride=output_stride, width=width, norm=norm)
+        self._keep(locals(), "width")
         last = divisible(32 * width)
         more: dict[str, Any] = {"kind": norm, "activation": jax.nn.relu6, "types": types}
         layers: list[Any] = [conv_norm(in_channels, last, (3, 3), stride=2, **more)]
-        ends: list[int] = []
-        strides: list[int] = []
-        channels: list[int] = []
-        reached = 2
+        levels, reached = [], 2
         stages = stage_rates(output_stride, (2, *(s for *_, s in STAGES)))[1:]
         for (expansion, out, count, wanted), (stride, first, rate) in zip(STAGES, stages, strict=True):
             if wanted == 2:  # the level before ends here
-                ends.append(len(layers))
-                strides.append(reached)
-                channels.append(last)
+                levels.append((len(layers), reached, last))
             reached *= stride
             for i in range(count):
                 s, d = (stride, first) if i == 0 else (1, rate)
@@ -112,8 +102,7 @@ class MobileNetV2(Encoder):
         top = divisible(1280 * max(1.0, width))
         layers.append(conv_norm(last, top, (1, 1), **more))
         self.features = nnx.Sequential(*layers)
-        self.ends = (*ends, len(layers))
-        self.strides, self.channels = (*strides, reached), (*channels, top)
+        self.ends, self.strides, self.channels = zip(*levels, (len(layers), reached, top))
         self.classifier = nnx.Sequential(identity, nnx.Linear(top, classes, **types)) if classes else nnx.data(None)
 
     def __call__(self, x: Array) -> Array:

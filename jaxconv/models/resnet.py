@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Encoder, make_types, stage_rates
+from jaxconv.models._network import Encoder, stage_rates
 from jaxconv.nn import Conv, MaxPool, conv_norm, norm as make_norm
+from jaxconv.nn._settings import Types
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -20,7 +20,7 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 class Block(nnx.Module):
     """Two 3x3 convolutions, or 1x1 - 3x3 - 1x1 to four times the channels, added to the input."""
 
-    def __init__(self, into: int, width: int, out: int, stride: int, rate: int, kind: str, types: dict[str, Any]):
+    def __init__(self, into: int, width: int, out: int, stride: int, rate: int, kind: str, types: Types):
         def conv(a: int, b: int, k: int, **settings: Any) -> Conv:
             return Conv(a, b, (k, k), use_bias=False, **settings, **types)
 
@@ -33,12 +33,10 @@ class Block(nnx.Module):
         else:
             self.conv1, self.bn1 = conv(into, width, 3, **three), make_norm(kind, width, **types)
             self.conv2, self.bn2 = conv(width, out, 3, padding=rate, dilation=rate), make_norm(kind, out, **types)
-        changes = stride > 1 or into != out
-        self.downsample = (
-            conv_norm(into, out, (1, 1), stride=stride, kind=kind, activation=None, use_bias=False, types=types)
-            if changes
-            else nnx.data(None)
-        )
+        self.downsample = nnx.data(None)
+        if stride > 1 or into != out:
+            options: dict[str, Any] = {"activation": None, "use_bias": False, "types": types}
+            self.downsample = conv_norm(into, out, (1, 1), stride=stride, kind=kind, **options)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, ceil(H/stride), ceil(W/stride), out) of x (*batch, H, W, into)."""
@@ -79,10 +77,8 @@ class ResNet(Encoder):
         Called with x (*batch, H, W, in_channels): logits (*batch, classes), or the last feature map without a head.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: ResNet(50, rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        >>> nnx.eval_shape(lambda: ResNet(50, rngs=nnx.Rngs(0))).parameter_count
         25557032
 
     Source: He et al. 2016 (arXiv:1512.03385), table 1; the stride of a bottleneck stands at its 3x3 convolution, as in
@@ -96,15 +92,11 @@ class ResNet(Encoder):
     def __init__(
         self, depth: int = 50, classes: int = 1000, *, in_channels: int = 3, output_stride: int = 32,
         multi_grid: Sequence[int] = (1, 1, 1), rates: Sequence[Sequence[int]] | None = None, width: int = 64,
-        norm: str = "batch", dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+        norm: str = "batch", **types: Unpack[Types],
     ):  # fmt: skip
         if depth not in BLOCKS:
             raise ValueError(f"depth={depth} is not one of {', '.join(map(str, BLOCKS))}")
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(
-            types, depth=depth, classes=classes, in_channels=in_channels, output_stride=output_stride,
-            multi_grid=multi_grid, rates=rates, width=width, norm=norm,
-        )  # fmt: skip
+        self._keep(locals())
         stages = stage_rates(output_stride, (4, 2, 2, 2))
         if rates is not None and len(rates) != 4:
             raise ValueError(f"rates={rates!r} must give the dilations of each of the 4 stages")

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Encoder, Network, make_types
+from jaxconv.models._network import Decoding, Encoder, Network
 from jaxconv.models.deeplab import ContextDecoder, DeepLabV3Decoder, DeepLabV3PlusDecoder, DUCDecoder
 from jaxconv.models.fcn import FCNDecoder
 from jaxconv.models.mobilenet import MobileNetV2
 from jaxconv.models.resnet import BLOCKS, ResNet
 from jaxconv.models.segnet import SegNetDecoder, UNetDecoder
 from jaxconv.models.vgg import VGG16
+from jaxconv.nn._settings import Types
 
 ENCODERS = ("vgg16", "vgg16_bn", *(f"resnet{depth}" for depth in BLOCKS), "mobilenetv2")
 
-# Architecture -> output stride and upsampler that its paper has.
-ARCHITECTURES: dict[str, tuple[int, str]] = {
-    "context": (8, "bilinear"), "deeplabv3": (8, "bilinear"), "deeplabv3plus": (16, "bilinear"), "duc": (8, "shuffle"),
-    "fcn16s": (32, "transposed"), "fcn32s": (32, "transposed"), "fcn8s": (32, "transposed"),
-    "segnet": (32, "unpool"), "unet": (32, "transposed"),
-}  # fmt: skip
+# Architecture -> its decoder, the output stride and the upsampler that its paper has.
+ARCHITECTURES: dict[str, tuple[Callable[[Decoding], nnx.Module], int, str]] = {
+    "context": (ContextDecoder, 8, "bilinear"),
+    "deeplabv3": (DeepLabV3Decoder, 8, "bilinear"),
+    "deeplabv3plus": (DeepLabV3PlusDecoder, 16, "bilinear"),
+    "duc": (DUCDecoder, 8, "shuffle"),
+    **{f"fcn{finest}s": (partial(FCNDecoder, finest=finest), 32, "transposed") for finest in (16, 32, 8)},
+    "segnet": (SegNetDecoder, 32, "unpool"),
+    "unet": (UNetDecoder, 32, "transposed"),
+}
 
 
 def encoder_by_name(name: str, *, width: float | None = None, **settings: Any) -> Encoder:
@@ -34,7 +38,8 @@ def encoder_by_name(name: str, *, width: float | None = None, **settings: Any) -
     Args:
         name: one of `ENCODERS`.
         width: a share of the usual channels.
-        **settings: in_channels, output_stride, norm, the three types; for ResNets multi_grid and rates.
+        **settings: in_channels, output_stride, norm, the three types; for ResNets multi_grid and rates. None is as if
+            not given.
 
     Returns:
         The encoder.
@@ -45,10 +50,11 @@ def encoder_by_name(name: str, *, width: float | None = None, **settings: Any) -
     if name not in ENCODERS:
         raise ValueError(f"encoder={name!r} is not one of {', '.join(ENCODERS)}")
     share = 1.0 if width is None else width
+    settings = {key: value for key, value in settings.items() if value is not None}
     if name.startswith("resnet"):
         return ResNet(int(name[6:]), 0, width=max(int(64 * share), 1), **settings)
     for key in ("multi_grid", "rates"):
-        if settings.pop(key, None) is not None:
+        if key in settings:
             raise ValueError(f"{key} is for the ResNets; encoder={name!r} has none")
     if name == "mobilenetv2":
         return MobileNetV2(0, width=share, **settings)
@@ -116,46 +122,27 @@ class Segmentation(Network):
         output_stride: int | None = None, upsampler: str | None = None, rates: Sequence[int] | None = None,
         encoder_rates: Sequence[Sequence[int]] | None = None, multi_grid: Sequence[int] | None = None,
         encoder_width: float | None = None, width: int = 256, norm: str = "batch", align_corners: bool = False,
-        dtype: DTypeLike | None = None, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+        **types: Unpack[Types],
     ):  # fmt: skip
+        self._keep(locals(), "encoder_width")
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-        types = make_types(dtype, param_dtype, rngs)
-        stride, how = ARCHITECTURES[architecture]
-        self._keep(
-            types, architecture=architecture, classes=classes, encoder=encoder, in_channels=in_channels,
-            output_stride=output_stride, upsampler=upsampler, rates=rates, encoder_rates=encoder_rates,
-            multi_grid=multi_grid, encoder_width=encoder_width, width=width, norm=norm, align_corners=align_corners,
-        )  # fmt: skip
-        if classes < 1:
-            raise ValueError(f"classes={classes} must be at least 1")
+        decoder, stride, how = ARCHITECTURES[architecture]
         stride, how = output_stride or stride, upsampler or how
         if architecture == "duc" and how != "shuffle":
             raise ValueError(f"upsampler={how!r}: dense upsampling convolution is a shuffle itself")
         if architecture == "duc" and encoder == "resnet101" and encoder_rates is None:
             encoder_rates = ((1,), (1,), (1, 2, 5, 9), (5, 9, 17))
-        settings: dict[str, Any] = {"rates": encoder_rates, "multi_grid": multi_grid}
         self.encoder = encoder_by_name(
             encoder, width=encoder_width, in_channels=in_channels, output_stride=stride, norm=norm,
-            **{k: v for k, v in settings.items() if v is not None}, **types,
+            rates=encoder_rates, multi_grid=multi_grid, **types,
         )  # fmt: skip
         self.mean, self.std = (self.encoder.mean, self.encoder.std) if in_channels == 3 else ((), ())
-        options: dict[str, Any] = {"how": how, "align_corners": align_corners, "types": types}
         default = (1, 1, 2, 4, 8, 16, 1) if architecture == "context" else (12, 24, 36) if stride == 8 else (6, 12, 18)
-        chosen = tuple(rates or default)
         if rates is not None and not (architecture == "context" or architecture.startswith("deeplab")):
             raise ValueError(f"rates={rates!r}: architecture={architecture!r} has no dilated convolutions of its own")
-        decoders: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
-            "context": lambda: (ContextDecoder, {"rates": chosen, **options}),
-            "deeplabv3": lambda: (DeepLabV3Decoder, {"rates": chosen, "width": width, "kind": norm, **options}),
-            "deeplabv3plus": lambda: (DeepLabV3PlusDecoder, {"rates": chosen, "width": width, "kind": norm, **options}),
-            "duc": lambda: (DUCDecoder, {"types": types}),
-            "segnet": lambda: (SegNetDecoder, {"kind": norm, **options}),
-            "unet": lambda: (UNetDecoder, {"widths": [max(width >> i, 1) for i in range(5)], "kind": norm, **options}),
-        }
-        fcn = lambda: (FCNDecoder, {"finest": int(architecture[3:-1]), **options})  # noqa: E731
-        decoder, more = decoders.get(architecture, fcn)()
-        self.decoder = decoder(self.encoder.channels, self.encoder.strides, classes, **more)
+        settings = (tuple(rates or default), width, norm, how, align_corners, types)
+        self.decoder: Any = decoder(Decoding(self.encoder.channels, self.encoder.strides, classes, *settings))
 
     def __call__(self, x: Array) -> Array:
         """Logits (*batch, H, W, classes) of x (*batch, H, W, in_channels)."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxconv.models._network import spatial
-from jaxconv.nn import Conv, Upsample, conv_norm
+from jaxconv.models._network import Decoding, spatial
 
 
 class SegNetDecoder(nnx.Module):
@@ -22,26 +18,21 @@ class SegNetDecoder(nnx.Module):
     Source: Badrinarayanan et al. 2017 (arXiv:1511.00561), section 3.
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, how: str, align_corners: bool,
-        kind: str, types: dict[str, Any],
-    ):  # fmt: skip
-        options: dict[str, Any] = {"align_corners": align_corners, "types": types}
-        ups, stages, into = [], [], channels[-1]
-        for i in range(len(channels) - 2, -1, -1):
-            width, out = channels[i], channels[max(i - 1, 0)]
-            ups.append(Upsample(into, strides[i + 1] // strides[i], how, **options))
-            rows = [conv_norm(into, width, (3, 3), kind=kind, types=types)]
+    def __init__(self, d: Decoding):
+        ups, stages, into = [], [], d.channels[-1]
+        for i in range(len(d.channels) - 2, -1, -1):
+            width, out = d.channels[i], d.channels[max(i - 1, 0)]
+            ups.append(d.upsample(into, d.strides[i + 1] // d.strides[i]))
+            rows = [d.conv(into, width)]
             if i > 1:  # three convolutions where VGG-16 has three
-                rows.append(conv_norm(width, width, (3, 3), kind=kind, types=types))
-            if i or strides[0] > 1:  # else the head is the last of them
-                rows.append(conv_norm(width, out, (3, 3), kind=kind, types=types))
+                rows.append(d.conv(width, width))
+            if i or d.strides[0] > 1:  # else the head is the last of them
+                rows.append(d.conv(width, out))
             stages.append(nnx.Sequential(*rows))
             into = out
-        self.ups = nnx.List(ups)
-        self.stages = nnx.List(stages)
-        self.head = Conv(channels[0], classes, (3, 3), padding=1, **types)
-        self.last = Upsample(classes, strides[0], how, **options)
+        self.ups, self.stages = nnx.List(ups), nnx.List(stages)
+        self.head = d.scores(d.channels[0], 3)
+        self.last = d.upsample(d.classes, d.strides[0])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
         """Logits of the image's size."""
@@ -57,21 +48,16 @@ class UNetDecoder(nnx.Module):
     Source: Ronneberger et al. 2015 (arXiv:1505.04597).
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], classes: int, *, widths: Sequence[int], how: str,
-        align_corners: bool, kind: str, types: dict[str, Any],
-    ):  # fmt: skip
-        places = list(range(len(channels) - 2, -1, -1))
-        finer = [(channels[i], strides[i]) for i in places] + ([(0, 1)] if strides[0] > 1 else [])
-        if len(widths) < len(finer):
-            raise ValueError(f"widths={tuple(widths)} must have one number for each of the {len(finer)} levels")
-        last, stride, ups, blocks = channels[-1], strides[-1], [], []
-        for (skip, fine), width in zip(finer, widths, strict=False):
-            ups.append(Upsample(last, stride // fine, how, align_corners=align_corners, types=types))
-            blocks.append(_DoubleConv(last + skip, width, kind, types))
+    def __init__(self, d: Decoding):
+        finer = [*zip(d.channels[-2::-1], d.strides[-2::-1], strict=True), *([(0, 1)] if d.strides[0] > 1 else [])]
+        last, stride, ups, blocks = d.channels[-1], d.strides[-1], [], []
+        for i, (skip, fine) in enumerate(finer):
+            width = max(d.width >> i, 1)
+            ups.append(d.upsample(last, stride // fine))
+            blocks.append(_DoubleConv(d, last + skip, width))
             last, stride = width, fine
         self.ups, self.blocks = nnx.List(ups), nnx.List(blocks)
-        self.head = Conv(last, classes, (3, 3), padding=1, **types)
+        self.head = d.scores(last, 3)
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
         """Logits of the image's size."""
@@ -84,9 +70,8 @@ class UNetDecoder(nnx.Module):
 
 
 class _DoubleConv(nnx.Module):
-    def __init__(self, into: int, out: int, kind: str, types: dict[str, Any]):
-        self.conv1 = conv_norm(into, out, (3, 3), kind=kind, types=types)
-        self.conv2 = conv_norm(out, out, (3, 3), kind=kind, types=types)
+    def __init__(self, d: Decoding, into: int, out: int):
+        self.conv1, self.conv2 = d.conv(into, out), d.conv(out, out)
 
     def __call__(self, x: Array) -> Array:
         return self.conv2(self.conv1(x))

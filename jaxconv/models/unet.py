@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv._checks import as_index
-from jaxconv.models._network import Network, make_types
+from jaxconv.models._network import Network
 from jaxconv.nn import Conv, ConvBlock, ConvTranspose, MaxPool
+from jaxconv.nn._settings import Types
 
 
 class UNet(Network):
@@ -27,9 +26,7 @@ class UNet(Network):
         widths: channels of each level, from the finest; its length is the number of levels.
         rank: number of spatial axes.
         batch_norm: whether each convolution is followed by batch normalisation (and then has no bias).
-        dtype: dtype to compute in (a name such as "bfloat16" too); default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, *spatial, in_channels): logits (*batch, *spatial, classes). `train()` and `eval()` switch
@@ -54,31 +51,14 @@ class UNet(Network):
     heads = ("head",)
 
     def __init__(
-        self,
-        in_channels: int,
-        classes: int,
-        *,
-        widths: Sequence[int] = (16, 32, 64, 128),
-        rank: int = 2,
-        batch_norm: bool = True,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        widths = tuple(as_index(w, "widths") for w in widths)
-        for name, value in (
-            ("in_channels", in_channels),
-            ("classes", classes),
-            ("rank", rank),
-            *(("widths", w) for w in widths),
-        ):
-            if as_index(value, name) < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if not widths:
+        self, in_channels: int, classes: int, *, widths: Sequence[int] = (16, 32, 64, 128), rank: int = 2,
+        batch_norm: bool = True, **types: Unpack[Types],
+    ):  # fmt: skip
+        self._keep(locals())
+        if not len(widths):
             raise ValueError("widths=() has no level; at least one is needed")
+        widths = tuple(widths)
         self.in_channels, self.classes, self.widths, self.rank = in_channels, classes, widths, rank
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(types, in_channels=in_channels, classes=classes, widths=widths, rank=rank, batch_norm=batch_norm)
 
         def level(into: int, out: int) -> nnx.Sequential:
             options: dict[str, Any] = {"padding": 1, "normalise": batch_norm, **types}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Encoder, make_types
+from jaxconv.models._network import Encoder
 from jaxconv.nn import AdaptivePool, Conv, MaxPool, batch_norm as make_norm
+from jaxconv.nn._settings import Types
 from jaxconv.nn.dense import identity
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -45,10 +45,8 @@ class VGG16(Encoder):
         Called with x (*batch, H, W, in_channels): logits (*batch, classes), or the last feature map without a head.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0)))
-        >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        >>> nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0))).parameter_count
         138357544
 
     Source: Simonyan and Zisserman 2015 (arXiv:1409.1556), configuration D; the count is torchvision's vgg16.
@@ -59,14 +57,9 @@ class VGG16(Encoder):
 
     def __init__(
         self, classes: int = 1000, *, in_channels: int = 3, batch_norm: bool = False, output_stride: int = 32,
-        widths: Sequence[int] = (64, 128, 256, 512, 512), hidden: int = 4096, dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+        widths: Sequence[int] = (64, 128, 256, 512, 512), hidden: int = 4096, **types: Unpack[Types],
     ):  # fmt: skip
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(
-            types, classes=classes, in_channels=in_channels, batch_norm=batch_norm, output_stride=output_stride,
-            widths=widths, hidden=hidden,
-        )  # fmt: skip
+        self._keep(locals())
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride={output_stride} is not one of 8, 16, 32")
         layers: list[Any] = []
@@ -96,7 +89,7 @@ class VGG16(Encoder):
         return self.classifier(x.reshape(*x.shape[:-3], -1))
 
 
-def _classifier(into: int, hidden: int, classes: int, types: dict[str, Any]) -> nnx.Sequential:
+def _classifier(into: int, hidden: int, classes: int, types: Types) -> nnx.Sequential:
     """Numbered as published weights are: the two dropouts, which do nothing in evaluation, have places."""
     first, second = nnx.Linear(into, hidden, **types), nnx.Linear(hidden, hidden, **types)
     relu: Callable[[Array], Array] = jax.nn.relu

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
-from jax.typing import DTypeLike
 
-from jaxconv.models._network import Network, make_types
+from jaxconv.models._network import Network
 from jaxconv.nn import CausalConv
+from jaxconv.nn._settings import Types
 
 
 class WaveNet(Network):
@@ -39,9 +39,7 @@ class WaveNet(Network):
         blocks: how often the rates are gone through.
         kernel: k of the dilated convolutions.
         use_bias: whether the layers of the blocks have biases; the last two always do.
-        dtype: dtype to compute in; default: what input and parameters promote to.
-        param_dtype: dtype of the parameters.
-        rngs: random streams.
+        dtype, param_dtype, rngs: as for every layer.
 
     Returns:
         Called with x (*batch, time, classes): logits (*batch, time, classes) of what follows each sample.
@@ -59,14 +57,9 @@ class WaveNet(Network):
 
     def __init__(
         self, classes: int = 256, *, residual: int = 32, dilated: int = 32, skip: int = 256, end: int = 256,
-        layers: int = 10, blocks: int = 4, kernel: int = 2, use_bias: bool = False, dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
+        layers: int = 10, blocks: int = 4, kernel: int = 2, use_bias: bool = False, **types: Unpack[Types],
     ):  # fmt: skip
-        types = make_types(dtype, param_dtype, rngs)
-        self._keep(
-            types, classes=classes, residual=residual, dilated=dilated, skip=skip, end=end, layers=layers,
-            blocks=blocks, kernel=kernel, use_bias=use_bias,
-        )  # fmt: skip
+        self._keep(locals())
         self.rates = tuple(2**i for i in range(layers)) * blocks
         self.receptive_field = 1 + (kernel - 1) * sum(self.rates)
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import jax
+from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index, is_sequence, per_axis
 from jaxconv.geometry import PADDING_MODES
 from jaxconv.lattice import Padding, parse_padding
 
 Initializer = Callable[..., Any]
+
+
+class Types(TypedDict, total=False):
+    """What every layer takes: the dtype to compute in (default: what input and parameters promote to; a name such as
+    "bfloat16" too), the dtype of the parameters (float32), the random streams."""
+
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    rngs: Required[nnx.Rngs]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ def conv_norm(
     kind: str = "batch",
     activation: Callable[[Array], Array] | None = jax.nn.relu,
     epsilon: float = 1e-5,
-    types: dict[str, Any],
+    types: Mapping[str, Any],
     **settings: Any,
 ) -> nnx.Sequential:
     """Convolution without a bias (with one where `kind` is "none"), normalisation, activation: 0, 1 and 2 of a
@@ -101,7 +101,7 @@ def conv_norm(
 
 def separable_conv(
     in_features: int, out_features: int, kernel_size: Sequence[int], *, dilation: int = 1, use_bias: bool = False,
-    types: dict[str, Any], **settings: Any,
+    types: Mapping[str, Any], **settings: Any,
 ) -> nnx.Sequential:  # fmt: skip
     """Depthwise convolution, then 1x1: 0 and 1 of a `flax.nnx.Sequential`.
 
@@ -190,7 +190,7 @@ class ASPP(nnx.Module):
 
     def __init__(
         self, in_features: int, out_features: int = 256, rates: Sequence[int] = (6, 12, 18), *, pooling: bool = True,
-        separable: bool = False, rank: int = 2, kind: str = "batch", types: dict[str, Any],
+        separable: bool = False, rank: int = 2, kind: str = "batch", types: Mapping[str, Any],
     ):  # fmt: skip
         one, three = (1,) * rank, (3,) * rank
 
@@ -258,7 +258,7 @@ class Upsample(nnx.Module):
 
     def __init__(
         self, features: int, factor: int, how: str = "bilinear", *, rank: int = 2, align_corners: bool = False,
-        types: dict[str, Any],
+        types: Mapping[str, Any],
     ):  # fmt: skip
         if how not in UPSAMPLERS:
             raise ValueError(f"upsampler={how!r} is not one of {', '.join(UPSAMPLERS)}")
@@ -355,7 +355,7 @@ class DUC(nnx.Module):
     Source: Wang et al. 2018 (arXiv:1702.08502), section 3.1.
     """
 
-    def __init__(self, in_features: int, classes: int, factor: int, *, rank: int = 2, types: dict[str, Any]):
+    def __init__(self, in_features: int, classes: int, factor: int, *, rank: int = 2, types: Mapping[str, Any]):
         self.factor, self.rank = factor, rank
         init = icnr(conv_init(), factor)
         self.conv = Conv(in_features, classes * factor**rank, (3,) * rank, padding=1, kernel_init=init, **types)
