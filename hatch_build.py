@@ -36,6 +36,8 @@ NUMBERS = {"float": "float", "double": "double", "Bfloat16": "float", "Float16":
 # Instruction sets for some of the formats only. Half precision takes AVX2's kernels where there are no products for it:
 # a sixth of the library each, for few processors. What compilers before GCC 10 do not know is left out.
 ONLY = {"avx512": ("float", "double"), "avx512bf16": ("Bfloat16",)}
+# What a set has besides, where the compiler knows it: these kernels ask the processor before they use it.
+BESIDES = {"avx512bf16": ("-mamx-tile", "-mamx-bf16")}
 OLDEST_MACOS = "11.0"
 
 
@@ -102,6 +104,7 @@ def build(source: Path, target: Path) -> str:
     headers = Path(jaxlib.__file__).parent / "include"
     with tempfile.TemporaryDirectory() as folder:
         sets = {k: v for k, v in goal.instruction_sets.items() if knows(cxx, v)}
+        sets = {k: v + BESIDES[k] if k in BESIDES and knows(cxx, v + BESIDES[k]) else v for k, v in sets.items()}
         jobs = [
             ("ffi.cc", "ffi.o", ["-isystem", str(headers), "-w", *(f"-DJAXCONV_HAS_{name}" for name in sets)]),
             ("scratch.cc", "scratch.o", []),

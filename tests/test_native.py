@@ -30,7 +30,7 @@ SOURCE = ROOT / "jaxconv" / "lowering" / "cpu" / "source"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 CPUINFO = Path("/proc/cpuinfo")
 HAS = set(CPUINFO.read_text().split()) if CPUINFO.exists() else set()
-AVX512, AVX512_BF16 = "avx512f" in HAS, "avx512_bf16" in HAS
+AVX512, AVX512_BF16, AMX = "avx512f" in HAS, "avx512_bf16" in HAS, "amx_bf16" in HAS
 built = pytest.mark.skipif(not cpu.available(), reason=f"compiled kernels: {cpu.status()}")
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 
@@ -507,19 +507,23 @@ def fuzz(program, isa, number, cxx, *options):
         for isa in ["neon", "avx512 anywhere"] + ["avx2"] * X86 + ["avx512"] * AVX512
         for number in ("float", "double", "Bfloat16", "Float16")
     ]
-    + [("avx512bf16 anywhere", "Bfloat16")]
-    + [("avx512bf16", "Bfloat16")] * AVX512_BF16,
+    + [("avx512bf16 anywhere", "Bfloat16"), ("amx anywhere", "Bfloat16")]
+    + [("avx512bf16", "Bfloat16")] * AVX512_BF16
+    + [("amx", "Bfloat16")] * AMX,
 )
 def test_random_geometries_under_the_sanitizers(isa, number, tmp_path):
     """Every instruction set's sizes, address and undefined-behaviour sanitizers, against the definition."""
     here, tiles = ["-mavx512f", "-mfma", "-mf16c"], "ROWS=12 THIN_ROWS=12 FEW_ROWS=6 LONE_ROWS=6 LONE_VECTORS=4".split()
     anywhere = ["-DJAXCONV_VECTOR=64", *(f"-DJAXCONV_{size}" for size in tiles), "-Wno-psabi"]  # sizes of its tiles
+    least = "-DJAXCONV_MATRIX_LEAST=0"  # no products are too few for the matrix unit
     options = {
         "avx2": ["-mavx2", "-mfma", "-mf16c", "-DJAXCONV_COPIED=0"],  # no operand is too small to be read in pieces
         "avx512": [*here, "-DJAXCONV_COPIED=0"],
         "avx512bf16": [*here, "-mavx512bw", "-mavx512bf16", "-DJAXCONV_COPIED=0"],
+        "amx": [*here, "-mavx512bw", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", least],
         "avx512 anywhere": anywhere,
         "avx512bf16 anywhere": [*anywhere, "-DJAXCONV_PAIRS=1"],
+        "amx anywhere": [*anywhere, "-DJAXCONV_PAIRS=1", "-DJAXCONV_MATRIX=1", least],
         "neon": ["-DJAXCONV_VECTOR=16", "-DJAXCONV_ROWS=12", "-DJAXCONV_LONE_ROWS=8"],
     }[isa]
     sanitizers = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

@@ -31,7 +31,7 @@ MOST_AXES = 3
 # Longer strides, dilations and pads are left to XLA: the kernels refuse what could overflow.
 LARGEST = 2**24
 _LIBRARY = Path(__file__).with_name("kernels.so")
-_ON, _OFF = ("", "1", "true", "yes", "on", "avx2"), ("0", "false", "no", "off")
+_ON, _OFF = ("", "1", "true", "yes", "on", "avx2", "avx512"), ("0", "false", "no", "off")
 
 
 @functools.cache
@@ -39,13 +39,13 @@ def status() -> str:
     """ "ready", or why the compiled kernels are not used in this process.
 
     ``JAXCONV_NATIVE=0`` (or false, no, off) in the environment, before jaxconv is imported, switches them off;
-    ``JAXCONV_NATIVE=avx2`` leaves AVX-512 unused, for comparisons.
+    ``JAXCONV_NATIVE=avx2`` leaves AVX-512 unused and ``JAXCONV_NATIVE=avx512`` AMX, for comparisons.
     """
     setting = os.environ.get("JAXCONV_NATIVE", "")
     if setting.strip().lower() in _OFF:
         return f"switched off by JAXCONV_NATIVE={setting}"
     if setting.strip().lower() not in _ON:
-        words = "on (1, true, yes, on, avx2) nor off (0, false, no, off)"
+        words = "on (1, true, yes, on, avx2, avx512) nor off (0, false, no, off)"
         return f"switched off: JAXCONV_NATIVE={setting} is neither {words}"
     if not _LIBRARY.exists():
         if platform.system() == "Windows":

@@ -7,11 +7,9 @@
 #include <utility>
 
 #include "check.h"
+#include "processor.h"
 #include "work.h"
 #include "xla/ffi/api/ffi.h"
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 namespace ffi = xla::ffi;
 
@@ -27,32 +25,9 @@ template <class Stored>
 const Kernels<Stored>& kernels_avx512();
 template <class Stored>
 const Kernels<Stored>& kernels_avx512bf16();
+bool has_matrix_kernels();
 
 namespace {
-
-#if defined(__x86_64__)
-// Asked of the processor itself: `__builtin_cpu_supports` needs a part of the compiler's library that Zig's has not.
-struct Processor {
-  bool avx2 = false, avx512 = false, pairs = false;  // pairs: products of bfloat16, two at once
-  Processor() {
-    unsigned a, b, c, d, saved, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return;
-    const bool fma = (c & bit_FMA) && (c & bit_F16C);
-    __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));  // the registers that the system keeps for a program
-    if (!fma || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
-    avx2 = (b & bit_AVX2) && (saved & 0x06) == 0x06;
-    const char* wanted = std::getenv("JAXCONV_NATIVE");
-    if (wanted && !std::strcmp(wanted, "avx2")) return;  // for comparisons: what another processor would do
-    avx512 = avx2 && (b & bit_AVX512F) && (saved & 0xe6) == 0xe6;
-    const bool words = b & bit_AVX512BW;
-    pairs = avx512 && words && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
-  }
-};
-const Processor& processor() {
-  static const Processor found;
-  return found;
-}
-#endif
 
 bool supported() {
 #if defined(__x86_64__)
@@ -65,6 +40,7 @@ bool supported() {
 const char* instructions() {
 #if defined(__x86_64__)
 #if defined(JAXCONV_HAS_avx512bf16)
+  if (processor().pairs && has_matrix_kernels()) return "AVX-512, AVX512-BF16, AMX-BF16";
   if (processor().pairs) return "AVX-512, AVX512-BF16";
 #endif
   return processor().avx512 ? "AVX-512" : "AVX2";

@@ -2,6 +2,8 @@
 // JAXCONV_STORED where another one lies in memory).
 #include "depthwise.h"
 #include "depthwise_pairing.h"
+#include "matrix_gather.h"
+#include "matrix_pairing.h"
 #include "pairing.h"
 // Minimal filtering rounds otherwise than plain sums do: it is for float only, as double is asked for its bits and half
 // precision has products of its own.
@@ -264,6 +266,19 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
 #if defined(JAXCONV_FILTERS)
   if (form == Form::wide && filtered(plan.g, p, axes, w, transposed, pool)) return;
 #endif
+  const Index matrix = p.in * total;
+#if defined(JAXCONV_MATRIX)
+  if (form == Form::wide && has_matrix_unit()) {
+    auto parts = axes;
+    split(parts, g);
+    auto of_tap = [&](Index t, Index group, Index first) -> Matrix {
+      const Stored* at = w + t * matrix;
+      if (transposed) return {at + first * total + group * p.out, 1, total, contracted, 0, 1};
+      return {at + group * p.out + first, total, 1, contracted, 0, 1};
+    };
+    if (matrix_gather(g, parts, p.kernel, pool, of_tap)) return;
+  }
+#endif
   std::vector<Piece> pieces;
   if (form != Form::narrow) pieces = merge(plan, p, axes[2], pool);
   if (form != Form::narrow && pieces.empty()) split(axes, g);
@@ -285,7 +300,6 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
     gather_narrow(plan, p, w, transposed, pool);
     return;
   }
-  const Index matrix = p.in * total;
   gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) -> Matrix {
     const TapRun& run = plan.runs[t % last];
     const Stored* at = w + (t / last * p.kernel[2] + run.first) * matrix;
@@ -329,6 +343,9 @@ void pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, cons
 #if defined(JAXCONV_FILTERS)
   if (filtered_pairing(p, x, y, w, pool)) return;
 #endif
+#if defined(JAXCONV_MATRIX)
+  if (matrix_pairing(p, x, y, w, pool)) return;
+#endif
 #if defined(JAXCONV_PERMUTES)
   if (sharing_pairing(p.groups, p.in, p.out, uses)) return shared_pairing(p, x, y, w, pool);
 #endif
@@ -339,6 +356,16 @@ void pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, cons
 
 #define JAXCONV_JOIN2(a, b) a##b
 #define JAXCONV_JOIN(a, b) JAXCONV_JOIN2(a, b)
+#if defined(JAXCONV_PAIRS)
+// Whether these kernels use the processor's matrix unit.
+bool has_matrix_kernels() {
+#if defined(JAXCONV_MATRIX)
+  return has_matrix_unit();
+#else
+  return false;
+#endif
+}
+#endif
 template <class T>
 const Kernels<T>& JAXCONV_JOIN(kernels_, JAXCONV_ISA)();
 template <>
