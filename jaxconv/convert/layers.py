@@ -185,17 +185,13 @@ def _embedding(node: Any, name: str, shape: tuple[int, ...], convention: str) ->
     return _same("embeddings" if convention == "keras" else "weight", shape)
 
 
+_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 _RULES: tuple[tuple[Any, Callable[..., _Rule]], ...] = (
-    ((Conv, ConvTranspose, nnx.Conv), _bias_or(_reversed_axes)),
-    (nnx.ConvTranspose, _bias_or(_flax_transposed)),
-    (nnx.Linear, _bias_or(_linear)),
-    ((nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm), _norm),
-    ((PReLU, nnx.PReLU), _slope),
-    (nnx.Embed, _embedding),
-    ((linen_layers.Conv, linen_layers.ConvTranspose, linen.Conv), _bias_or(_reversed_axes)),
-    (linen.ConvTranspose, _bias_or(_flax_transposed)),
-    (linen.Dense, _bias_or(_linear)),
-    ((linen.BatchNorm, linen.LayerNorm, linen.GroupNorm, linen.InstanceNorm, linen.RMSNorm), _norm),
-    (linen.PReLU, _slope),
-    (linen.Embed, _embedding),
+    ((Conv, ConvTranspose, linen_layers.Conv, linen_layers.ConvTranspose), _bias_or(_reversed_axes)),
+    ((nnx.Conv, linen.Conv), _bias_or(_reversed_axes)),
+    ((nnx.ConvTranspose, linen.ConvTranspose), _bias_or(_flax_transposed)),
+    ((nnx.Linear, linen.Dense), _bias_or(_linear)),
+    (tuple(getattr(flax, name) for flax in (nnx, linen) for name in _NORMS), _norm),
+    ((PReLU, nnx.PReLU, linen.PReLU), _slope),
+    ((nnx.Embed, linen.Embed), _embedding),
 )

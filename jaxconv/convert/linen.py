@@ -49,9 +49,7 @@ def load_linen(
         module: a linen module.
         inputs: arguments of a call, arrays or `jax.ShapeDtypeStruct`.
         tensors: name -> array.
-        convention: "torch" or "keras".
-        rename: as for `load_tensors`.
-        ordered: as for `load_tensors`.
+        convention, rename, ordered: as for `load_tensors`.
         strict: as for `load_tensors`; without it, what no tensor fits stays a `jax.ShapeDtypeStruct`.
         dry_run: only report; all variables stay shapes.
         source: name of the checkpoint for messages.

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxconv.dialects import onnx as dialect
-from jaxconv.dialects._common import static
+from jaxconv.dialects._common import standardised, static
 
 # Inputs that decide a shape or a rule, by place.
 _STATIC = {
@@ -99,9 +99,8 @@ def _per_channel(v: Any, x: Any) -> Any:
     return v.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def _normalised(x: Any, axes: Any, epsilon: float) -> Any:
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + epsilon)
+def _from_start(xp: Any, i: Any, n: int) -> Any:
+    return xp.where(i < 0, i + n, i)
 
 
 def _numbers(value: Any, name: str) -> list[int]:
@@ -121,6 +120,8 @@ for _name, _fn in {"Max": "maximum", "Min": "minimum", "Sum": "add"}.items():
     _operator(_name)(lambda xp, *a, n=_fn: functools.reduce(getattr(xp, n), a))
 
 _SHORT: dict[str, Callable[..., Any]] = {
+    "ArgMax": lambda xp, x, axis=0, keepdims=1: xp.argmax(x, axis=axis, keepdims=bool(keepdims)),
+    "ArgMin": lambda xp, x, axis=0, keepdims=1: xp.argmin(x, axis=axis, keepdims=bool(keepdims)),
     "Celu": lambda xp, x, alpha=1.0: jax.nn.celu(x, alpha),
     "Concat": lambda xp, *a, axis: xp.concatenate(a, axis=axis),
     "Dropout": lambda xp, x, *_: (x, xp.ones(x.shape, bool)),
@@ -129,16 +130,18 @@ _SHORT: dict[str, Callable[..., Any]] = {
     "Erf": lambda xp, x: jax.scipy.special.erf(x),
     "Expand": lambda xp, x, n: xp.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(_numbers(n, "shape")))),
     "Flatten": lambda xp, x, axis=1: x.reshape(int(np.prod(x.shape[:axis])), -1),
+    "Gather": lambda xp, x, i, axis=0: xp.take(x, _from_start(xp, i, x.shape[axis]), axis=axis),
+    "GatherElements": lambda xp, x, i, axis=0: xp.take_along_axis(x, _from_start(xp, i, x.shape[axis]), axis=axis),
     "Gelu": lambda xp, x, approximate="none": jax.nn.gelu(x, approximate=approximate == "tanh"),
     "GlobalAveragePool": lambda xp, x: jnp.mean(x, _space(x), keepdims=True),
     "GlobalMaxPool": lambda xp, x: jnp.max(x, _space(x), keepdims=True),
     "HardSigmoid": lambda xp, x, alpha=0.2, beta=0.5: jnp.clip(x * alpha + beta, 0, 1),
     "HardSwish": lambda xp, x: x * jnp.clip(x / 6 + 0.5, 0, 1),
     "InstanceNormalization": lambda xp, x, scale, bias, epsilon=1e-5: (
-        _normalised(x, _space(x), epsilon) * _per_channel(scale, x) + _per_channel(bias, x)
+        standardised(x, _space(x), epsilon) * _per_channel(scale, x) + _per_channel(bias, x)
     ),
     "LayerNormalization": lambda xp, x, scale, bias=0, axis=-1, epsilon=1e-5: (
-        _normalised(x, tuple(range(axis % x.ndim, x.ndim)), epsilon) * scale + bias
+        standardised(x, tuple(range(axis % x.ndim, x.ndim)), epsilon) * scale + bias
     ),
     "LeakyRelu": lambda xp, x, alpha=0.01: jnp.where(x >= 0, x, x * alpha),
     "Mean": lambda xp, *a: sum(a) / len(a),
@@ -156,8 +159,10 @@ _SHORT: dict[str, Callable[..., Any]] = {
     "Softplus": lambda xp, x: jax.nn.softplus(x),
     "Softsign": lambda xp, x: jax.nn.soft_sign(x),
     "ThresholdedRelu": lambda xp, x, alpha=1.0: jnp.where(x > alpha, x, 0),
+    "Squeeze": lambda xp, x, axes=None: xp.squeeze(x, None if axes is None else tuple(_numbers(axes, "axes"))),
     "Tile": lambda xp, x, n: xp.tile(x, _numbers(n, "repeats")),
     "Transpose": lambda xp, x, perm=None: xp.transpose(x, perm),
+    "Unsqueeze": lambda xp, x, axes: xp.expand_dims(x, tuple(_numbers(axes, "axes"))),
 }
 for _name, _short in _SHORT.items():
     _operator(_name)(_short)
@@ -192,17 +197,6 @@ def _filled(xp, shape, value=None):
     return np.full(_numbers(shape, "shape"), fill, fill.dtype)
 
 
-@_operator("ArgMax", "ArgMin")
-def _arg(xp, x, axis=0, keepdims=1, *, node):
-    return getattr(xp, node.kind.lower())(x, axis=axis, keepdims=bool(keepdims))
-
-
-@_operator("Gather", "GatherElements")
-def _gather(xp, x, i, axis=0, *, node):
-    take = xp.take if node.kind == "Gather" else xp.take_along_axis
-    return take(x, xp.where(i < 0, i + x.shape[axis], i), axis=axis)
-
-
 # ------------------------------------------------------------------------------------------- products and norms
 @_operator("Gemm")
 def _gemm(xp, a, b, c=None, *, transA=0, transB=0, alpha=1.0, beta=1.0):
@@ -219,7 +213,7 @@ def _batch_normalization(xp, x, scale, bias, mean, var, epsilon=1e-5):
 
 @_operator("GroupNormalization")
 def _group_normalization(xp, x, scale, bias, num_groups, epsilon=1e-5):
-    y = _normalised(x.reshape(x.shape[0], num_groups, -1), (2,), epsilon).reshape(x.shape)
+    y = standardised(x.reshape(x.shape[0], num_groups, -1), (2,), epsilon).reshape(x.shape)
     if scale.size == num_groups:  # before operator set 21: one a group
         scale, bias = (jnp.repeat(v, x.shape[1] // num_groups) for v in (scale, bias))
     return y * _per_channel(scale, x) + _per_channel(bias, x)
@@ -258,12 +252,6 @@ def _reduce(xp, x, axes=None, *, keepdims=1, noop_with_empty_axes=0, node):
 def _reshape(xp, x, shape, *, allowzero=0):
     sizes = _numbers(shape, "shape")
     return x.reshape(sizes if allowzero else [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)])
-
-
-@_operator("Squeeze", "Unsqueeze")
-def _squeeze(xp, x, axes=None, *, node):
-    axes = None if axes is None else tuple(_numbers(axes, "axes"))
-    return xp.squeeze(x, axes) if node.kind == "Squeeze" else xp.expand_dims(x, axes)
 
 
 @_operator("Split")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxconv._checks import as_index
@@ -76,6 +76,12 @@ def concrete(value: Any) -> np.ndarray | None:
         return np.asarray(value)
     except jax.errors.TracerArrayConversionError:
         return None
+
+
+def standardised(x: Array, axes: Sequence[int], eps: float) -> Array:
+    """x less its mean over the axes, by the root of the variance plus eps."""
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + eps)
 
 
 def channels_last(x: Array, rank: int) -> Array:

@@ -99,7 +99,10 @@ class Encoder(Network):
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """What decoders are made from: an encoder's levels, the settings of `Segmentation`, and the layers they share."""
+    """What decoders are made from: an encoder's levels, the settings of `Segmentation`, and the layers they share.
+
+    A decoder is called with the levels' feature maps and the image, and gives logits of the image's size.
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -111,9 +114,9 @@ class Decoding:
     align_corners: bool
     types: Types
 
-    def conv(self, into: int, out: int, k: int = 3) -> nnx.Sequential:
+    def conv(self, into: int, out: int, k: int = 3, *, separable: bool = False) -> nnx.Sequential:
         """k x k, normalisation, ReLU."""
-        return conv_norm(into, out, (k, k), kind=self.norm, types=self.types)
+        return conv_norm(into, out, (k, k), kind=self.norm, separable=separable, types=self.types)
 
     def scores(self, into: int, k: int = 1) -> Conv:
         """k x k to the classes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from typing import Any, Unpack
 
 import jax
@@ -14,6 +16,7 @@ from jaxconv.nn import Conv, ConvTranspose, batch_norm
 from jaxconv.nn._settings import Types
 
 _INIT = jax.nn.initializers.normal(0.02)
+_leaky = partial(jax.nn.leaky_relu, negative_slope=0.2)
 
 
 def _doublings(size: int) -> int:
@@ -21,10 +24,6 @@ def _doublings(size: int) -> int:
     if size < 8 or size != 4 << count:
         raise ValueError(f"size={size} must be 8, 16, 32, ...: a power of two")
     return count
-
-
-def _leaky(x: Array) -> Array:
-    return jax.nn.leaky_relu(x, 0.2)
 
 
 class DCGANGenerator(Network):
@@ -66,11 +65,9 @@ class DCGANGenerator(Network):
         self._keep(locals())
         widths = [width << i for i in range(_doublings(size) - 1, -1, -1)]
 
-        def up(into: int, out: int, **settings: Any) -> ConvTranspose:
-            return ConvTranspose(into, out, (4, 4), use_bias=False, kernel_init=_INIT, **settings, **types)
-
+        up = partial(ConvTranspose, kernel_size=(4, 4), use_bias=False, kernel_init=_INIT, **types)
         rows: list[Any] = [up(latent, widths[0]), batch_norm(widths[0], **types), jax.nn.relu]
-        for into, out in zip(widths, widths[1:], strict=False):
+        for into, out in pairwise(widths):
             rows += [up(into, out, stride=2, padding=1), batch_norm(out, **types), jax.nn.relu]
         self.main = nnx.Sequential(*rows, up(widths[-1], channels, stride=2, padding=1), jnp.tanh)
 
@@ -108,11 +105,9 @@ class DCGANDiscriminator(Network):
         self._keep(locals())
         widths = [width << i for i in range(_doublings(size))]
 
-        def down(into: int, out: int, **settings: Any) -> Conv:
-            return Conv(into, out, (4, 4), use_bias=False, kernel_init=_INIT, **settings, **types)
-
+        down = partial(Conv, kernel_size=(4, 4), use_bias=False, kernel_init=_INIT, **types)
         rows: list[Any] = [down(channels, width, stride=2, padding=1), _leaky]
-        for into, out in zip(widths, widths[1:], strict=False):
+        for into, out in pairwise(widths):
             rows += [down(into, out, stride=2, padding=1), batch_norm(out, **types), _leaky]
         self.main = nnx.Sequential(*rows, down(widths[-1], 1))
 

@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxconv.models._network import Decoding, spatial
-from jaxconv.nn import ASPP, DUC, Conv, norm, separable_conv
+from jaxconv.nn import ASPP, DUC, Conv
 from jaxconv.nn._settings import Types
 
 
@@ -30,7 +30,6 @@ class DeepLabV3Decoder(nnx.Module):
         self.up = d.upsample(d.classes, d.strides[-1])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
-        """Logits of the image's size."""
         return self.up(self.head(self.conv(self.aspp(levels[-1]))), spatial(image), image)
 
 
@@ -42,20 +41,15 @@ class DeepLabV3PlusDecoder(nnx.Module):
 
     def __init__(self, d: Decoding):
         self.place = max(i for i, s in enumerate(d.strides) if s <= 4)
-
-        def separable(into: int) -> list[Any]:
-            return [separable_conv(into, d.width, (3, 3), types=d.types), norm(d.norm, d.width, **d.types), jax.nn.relu]
-
         aspp = ASPP(d.channels[-1], d.width, d.rates, separable=True, kind=d.norm, types=d.types)
-        self.aspp = nnx.Sequential(aspp, *separable(d.width))
+        self.aspp = nnx.Sequential(aspp, *d.conv(d.width, d.width, separable=True).layers)
         self.up = d.upsample(d.width, d.strides[-1] // d.strides[self.place])
         self.block1 = d.conv(d.channels[self.place], 48, 1)
-        self.block2 = nnx.Sequential(*separable(48 + d.width))
+        self.block2 = d.conv(48 + d.width, d.width, separable=True)
         self.head = d.scores(d.width)
         self.last = d.upsample(d.classes, d.strides[self.place])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
-        """Logits of the image's size."""
         skip = levels[self.place]
         y = self.up(self.aspp(levels[-1]), spatial(skip), skip)
         y = self.block2(jnp.concatenate([y, self.block1(skip)], axis=-1))
@@ -72,7 +66,6 @@ class DUCDecoder(nnx.Module):
         self.head = DUC(d.channels[-1], d.classes, d.strides[-1], types=d.types)
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
-        """Logits of the image's size."""
         return self.head(levels[-1], spatial(image))
 
 
@@ -128,5 +121,4 @@ class ContextDecoder(nnx.Module):
         self.up = d.upsample(d.classes, d.strides[-1])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
-        """Logits of the image's size."""
         return self.up(self.context(self.head(levels[-1])), spatial(image), image)

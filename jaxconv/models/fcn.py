@@ -19,6 +19,7 @@ from jaxconv.nn.dense import transpose_to
 
 # Where the published networks, which pad the image by 100, cut the skips and the result.
 _CROPS = {8: (5, 9, 31), 16: (5, 27), 32: (19,)}
+_LAST = {8: "upscore8", 16: "upscore16", 32: "upscore"}
 
 
 class FCN(Network):
@@ -81,11 +82,10 @@ class FCN(Network):
             padding = 0 if self.published else factor // 2
             return ConvTranspose(classes, classes, (2 * factor, 2 * factor), padding=padding, **options)
 
-        if stride < 32:
-            self.score_pool4, self.upscore2 = Conv(widths[3], classes, (1, 1), **types), up(2)
-        if stride == 8:
-            self.score_pool3, self.upscore_pool4 = Conv(widths[2], classes, (1, 1), **types), up(2)
-        self.last = {8: "upscore8", 16: "upscore16", 32: "upscore"}[stride]
+        self.ups, self.last = ("upscore2", "upscore_pool4")[: len(_CROPS[stride]) - 1], _LAST[stride]
+        for name, stage in zip(self.ups, (4, 3), strict=False):
+            setattr(self, f"score_pool{stage}", Conv(widths[stage - 1], classes, (1, 1), **types))
+            setattr(self, name, up(2))
         setattr(self, self.last, up(stride))
 
     def __call__(self, x: Array) -> Array:
@@ -93,23 +93,23 @@ class FCN(Network):
         size = spatial(x)
         levels = self.encoder.levels(x)
         y = self.score_fr(jax.nn.relu(self.fc7(jax.nn.relu(self.fc6(levels[-1])))))
-        # The levels stand before the poolings, the skips after them.
-        pools = [self.encoder.features.layers[end] for end in self.encoder.ends[:-1]]
-        scores = [self.score_pool4(pools[3](levels[3]))] if self.stride < 32 else []
-        scores += [self.score_pool3(pools[2](levels[2]))] if self.stride == 8 else []
-        ups = [getattr(self, name) for name in ("upscore2", "upscore_pool4")[: len(scores)]]
-        *cuts, last = _CROPS[self.stride]
-        for up, score, cut in zip(ups, scores, cuts, strict=True):
-            if self.published:
-                y = up(y)
-                h, w = spatial(y)
-                y = y + score[..., cut : cut + h, cut : cut + w, :]
-            else:
-                y = transpose_to(up, y, spatial(score)) + score
-        up = getattr(self, self.last)
-        if self.published:
-            return up(y)[..., last : last + size[0], last : last + size[1], :]
-        return transpose_to(up, y, size)
+        *cuts, last = _CROPS[self.stride] if self.published else [0] * len(_CROPS[self.stride])
+        for name, stage, cut in zip(self.ups, (4, 3), cuts, strict=False):
+            # The levels stand before the poolings, the skips after them.
+            pool = self.encoder.features.layers[self.encoder.ends[stage - 1]]
+            score = getattr(self, f"score_pool{stage}")(pool(levels[stage - 1]))
+            y = self._up(name, y, spatial(score))
+            y = y + _cut(score, cut, spatial(y))
+        return _cut(self._up(self.last, y, size), last, size)
+
+    def _up(self, name: str, y: Array, size: tuple[int, ...]) -> Array:
+        """Upsampled to a size, or as the published network does to whatever comes, which is cut then."""
+        layer = getattr(self, name)
+        return layer(y) if self.published else transpose_to(layer, y, size)
+
+
+def _cut(x: Array, start: int, size: tuple[int, ...]) -> Array:
+    return x[..., start : start + size[0], start : start + size[1], :]
 
 
 class FCNDecoder(nnx.Module):
@@ -124,7 +124,6 @@ class FCNDecoder(nnx.Module):
         self.ups = nnx.List([d.upsample(d.classes, a // b) for a, b in itertools.pairwise(strides)])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
-        """Logits of the image's size."""
         y = self.scores[0](levels[self.places[0]])
         for score, up, place in zip(self.scores[1:], self.ups[:-1], self.places[1:], strict=True):
             y = score(levels[place]) + up(y, spatial(levels[place]), levels[place])

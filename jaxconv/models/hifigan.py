@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import jax
@@ -14,9 +15,7 @@ from jaxconv.models._network import Network
 from jaxconv.nn import Conv, ConvTranspose, WeightNorm
 from jaxconv.nn._settings import Types
 
-
-def _leaky(x: Array) -> Array:
-    return jax.nn.leaky_relu(x, 0.1)
+_leaky = partial(jax.nn.leaky_relu, negative_slope=0.1)
 
 
 class ResBlock(nnx.Module):

@@ -32,21 +32,8 @@ ARCHITECTURES: dict[str, tuple[Callable[[Decoding], nnx.Module], int, str]] = {
 }
 
 
-def encoder_by_name(name: str, *, width: float | None = None, **settings: Any) -> Encoder:
-    """An encoder without a head.
-
-    Args:
-        name: one of `ENCODERS`.
-        width: a share of the usual channels.
-        **settings: in_channels, output_stride, norm, the three types; for ResNets multi_grid and rates. None is as if
-            not given.
-
-    Returns:
-        The encoder.
-
-    Raises:
-        ValueError: another name, or settings that the encoder does not have.
-    """
+def _encoder(name: str, width: float | None, **settings: Any) -> Encoder:
+    """An encoder without a head, of a share of the usual channels; a setting that is None is as if not given."""
     if name not in ENCODERS:
         raise ValueError(f"encoder={name!r} is not one of {', '.join(ENCODERS)}")
     share = 1.0 if width is None else width
@@ -133,9 +120,9 @@ class Segmentation(Network):
             raise ValueError(f"upsampler={how!r}: dense upsampling convolution is a shuffle itself")
         if architecture == "duc" and encoder == "resnet101" and encoder_rates is None:
             encoder_rates = ((1,), (1,), (1, 2, 5, 9), (5, 9, 17))
-        self.encoder = encoder_by_name(
-            encoder, width=encoder_width, in_channels=in_channels, output_stride=stride, norm=norm,
-            rates=encoder_rates, multi_grid=multi_grid, **types,
+        self.encoder = _encoder(
+            encoder, encoder_width, in_channels=in_channels, output_stride=stride, norm=norm, rates=encoder_rates,
+            multi_grid=multi_grid, **types,
         )  # fmt: skip
         self.mean, self.std = (self.encoder.mean, self.encoder.std) if in_channels == 3 else ((), ())
         default = (1, 1, 2, 4, 8, 16, 1) if architecture == "context" else (12, 24, 36) if stride == 8 else (6, 12, 18)

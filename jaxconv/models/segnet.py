@@ -35,7 +35,6 @@ class SegNetDecoder(nnx.Module):
         self.last = d.upsample(d.classes, d.strides[0])
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
-        """Logits of the image's size."""
         x = levels[-1]
         for up, stage, guide in zip(self.ups, self.stages, levels[-2::-1], strict=True):
             x = stage(up(x, spatial(guide), guide))
@@ -60,7 +59,6 @@ class UNetDecoder(nnx.Module):
         self.head = d.scores(last, 3)
 
     def __call__(self, levels: list[Array], image: Array) -> Array:
-        """Logits of the image's size."""
         x, skips = levels[-1], levels[-2::-1]
         for i, (up, block) in enumerate(zip(self.ups, self.blocks, strict=True)):
             guide = skips[i] if i < len(skips) else image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import jax
@@ -115,24 +116,14 @@ class WaveNet(Network):
         Returns:
             (*batch, samples) classes.
         """
-        classes = dict(self.settings)["classes"]
-        dtype = self.start_conv.kernel[...].dtype
-
-        def encode(c: Array) -> Array:
-            return jax.nn.one_hot(c, classes, dtype=dtype)
-
-        def choose(logits: Array, key: Array) -> Array:
-            if greedy:
-                return jnp.argmax(logits, axis=-1)
-            return jax.random.categorical(key, logits / temperature)
-
-        greedy = key is None
-        keys = jax.random.split(jax.random.key(0) if key is None else key, samples)
+        greedy, keys = key is None, jax.random.split(jax.random.key(0) if key is None else key, samples)
+        kernel = self.start_conv.kernel[...]
+        encode = partial(jax.nn.one_hot, num_classes=self.start_conv.in_features, dtype=kernel.dtype)
         logits, state = self.step(encode(first), self.start(encode(first)))
 
         def one(carry: Any, key: Array) -> tuple[Any, Array]:
             logits, state = carry
-            chosen = choose(logits, key)
+            chosen = jnp.argmax(logits, -1) if greedy else jax.random.categorical(key, logits / temperature)
             after, state = self.step(encode(chosen)[..., None, :], state)
             return (after[..., -1, :], state), chosen
 

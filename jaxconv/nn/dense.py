@@ -19,7 +19,10 @@ from jaxconv.resampling import pooling
 from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool
 from jaxconv.resampling.resample import pixel_shuffle, resize
 
-NORMS = ("batch", "group", "instance", "layer", "none")
+_NORMS: dict[str, Callable[..., Any]] = {
+    "batch": batch_norm, "group": nnx.GroupNorm, "instance": nnx.InstanceNorm, "layer": nnx.LayerNorm,
+}  # fmt: skip
+NORMS = (*_NORMS, "none")
 UPSAMPLERS = ("bilinear", "nearest", "transposed", "resize", "shuffle", "unpool")
 
 
@@ -40,18 +43,13 @@ def norm(kind: str, features: int, *, epsilon: float = 1e-5, **types: Any) -> nn
         >>> norm("group", 48, rngs=nnx.Rngs(0)).num_groups
         24
     """
-    if kind == "batch":
-        return batch_norm(features, epsilon=epsilon, **types)
-    if kind == "group":
-        groups = max(g for g in range(1, min(features, 32) + 1) if features % g == 0)
-        return nnx.GroupNorm(features, num_groups=groups, epsilon=epsilon, **types)
-    if kind == "instance":
-        return nnx.InstanceNorm(features, epsilon=epsilon, **types)
-    if kind == "layer":
-        return nnx.LayerNorm(features, epsilon=epsilon, **types)
+    if kind not in NORMS:
+        raise ValueError(f"norm={kind!r} is not one of {', '.join(NORMS)}")
     if kind == "none":
         return identity
-    raise ValueError(f"norm={kind!r} is not one of {', '.join(NORMS)}")
+    if kind == "group":
+        types["num_groups"] = max(g for g in range(1, min(features, 32) + 1) if features % g == 0)
+    return _NORMS[kind](features, epsilon=epsilon, **types)
 
 
 def identity(x: Array) -> Array:
@@ -67,6 +65,7 @@ def conv_norm(
     kind: str = "batch",
     activation: Callable[[Array], Array] | None = jax.nn.relu,
     epsilon: float = 1e-5,
+    separable: bool = False,
     types: Mapping[str, Any],
     **settings: Any,
 ) -> nnx.Sequential:
@@ -78,6 +77,7 @@ def conv_norm(
         kind: of `norm`.
         activation: applied last; None for none.
         epsilon: of the normalisation.
+        separable: whether `separable_conv` stands in the convolution's place; it has no bias then.
         types: dtype, param_dtype and rngs.
         **settings: the rest of `Conv`.
 
@@ -90,10 +90,12 @@ def conv_norm(
         >>> conv_norm(3, 8, (3, 3), stride=2, types={"rngs": nnx.Rngs(0)})(jnp.ones((1, 9, 8, 3))).shape
         (1, 5, 4, 8)
     """
-    rate = settings.get("dilation", 1)
-    settings.setdefault("padding", tuple(rate * (k - 1) // 2 for k in kernel_size))
-    settings.setdefault("use_bias", kind == "none")
-    layers: list[Any] = [Conv(in_features, out_features, kernel_size, **settings, **types)]
+    if separable:
+        layers: list[Any] = [separable_conv(in_features, out_features, kernel_size, types=types, **settings)]
+    else:
+        settings.setdefault("padding", tuple(settings.get("dilation", 1) * (k - 1) // 2 for k in kernel_size))
+        settings.setdefault("use_bias", kind == "none")
+        layers = [Conv(in_features, out_features, kernel_size, **settings, **types)]
     if kind != "none":
         layers.append(norm(kind, out_features, epsilon=epsilon, **types))
     return nnx.Sequential(*layers, *([] if activation is None else [activation]))
@@ -193,20 +195,16 @@ class ASPP(nnx.Module):
         separable: bool = False, rank: int = 2, kind: str = "batch", types: Mapping[str, Any],
     ):  # fmt: skip
         one, three = (1,) * rank, (3,) * rank
-
-        def branch(rate: int) -> nnx.Sequential:
-            if not separable:
-                return conv_norm(in_features, out_features, three, kind=kind, dilation=rate, types=types)
-            pair = separable_conv(in_features, out_features, three, dilation=rate, types=types)
-            return nnx.Sequential(pair, norm(kind, out_features, **types), jax.nn.relu)
-
-        branches = [conv_norm(in_features, out_features, one, kind=kind, types=types), *map(branch, rates)]
+        options: dict[str, Any] = {"kind": kind, "types": types}
+        branches = [conv_norm(in_features, out_features, one, **options)]
+        for r in rates:
+            branches.append(conv_norm(in_features, out_features, three, dilation=r, separable=separable, **options))
         if pooling:
-            mean = conv_norm(in_features, out_features, one, kind=kind, types=types)
+            mean = conv_norm(in_features, out_features, one, **options)
             branches.append(nnx.Sequential(AdaptivePool(one), *mean.layers))
         self.pooling, self.rank = pooling, rank
         self.convs = nnx.List(branches)
-        self.project = conv_norm(len(branches) * out_features, out_features, one, kind=kind, types=types)
+        self.project = conv_norm(len(branches) * out_features, out_features, one, **options)
 
     def __call__(self, x: Array) -> Array:
         """(*batch, *spatial, out_features) of x (*batch, *spatial, in_features)."""

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxconv._checks import as_index, is_open, refuse_open
 from jaxconv._eager import in_one_program
-from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints
+from jaxconv.dialects._common import array, boolean, channels_first, channels_last, ints, standardised
 from jaxconv.resampling.adaptive import adaptive_avg_pool, adaptive_max_pool, adaptive_max_pool_with_indices
 from jaxconv.resampling.windows import index_dtype
 
@@ -52,7 +52,7 @@ def batch_norm(
     if boolean(training, "training"):
         if x.size == x.shape[1]:
             raise ValueError(f"batch_norm in training needs more than 1 value per channel, got shape {x.shape}")
-        y = _standardised(x, (0, *range(2, x.ndim)), eps)
+        y = standardised(x, (0, *range(2, x.ndim)), eps)
     else:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm without training needs running_mean and running_var")
@@ -86,7 +86,7 @@ def instance_norm(
     x = _floating(input, 3)
     if np.prod(x.shape[2:]) == 1:
         raise ValueError(f"instance_norm needs more than 1 spatial element, got shape {x.shape}")
-    return _scaled(_standardised(x, tuple(range(2, x.ndim)), eps), x, weight, bias)
+    return _scaled(standardised(x, tuple(range(2, x.ndim)), eps), x, weight, bias)
 
 
 def group_norm(
@@ -104,7 +104,7 @@ def group_norm(
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"num_groups={num_groups} does not divide the {x.shape[1]} channels of {x.shape}")
     parts = (x.shape[0], groups, math.prod(x.shape[1:]) // groups)
-    y = _standardised(x.reshape(parts), (2,), eps).reshape(x.shape)
+    y = standardised(x.reshape(parts), (2,), eps).reshape(x.shape)
     return _scaled(y, x, weight, bias)
 
 
@@ -123,7 +123,7 @@ def layer_norm(
     shape = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"normalized_shape={normalized_shape!r} is not the end of the input's shape {x.shape}")
-    y = _standardised(x, tuple(range(x.ndim - len(shape), x.ndim)), eps)
+    y = standardised(x, tuple(range(x.ndim - len(shape), x.ndim)), eps)
     for value, name in ((weight, "weight"), (bias, "bias")):
         if value is not None and _of_type(value, x, name).shape != shape:
             raise ValueError(f"{name} has shape {array(value, name).shape}; normalized_shape is {shape}")
@@ -339,11 +339,6 @@ def _channels(value: ArrayLike, x: Array, name: str) -> Array:
     if v.size != x.shape[1] or not v.ndim:
         raise ValueError(f"{name} has shape {v.shape}; the input {x.shape} has {x.shape[1]} channels")
     return v.reshape(-1, *(1,) * (x.ndim - 2))
-
-
-def _standardised(x: Array, axes: tuple[int, ...], eps: float) -> Array:
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + eps)
 
 
 def _scaled(y: Array, x: Array, weight: ArrayLike | None, bias: ArrayLike | None) -> Array:
