@@ -158,6 +158,24 @@ void throwing(Random& random) {
   share(3, 9, nothing, [](auto) {});                           // a pool whose threads are gone
 }
 
+// A helper moves from its caller's core where it may run on others, and may run afterwards where it might before.
+void leaving() {
+#if defined(__linux__)
+  cpu_set_t before, after;
+  if (sched_getaffinity(0, sizeof(before), &before) != 0) return;
+  int moved = 0;
+  for (int round = 0; round < 20; ++round) {
+    const int core = this_core();
+    leave(core + 1);  // another's
+    leave(core);
+    moved += this_core() != core;
+    sched_getaffinity(0, sizeof(after), &after);
+    if (!CPU_EQUAL(&before, &after)) fail("a thread may no longer run where it might");
+  }
+  if (moved == 0 && CPU_COUNT(&before) > 1) fail("a helper stays on its caller's core");
+#endif
+}
+
 // Every half-precision number is widened exactly and rounded back to itself; floats go to the nearest one, ties to the
 // even one, a vector's as a single one does.
 void rounding(Random& random) {
@@ -218,6 +236,7 @@ void rounding(Random& random) {
 int main(int, char** words) {
   Random random(std::atoi(words[1]));
   throwing(random);
+  leaving();
   rounding(random);
   auto pick = [&](Index low, Index high) { return low + static_cast<Index>(random() % (high - low + 1)); };
   double worst = 0;

@@ -7,6 +7,9 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include "problem.h"
 
@@ -19,6 +22,24 @@ inline void pause() {
   __builtin_ia32_pause();
 #endif
 }
+
+// The core that this thread runs on, and a move from it to any other. Linux may wake a helper on its caller's core, beside an
+// idle one, and leave both there for milliseconds, which is longer than most calls take.
+#if defined(__linux__)
+inline int this_core() { return sched_getcpu(); }
+inline void leave(int core) {
+  cpu_set_t allowed;
+  if (core < 0 || core != this_core() || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) == 0) return;
+  sched_setaffinity(0, sizeof(others), &others);
+  sched_setaffinity(0, sizeof(allowed), &allowed);
+}
+#else
+inline int this_core() { return -1; }
+inline void leave(int) {}
+#endif
 
 // Shared by the caller and its helpers; a helper that starts when no task is left touches nothing else.
 struct Work {
@@ -53,7 +74,12 @@ void share(Index helpers, Index count, const std::function<void(Index)>& task, c
   work->task = &task;
   work->count = count;
   try {
-    for (Index k = 0; k < std::min(helpers, count - 1); ++k) schedule([work] { work->help(); });
+    const int core = this_core();
+    for (Index k = 0; k < std::min(helpers, count - 1); ++k)
+      schedule([work, core] {
+        if (work->next.load() < work->count) leave(core);
+        work->help();
+      });
   } catch (...) {  // fewer helpers: this thread does what they would have done
   }
   work->help();
