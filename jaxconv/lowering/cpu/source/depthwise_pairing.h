@@ -125,9 +125,8 @@ void split_lines(const Problem& p, Index size, Real* sums, Index splits, const P
   });
   add_splits(sums, size, splits, pool);
 }
-inline Index splits_of(const Problem& p, const Pool& pool) {
-  const Index lines = p.batch * p.output[0] * p.output[1];
-  return std::clamp<Index>(pool.threads == 1 ? 1 : 2 * pool.threads, 1, std::max<Index>(1, lines / 8));
+inline Index splits_of(const Problem& p) {  // at least eight lines each
+  return splits_of(p.batch * p.output[0] * p.output[1] * p.output[2], 8 * p.output[2], 1);
 }
 
 // x has `x_planes` planes and y has `y_planes`, one of them 1. The result is sums of taps x planes x up(width).
@@ -135,7 +134,7 @@ inline void lone_pairing(const Problem& p, const Stored* x, Index x_planes, cons
                          Real* w, const Pool& pool) {
   const Index row = up(width, kLanes), planes = x_planes * y_planes, tap_size = planes * row, size = p.taps() * tap_size;
   const Index x_pixel = x_planes * width, y_pixel = y_planes * width, x_step = p.stride[2] * x_pixel;
-  const Index splits = splits_of(p, pool);
+  const Index splits = splits_of(p);
   const Scratch<Real> sums(size * splits);
   split_lines(p, size, sums.get(), splits, pool, [&](Index first, Index last, Real* to) {
     auto visit = [&](Ahead ahead, auto parts) {
@@ -173,7 +172,7 @@ inline void lone_pairing(const Problem& p, const Stored* x, Index x_planes, cons
 // Several groups share a vector.
 inline void shared_pairing(const Problem& p, const Stored* x, const Stored* y, Stored* w, const Pool& pool) {
   const Index share = sharing(p.groups, p.in, p.out), x_pixel = p.groups * p.in, y_pixel = p.groups * p.out;
-  const Index tap_size = p.in * y_pixel, size = p.taps() * tap_size, splits = splits_of(p, pool);
+  const Index tap_size = p.in * y_pixel, size = p.taps() * tap_size, splits = splits_of(p);
   const Shared whole(share, p.in, p.out, y_pixel), rest(p.groups % share, p.in, p.out, y_pixel);
   const Scratch<Real> sums(size * splits);
   split_lines(p, size, sums.get(), splits, pool, [&](Index first, Index last, Real* to) {

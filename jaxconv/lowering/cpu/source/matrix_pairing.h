@@ -162,7 +162,7 @@ inline bool matrix_pairing(const Problem& p, const Stored* x, const Stored* y, S
   // An odd number of cache lines from channel to channel, so that they do not compete for the same sets.
   const Index pitch = ((piece + pairing.reach + kDepth - 1) / kDepth | 1) * kDepth;
   const Index plane = slabs.rows * slabs.lanes, size = slabs.count * taps * plane;
-  const Index splits = std::clamp<Index>((4 * pool.threads + slabs.count - 1) / slabs.count, 1, units);
+  const Index splits = std::min(units, splits_of(p.batch * pairing.all, 1, slabs.count));
   const Scratch<Real> sums(size * splits);
   const std::vector<Stored> zeros(std::max(x_pixel, y_pixel) + kWide, Stored{0});
   const std::array<Index, 3> all{pairing.all, pairing.length[1], pairing.length[2]};  // gaps are x's positions, too

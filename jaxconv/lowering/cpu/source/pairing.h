@@ -298,8 +298,7 @@ inline void dense_pairing(const Problem& p, const Stored* x, const Stored* y, St
   const Index items = pairing.items, size = pairing.size, rows = pairing.rows, wide = pairing.wide;
   // Few sums stay in a cache: each piece of the positions is added to all of them before the next one.
   const bool few = items > 1 && size * static_cast<Index>(sizeof(Real)) <= kFewSums;
-  const Index most = pool.threads == 1 ? 1 : std::max<Index>(1, positions / (4 * kPackedRows));
-  const Index splits = std::clamp<Index>(few ? 4 * pool.threads : (8 * pool.threads + items - 1) / items, 1, most);
+  const Index splits = splits_of(positions, 4 * kPackedRows, few ? 1 : items);
   // A single split without padded lanes adds up in the result itself.
   const bool in_place = !kRounded && splits == 1 && !pairing.swap && p.groups == 1 && wide == pairing.lanes;
   const Scratch<Real> scratch(in_place ? 0 : size * splits);

@@ -18,6 +18,14 @@ inline Reach reach(const Problem& p, int axis, Index t) {
   return {shift, low, last < 0 ? 0 : std::min(p.output[axis], last / s + 1)};
 }
 
+// Into how many splits, of at least `least` positions each, the sums of `items` pieces of work are divided: many positions
+// give many threads something to do. It is not by the number of threads, on which the order of additions, and so the
+// result, would depend.
+inline Index splits_of(Index positions, Index least, Index items) {
+  const Index wanted = std::clamp<Index>(positions / 2048, 8, 64);
+  return std::clamp<Index>((wanted + items - 1) / items, 1, std::max<Index>(1, positions / least));
+}
+
 // Adds up the splits' results and frees the others.
 inline void add_splits(Real* sums, Index size, Index splits, const Pool& pool) {
   if (splits == 1) return;

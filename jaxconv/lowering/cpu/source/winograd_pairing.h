@@ -133,8 +133,8 @@ bool winograd_pairing(const Problem& p, const Gather& g, const Class& c, const T
     }
     sums.add();
   };
-  const Index splits =
-      few ? std::clamp<Index>((pool.threads == 1 ? 1 : 2 * pool.threads) / teams, 1, (tiles + chunk - 1) / chunk) : 1;
+  constexpr Index R = Filter<K1, K2>::R1 * Filter<K1, K2>::R2;  // positions of a tile
+  const Index splits = few ? splits_of(R * tiles, R * chunk, teams) : 1;
   const Scratch<Real> products(splits * size);
   if (few) {
     pool.run(teams * splits, [&](Index task) {
