@@ -130,8 +130,8 @@ def test_gradients_of_a_half_precision_layer_stay_in_its_type():
     assert products(text) == {("bf16", "bf16", "bf16")}
 
 
-def by_rule(platform, face, channels=(64, 64), **geometry):
-    call = lowering.Call(face, ConvGeometry.resolve(**geometry), 2, *channels, jnp.dtype("bfloat16"),
+def by_rule(platform, face, channels=(64, 64), batch=2, **geometry):
+    call = lowering.Call(face, ConvGeometry.resolve(**geometry), batch, *channels, jnp.dtype("bfloat16"),
                          jnp.dtype("bfloat16"), None, platform)  # fmt: skip
     return lowering.choose(call)
 
@@ -181,7 +181,16 @@ LARGE = {"input_size": (256, 256), "kernel_size": (64, 64), "stride": 32, "paddi
         *[("tpu", face, VOLUME, (64, 64), "fold") for face in ("apply", "adjoint", "kernel")],
         ("tpu", "adjoint", BLOCKS, (128, 256), "lax"),
         ("tpu", "adjoint", {**BLOCKS, "kernel_size": (4, 4), "stride": 4}, (128, 256), "fold"),
-        ("tpu", "adjoint", VOLUME, (128, 256), "fold"),
+        ("tpu", "adjoint", VOLUME, (128, 256), "lax"),
+        *[("tpu", face, VOLUME, (128, 256), "fold") for face in ("apply", "kernel")],
+        ("tpu", "adjoint", {**VOLUME, "kernel_size": (4, 4, 4), "stride": 4}, (128, 256), "lax"),
+        ("tpu", "adjoint", VOLUME, (1, 16), "fold"),
+        *[("tpu", face, {**VOLUME, "batch": 8}, (8, 16), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, {**VOLUME, "batch": 16}, (63, 128), "lax") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, {**VOLUME, "batch": 8}, (4, 8), "fold") for face in ("apply", "adjoint", "kernel")],
+        *[("tpu", face, {**VOLUME, "batch": 8}, (64, 128), "fold") for face in ("apply", "adjoint", "kernel")],
+        ("tpu", "apply", {**VOLUME, "batch": 12}, (32, 64), "fold"),
+        ("tpu", "apply", {**BLOCKS, "batch": 8}, (64, 128), "fold"),
         *[
             ("tpu", face, LINE, (128, 256), m)
             for face, m in (("apply", "fold"), ("adjoint", "lax"), ("kernel", "fold"))
@@ -199,12 +208,35 @@ def test_each_branch_of_the_rules(platform, face, geometry, channels, method):
     assert by_rule(platform, face, channels, **geometry) == method
 
 
+@pytest.mark.parametrize(
+    ("platform", "face", "changed", "channels", "one"),
+    [
+        ("tpu", "adjoint", {}, 4, True),
+        ("tpu", "adjoint", {}, 8, False),
+        ("tpu", "adjoint", {}, 31, False),
+        ("tpu", "adjoint", {}, 32, True),
+        ("tpu", "adjoint", {"input_size": (32, 32, 44)}, 8, True),
+        ("tpu", "adjoint", {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}, 8, True),
+        ("tpu", "apply", {}, 8, True),
+        ("cuda", "adjoint", {}, 8, True),
+    ],
+)
+def test_thin_volumes_of_blocks_are_put_together_axis_by_axis_on_tpus(platform, face, changed, channels, one):
+    """One product of blocks, or the last axis folded and the other two left to a strided convolution."""
+    geometry = ConvGeometry.resolve(**{**VOLUME, "input_size": (16, 32, 32), **changed})
+    f, a, b = calls(geometry, channels, 16, "bfloat16")[face]
+    text = lowered(lambda a, b: f(a, b, geometry), platform, a, b)
+    assert ("stablehlo.dot_general" in text, "stablehlo.convolution" in text) == (one, not one)
+
+
 BLOCKS_OF = [
     Case((7,), (3,), (3,), (1,), ((0, 2),)),
     Case((6, 9), (2, 4), (2, 4), (1, 1), ((0, 0), (0, 0))),
     Case((6, 9), (3, 2), (2, 2), (1, 1), ((1, 0), (0, 1))),
     Case((4, 6, 7), (2, 2, 2), (2, 2, 2), (1, 1, 1), ((0, 0), (0, 0), (0, 0))),
     Case((5, 6, 3), (2, 2, 2), (2, 2, 2), (1, 1, 1), ((0, 1), (0, 0), (0, 1))),
+    # thin and whole tiles of eight: the adjoint folds the last axis alone
+    Case((5, 4, 17), (2, 2, 2), (2, 2, 2), (1, 1, 1), ((0, 0), (0, 0), (0, 0)), channels=(8, 2), batch=1),
 ]
 
 

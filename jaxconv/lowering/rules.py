@@ -23,7 +23,13 @@ in thousand cycles as the compiler of libtpu estimates them for v5e in bfloat16,
   lanes already, 16x32x32x256 to 16x64x64x128: 250 against 308 (at s = 4 again: 591 against 403), and of one axis only
   the thin ones: 4096 to 8192 positions of 32 channels 162 against 216, to 32768 of one channel 446 against 129;
 - and along three axes, 1x32x32x32x128 to 1x64x64x64x64: kernel 462 against 49 (fold), apply 813 against 111 and adjoint
-  2,122 against 535 (fold, as one product);
+  2,122 against 535 (fold, as one product); not the adjoint into more channels, batch 8 of 8x16x16 to 16x32x32: into 64
+  457 against 271, into 96 459 against 539, into 128 516 against 541, and with k = s = 4 513 against 542;
+- nor volumes whose batch is a multiple of eight and whose channels, 8 to 63, leave lanes free: between layers XLA then
+  lays the batch beside the channels, where folding is no view but a copy, which a layer alone does not show. Training
+  steps of two-level U-Nets of 32 and 64 channels: with batch 2 of 8x32x32 4,332 against 3,896, with batch 4 8,215
+  against 7,572, but with batch 8 5,937 against 6,371 and with batch 16 of 8x16x16 2,802 against 3,022; of 64 and 128
+  channels 1,714 against 1,821 (not taken: the layer alone has 457 against 271);
 - the adjoint with large kernel and stride: k = 64, s = 32 with 21 channels at 8x16x16: 140,284 against 10,551 (phases).
 
 Sums over taps are never chosen for dense calls there: nine unrolled products take a minute and more to compile.
@@ -48,6 +54,8 @@ from jaxconv.lowering.call import Call
 # Phases beat the native adjoint where the stride is this large (on TPUs: this larger one), or the result this thin.
 LARGE_STRIDE = 8
 TPU_LARGE_STRIDE = 32
+# Batches of this many fill the second axis of a TPU's tiles.
+TILE = 8
 FEW_CHANNELS = 4
 # More taps than this are not summed in one fused loop.
 FEW_TAPS = 32
@@ -116,10 +124,12 @@ def tpu(call: Call, served: list[str]) -> str | None:
 
 
 def _folds(call: Call) -> bool:
-    """Whether folding the last axis saves cycles: `apply` and volumes always, the others by what fills the lanes."""
+    """Whether folding the last axis saves cycles: `apply` most often, the others by what fills the lanes."""
     rank, channels = call.geometry.rank, call.channels_in
-    if call.face == "apply" or rank >= 3:
+    if rank >= 3 and 8 <= channels < 64 and call.batch % TILE == 0:
+        return False
+    if call.face == "apply":
         return True
     if call.face == "adjoint":
-        return channels <= (64 if rank == 2 else 8) or (rank == 2 and call.geometry.stride[-1] > 2)
-    return rank == 2 or channels <= 4 or channels >= 128
+        return channels <= (8 if rank == 1 else 64) or (rank == 2 and call.geometry.stride[-1] > 2)
+    return rank >= 2 or channels <= 4 or channels >= 128
