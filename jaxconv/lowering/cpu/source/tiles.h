@@ -16,7 +16,7 @@ constexpr double kMostShares = 9;
 struct Tiles {
   struct Part {
     Index offset;
-    std::array<Index, 3> tap;  // -1: none
+    std::array<Index, 3> tap;  // -1: another part's
   };
   int taps = 0;  // of a part; 0: the taps are not evenly spaced
   Index step = 1, apart = 0, count = 0;
@@ -43,17 +43,21 @@ struct Tiles {
     double least = 0;  // products a result
     for (int some = 1; some <= 3; ++some) {
       double products = 0;
+      bool fits = true;
       for (const auto& family : families) {
+        fits &= static_cast<int>(family.size()) >= some;
         const double parts = (family.size() + some - 1) / some;
         products += some == 1 ? parts : parts * (some + 1) / 2;
       }
-      if (some == 1 || products < least) taps = some, least = products;
+      if (some == 1 || (fits && products < least)) taps = some, least = products;
     }
+    // A last part begins earlier, without the taps that the one before has: were it longer than what is left, numbers
+    // that no tap of a result meets would round it.
     for (const auto& family : families)
       for (std::size_t k = 0; k < family.size(); k += taps) {
-        parts.push_back({family[k].first, {-1, -1, -1}});
-        const std::size_t some = std::min<std::size_t>(taps, family.size() - k);
-        for (std::size_t i = 0; i < some; ++i) parts.back().tap[i] = family[k + i].second;
+        const std::size_t first = std::min(k, family.size() - taps);
+        parts.push_back({family[first].first, {-1, -1, -1}});
+        for (std::size_t i = k; i < first + taps; ++i) parts.back().tap[i - first] = family[i].second;
       }
     if (taps == 1) apart = 1;
   }
