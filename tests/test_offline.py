@@ -159,6 +159,17 @@ def test_a_program_that_hangs_or_ends_the_compiler_costs_its_own_cell(tmp_path, 
     assert table.worse(record) == []
     again = compile_for("v5e:2x2", ("layers",), **options, contenders=["jaxconv"])  # the others' answers stay
     assert again["rows"] == record["rows"] and len(said) == 6
+
+    lines = []
+
+    def interrupt(line):
+        lines.append(line)
+        if len(lines) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # rows that were to be compiled again stay as they were
+        compile_for("v5e:2x2", ("layers",), **options | {"show": interrupt, "contenders": ["jaxconv"]})
+    assert json.loads(out.read_text())["rows"] == record["rows"]
     with pytest.raises(ValueError, match="is a record of other settings"):
         compile_for("v5e:2x2", ("layers",), **options, dtype="float32")
     pytest.importorskip("rich")

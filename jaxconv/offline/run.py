@@ -283,22 +283,26 @@ def compile_for(
     }  # fmt: skip
     rows = _earlier(out, record)
     record |= {"date": time.strftime("%Y-%m-%d"), "limit": limit, "rows": list(rows.values())}
-    waiting: dict[tuple[str, ...], int] = dict.fromkeys(rows, 0)
+    waiting: dict[tuple[str, ...], int] = {}
+    fresh: dict[tuple[str, ...], dict[str, Any]] = {}
     keys = []
     for request in requests:
         row = {"what": request["name"], "task": request["task"], "kind": request["kind"], "contenders": {}}
         if "network" in request:
             row["shape"] = request["network"]["shape"]
         keys.append(_key(row))
-        rows.setdefault(keys[-1], row)
+        fresh.setdefault(keys[-1], row)
         waiting[keys[-1]] = waiting.get(keys[-1], 0) + 1
+    order = dict.fromkeys([*rows, *keys])
     for i, found in answers(requests, target, python=wanted, limit=limit, workers=workers):
         key = keys[i]
-        rows[key]["contenders"][requests[i]["contender"]] = found
+        fresh[key]["contenders"][requests[i]["contender"]] = found
         waiting[key] -= 1
-        if not waiting[key]:
+        if not waiting[key]:  # an earlier row stays until the new one is whole
+            before = rows[key]["contenders"] if key in rows else {}
+            rows[key] = fresh[key] | {"contenders": before | fresh[key]["contenders"]}
             show(table.line(rows[key], target.kind))
-            record["rows"] = [row for k, row in rows.items() if not waiting[k]]
+            record["rows"] = [rows[key] for key in order if key in rows]
             if out is not None:
                 write_json(pathlib.Path(out), record)
     return record
