@@ -108,9 +108,9 @@ struct MatrixPairing {
       const Index some = std::min(count - k, length[2] - q2);
       const bool inside = q0 < lines[0] && q1 < lines[1] && u0 >= 0 && u0 < size[0] && u1 >= 0 && u1 < size[1];
       Index u2 = stride[2] * q2 + offset[2];
-      const Stored* line = from + ((n * size[0] + u0) * size[1] + u1) * size[2] * pixel;
+      const Index line = inside ? ((n * size[0] + u0) * size[1] + u1) * size[2] : 0;
       for (Index j = 0; j < some; ++j, u2 += stride[2])
-        to[k + j] = inside && q2 + j < lines[2] && u2 >= 0 && u2 < size[2] ? line + u2 * pixel : none;
+        to[k + j] = inside && q2 + j < lines[2] && u2 >= 0 && u2 < size[2] ? from + (line + u2) * pixel : none;
       k += some;
       q2 = 0;
       if (++q1 == length[1]) q1 = 0, ++q0;
