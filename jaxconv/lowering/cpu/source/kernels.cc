@@ -195,6 +195,15 @@ std::array<Axis, 3> axes_of(const Problem& p) {
   return axes;
 }
 
+// The matrix of a tap of the kernel, or of `taps` taps that are `next` apart, as `apply` or the adjoint contracts it.
+Matrix matrix_of(const Problem& p, const Stored* w, bool transposed, Index group, Index first, Index tap, Index next = 0,
+                 Index taps = 1) {
+  const Index total = p.groups * p.out, matrix = p.in * total;
+  const Stored* at = w + tap * matrix + group * p.out;
+  if (transposed) return {at + first * total, 1, total, p.out, next * matrix, taps};
+  return {at + first, total, 1, p.in, next * matrix, taps};
+}
+
 #if defined(JAXCONV_FILTERS)
 // Calls `filter` with the taps of two axes as constants, 1 to 3 and 2 or 3.
 template <class Call>
@@ -225,11 +234,8 @@ bool filtered(const Gather& g, const Problem& p, const std::array<std::vector<Ax
         const Part& part = parts.back();
         if (!worth(g, part.c, part.t1, part.t2, g.in * (up(g.out, kLanes) / kLanes), true)) return false;
       }
-  const Index total = p.groups * p.out, matrix = p.in * total;
-  auto weight = [&](Index i, Index j, Index k, Index group, Index first) -> Matrix {
-    const Stored* at = w + ((i * p.kernel[1] + j) * p.kernel[2] + k) * matrix;
-    if (transposed) return {at + first * total + group * p.out, 1, total, g.in, 0, 1};
-    return {at + group * p.out + first, total, 1, g.in, 0, 1};
+  auto weight = [&](Index i, Index j, Index k, Index group, Index first) {
+    return matrix_of(p, w, transposed, group, first, (i * p.kernel[1] + j) * p.kernel[2] + k);
   };
   for (const Part& part : parts) {
     const bool finite = with_taps(part.t1.taps, part.t2.taps, [&](auto k1, auto k2) {
@@ -257,7 +263,7 @@ bool filtered_pairing(const Problem& p, const Stored* x, const Stored* y, Stored
 void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, const Stored* w, bool transposed,
          const Pool& pool) {
   const Gather& g = plan.g;
-  const Index contracted = g.in, total = p.groups * p.out;
+  const Index contracted = g.in;
   auto volume = [](const std::array<Index, 3>& size) { return size[0] * size[1] * size[2]; };
   Index met = 1;  // taps of a class
   for (const auto& axis : axes) met *= axis[0].tap.size();
@@ -266,17 +272,12 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
 #if defined(JAXCONV_FILTERS)
   if (form == Form::wide && filtered(plan.g, p, axes, w, transposed, pool)) return;
 #endif
-  const Index matrix = p.in * total;
 #if defined(JAXCONV_MATRIX)
   if (form == Form::wide && has_matrix_unit()) {
     auto parts = axes;
     split(parts, g);
-    auto of_tap = [&](Index t, Index group, Index first) -> Matrix {
-      const Stored* at = w + t * matrix;
-      if (transposed) return {at + first * total + group * p.out, 1, total, contracted, 0, 1};
-      return {at + group * p.out + first, total, 1, contracted, 0, 1};
-    };
-    if (matrix_gather(g, parts, p.kernel, pool, of_tap)) return;
+    auto weight = [&](Index t, Index group, Index first) { return matrix_of(p, w, transposed, group, first, t); };
+    if (matrix_gather(g, parts, p.kernel, pool, weight)) return;
   }
 #endif
   std::vector<Piece> pieces;
@@ -300,11 +301,9 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
     gather_narrow(plan, p, w, transposed, pool);
     return;
   }
-  gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) -> Matrix {
+  gather(plan.g, plan.classes, form, pool, [&](Index t, Index group, Index first) {
     const TapRun& run = plan.runs[t % last];
-    const Stored* at = w + (t / last * p.kernel[2] + run.first) * matrix;
-    if (transposed) return {at + first * total + group * p.out, 1, total, contracted, run.next * matrix, run.taps};
-    return {at + group * p.out + first, total, 1, contracted, run.next * matrix, run.taps};
+    return matrix_of(p, w, transposed, group, first, t / last * p.kernel[2] + run.first, run.next, run.taps);
   });
 }
 

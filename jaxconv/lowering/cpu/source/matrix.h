@@ -91,6 +91,7 @@ inline void multiply_tiles() {
 constexpr Index kSquare = 2 * kSide;
 template <bool two_rows, bool two_columns>
 struct Square {
+  static constexpr Index width = two_columns ? kSquare : kSide;
   static void clear() {
     clear_tile<0>();
     if (two_columns) clear_tile<1>();
@@ -127,6 +128,13 @@ struct Square {
     if (two_rows && two_columns) store_tile<3>(to + kSide * step + kSide, bytes);
   }
 };
+
+// Calls `call` with the kind of square.
+template <class Call>
+void with_square(bool two_rows, bool two_columns, const Call& call) {
+  if (two_rows) return two_columns ? call(Square<true, true>{}) : call(Square<true, false>{});
+  return two_columns ? call(Square<false, true>{}) : call(Square<false, false>{});
+}
 
 }  // namespace
 }  // namespace jaxconv

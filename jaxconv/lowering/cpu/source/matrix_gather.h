@@ -107,10 +107,9 @@ struct MatrixTask {
 };
 
 // Adds all taps up for 16 rows from `first` on and 16 from `second` on.
-template <bool two_rows, bool two_columns>
-void matrix_square(const MatrixTask& a, const Stored* first, const Stored* second, const Pair* w, Real* sums) {
-  using S = Square<two_rows, two_columns>;
-  constexpr Index width = two_columns ? kSquare : kSide;
+template <class S>
+void add_taps_up(S, const MatrixTask& a, const Stored* first, const Stored* second, const Pair* w, Real* sums) {
+  constexpr Index width = S::width;
   const Index row_step = a.row_step * static_cast<Index>(sizeof(Stored));
   S::clear();
   for (Index t = 0; t < a.taps; ++t) {
@@ -162,9 +161,7 @@ bool matrix_gather(const Gather& g, const std::array<std::vector<Axis>, 3>& axes
   Index farthest = 1;
   for (const Axis& axis : axes[2]) farthest = std::max(farthest, axis.step);
   Surrounded around;
-  if (g.in < kMatrixIn || products < kMatrixLeast || farthest > kMatrixStep ||
-      !around.plan(g, axes))
-    return false;
+  if (g.in < kMatrixIn || products < kMatrixLeast || farthest > kMatrixStep || !around.plan(g, axes)) return false;
 
   // The matrices: pairs of all contracted numbers, and zeros.
   Index size = 0;
@@ -245,9 +242,8 @@ bool matrix_gather(const Gather& g, const std::array<std::vector<Axis>, 3>& axes
         for (Index r = task.begin; r < task.end; r += kSquare) {
           const Half first(r, task.end, strips.rows), second(r + kSide, task.end, strips.rows);
           const bool two = second.begin < second.end;
-          const auto run = two ? (wide ? matrix_square<true, true> : matrix_square<true, false>)
-                               : (wide ? matrix_square<false, true> : matrix_square<false, false>);
-          run(a, from + first.first * a.row_step, from + second.first * a.row_step, packed.get() + b.weights, sums);
+          const Stored *one = from + first.first * a.row_step, *other = from + second.first * a.row_step;
+          with_square(two, wide, [&](auto s) { add_taps_up(s, a, one, other, packed.get() + b.weights, sums); });
           write(b, first, strip, sums + (first.begin - first.first) * b.width);
           if (two) write(b, second, strip, sums + (kSide + second.begin - second.first) * b.width);
         }

@@ -119,9 +119,8 @@ struct MatrixPairing {
 };
 
 // sums += rows * columns for one tap: `rows` of x's channels, `pitch` numbers each, by blocks of 32 of y's.
-template <bool two_rows, bool two_columns>
-void matrix_sums(const Stored* rows, Index pitch, const Pair* columns, Index positions, Real* sums, Index step) {
-  using S = Square<two_rows, two_columns>;
+template <class S>
+void add_products(S, const Stored* rows, Index pitch, const Pair* columns, Index positions, Real* sums, Index step) {
   const Index bytes = pitch * static_cast<Index>(sizeof(Stored));
   S::load(sums, step);
   for (Index k = 0; k < positions; k += kDepth, columns += kSide * kSquare)
@@ -199,11 +198,11 @@ inline bool matrix_pairing(const Problem& p, const Stored* x, const Stored* y, S
         for (Index block = 0; block < slab.lanes; block += kSquare)
           for (std::size_t t = 0; t < residue.taps.size(); ++t)
             for (Index c = 0; c < slab.rows; c += kSquare) {
-              const bool two_rows = slab.rows - c > kSide, two_columns = slab.lanes - block > kSide;
-              const auto run = two_rows ? (two_columns ? matrix_sums<true, true> : matrix_sums<true, false>)
-                                        : (two_columns ? matrix_sums<false, true> : matrix_sums<false, false>);
-              run(turned.data() + c * pitch + residue.shifts[t], pitch, packed.data() + piece / 2 * block, piece,
-                  own + residue.taps[t] * plane + c * slabs.lanes + block, slabs.lanes);
+              const Stored* first_row = turned.data() + c * pitch + residue.shifts[t];
+              const Pair* columns = packed.data() + piece / 2 * block;
+              Real* to = own + residue.taps[t] * plane + c * slabs.lanes + block;
+              with_square(slab.rows - c > kSide, slab.lanes - block > kSide,
+                          [&](auto s) { add_products(s, first_row, pitch, columns, piece, to, slabs.lanes); });
             }
       }
     }
