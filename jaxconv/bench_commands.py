@@ -56,7 +56,8 @@ def compile_for(
         function: MODULE:NAME or FILE.py:NAME instead of the registry: a function of one image (then give --input), or
             one without arguments that returns (fn, image, ...).
         input: shape of the image, as 1,256,256,3.
-        what: from layers, random, networks, models (training steps of the registered ones), neighbours.
+        what: from layers, inner (the same between elementwise products, as in a network), random, networks, models
+            (training steps of the registered ones), neighbours.
         cases: parts of names; none means all.
         contenders: who is compiled.
         dtype: of all operands.

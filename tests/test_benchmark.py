@@ -350,6 +350,20 @@ def test_programs_of_layers_are_the_contenders_own(quick):
             assert program.multiply_adds == layer.multiply_adds and program.bytes == 4 * layer.elements
 
 
+@pytest.mark.parametrize("task", programs.FACES)
+def test_inner_layers_are_the_same_of_products(task):
+    layer = LAYERS["transposed"]
+    inner = programs.of_layer(layer, task, "jaxconv", "float32", inner=True)
+    factors, *operands = hardware.Data(3, 2**12).of(inner.operands)
+    plain = programs.of_layer(layer, task, "jaxconv", "float32")
+    held = [operands[0] * factors[0], operands[1], *(a * b for a, b in zip(operands[2:], factors[1:], strict=True))]
+    want = jax.tree.leaves(jax.jit(plain.function)(*held))
+    got = jax.tree.leaves(jax.jit(inner.function)(factors, *operands))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+    assert float(np.abs(want[0]).max()) > 0 and inner.multiply_adds == plain.multiply_adds
+
+
 @pytest.mark.slow
 def test_neighbours_are_what_jax_users_would_write():
     """Values and gradients of every pair, apart from unfold, whose columns have another order, and from cubic."""

@@ -67,8 +67,12 @@ def _struct(shape: Sequence[int], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
 
 
-def of_layer(layer: Layer, task: str, contender: str, dtype: str) -> Program:
-    """One task of a layer: "forward", "gradients", "data gradient" or "kernel gradient", gradients alone."""
+def of_layer(layer: Layer, task: str, contender: str, dtype: str, inner: bool = False) -> Program:
+    """One task of a layer: "forward", "gradients", "data gradient" or "kernel gradient", gradients alone.
+
+    With `inner` the image and the cotangent are products of two arrays each, as between a network's layers: an operand
+    that is an argument can be moved by what a compiler gives no estimate for, before anything is counted.
+    """
     shapes = layer.shapes
     data, ct = ("y", "x") if layer.transposed else ("x", "y")
     if contender == "jaxconv":
@@ -82,10 +86,24 @@ def of_layer(layer: Layer, task: str, contender: str, dtype: str) -> Program:
     if contender == "accelerate":
         function = accelerate(function)
     names = [shapes[data], kernel] if task == "forward" else [shapes[data], kernel, shapes[ct]]
-    operands = tuple(_struct(shape, dtype) for shape in names)
+    operands: tuple[Any, ...] = tuple(_struct(shape, dtype) for shape in names)
+    if inner:
+        places = (0, 2)[: 1 + (task != "forward")]
+        function = _of_products(function, places)
+        operands = (tuple(operands[i] for i in places), *operands)
     both, size = task == "gradients", jnp.dtype(dtype).itemsize
     moved = layer.elements * 2 - math.prod(shapes[layer.result]) if both else layer.elements
     return Program(layer.name, task, contender, function, operands, layer.multiply_adds * (1 + both), moved * size)
+
+
+def _of_products(function: Callable, places: Sequence[int]) -> Callable:
+    def inner(factors: tuple[Array, ...], *operands: Array) -> Any:
+        held = list(operands)
+        for place, factor in zip(places, factors, strict=True):
+            held[place] = held[place] * factor
+        return function(*held)
+
+    return inner
 
 
 def of_network(net: networks.Network, task: str, contender: str, dtype: str) -> Program:

@@ -23,7 +23,7 @@ from jaxconv.offline.devices import Target, read_target
 
 # Seconds until a compiler has to have answered at all.
 START = 120.0
-WHAT = ("layers", "random", "networks", "models", "neighbours")
+WHAT = ("layers", "inner", "random", "networks", "models", "neighbours")
 
 
 class Worker:
@@ -156,7 +156,8 @@ def requests_of(
     """Requests for layers of the registry, random ones, networks (at the sizes for a GPU), models and neighbours.
 
     Args:
-        what: from layers, random, networks, models (training steps of the registered ones), neighbours.
+        what: from layers, inner (the same between elementwise products, as in a network), random, networks, models
+            (training steps of the registered ones), neighbours.
         dtype: of all operands.
         named: parts of names; none means all.
         random: how many random layers.
@@ -172,11 +173,13 @@ def requests_of(
     if unknown := set(what) - set(WHAT):
         raise ValueError(f"there is no {sorted(unknown)}; there are {', '.join(WHAT)}")
     out: list[dict[str, Any]] = []
-    layers = list(cases.REAL) * ("layers" in what) + list(cases.random_layers(random, seed)) * ("random" in what)
-    for layer in layers:
+    layers = [("layer", layer) for layer in cases.REAL * ("layers" in what)]
+    layers += [("inner layer", layer) for layer in cases.REAL * ("inner" in what)]
+    layers += [("layer", layer) for layer in cases.random_layers(random, seed) * ("random" in what)]
+    for kind, layer in layers:
         fields = dataclasses.asdict(cases.scaled(layer, batch_factor))
         out += [
-            {"kind": "layer", "name": layer.name, "layer": fields, "task": task, "contender": who}
+            {"kind": kind, "name": layer.name, "layer": fields, "task": task, "contender": who}
             for task in programs.FACES
             for who in programs.CONTENDERS
         ]
@@ -244,7 +247,8 @@ def compile_for(
 
     Args:
         name: the accelerator, such as v5e:2x2 or h100; see `read_target`.
-        what: from layers, random, networks, models (training steps of the registered ones), neighbours.
+        what: from layers, inner (the same between elementwise products, as in a network), random, networks, models
+            (training steps of the registered ones), neighbours.
         function: MODULE:NAME or FILE.py:NAME instead, as `jaxconv explain` takes it.
         shape: of its image.
         named: only what has one of these in its name.

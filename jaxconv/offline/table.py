@@ -128,17 +128,26 @@ def worse(record: dict[str, Any], timed: Mapping[tuple[str, str], float] | None 
         timed: lax's time over ours where a card has measured it, by name and task; it is said beside.
 
     Returns:
-        One phrase a row; where lax's program has a window of the image's size it says so.
+        One phrase a row; where lax's program has a window of the image's size, or moves more by instructions without an
+        estimate, or where the same layer was compiled inside a network's operations, it says so.
     """
+    inner = {(row["what"], row["task"]): ratio(row, record["kind"]) for row in record["rows"]
+             if row["kind"] == "inner layer"}  # fmt: skip
     found = [(ratio(row, record["kind"]), row) for row in record["rows"]]
     out = []
     for r, row in sorted(((r, row) for r, row in found if r is not None and r < 1 / 1.02), key=lambda pair: pair[0]):
         beside = [f"{r:.2f}"]
         if (time := (timed or {}).get((row["what"], row["task"]))) is not None:
             beside.append(f"timed {time:.2f}")
+        if row["kind"] == "layer" and (within := inner.get((row["what"], row["task"]))) is not None:
+            beside.append(f"inner {within:.2f}")
         if row["contenders"]["lax"].get("wide_windows"):
             beside.append("lax's window has the image's size")
-        out.append(f"{row['what']}, {row['task']} ({', '.join(beside)})")
+        bare = [row["contenders"][who].get("uncounted_bytes", 0) / 2**20 for who in ("lax", "jaxconv")]
+        if bare[0] > bare[1]:
+            beside.append(f"without an estimate {bare[0]:.1f} / {bare[1]:.1f} MiB")
+        name = f"{row['what']}, inner" if row["kind"] == "inner layer" else row["what"]
+        out.append(f"{name}, {row['task']} ({', '.join(beside)})")
     return out
 
 

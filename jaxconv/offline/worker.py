@@ -1,8 +1,8 @@
 """A process that compiles what it is asked for, one request a line: `python -m jaxconv.offline.worker TARGET`.
 
-A request is an object with `kind` (layer, network, model, neighbour, function), `task`, `contender`, `dtype` and what
-the kind needs. An answer is an object with `seconds` (to trace, in all), `temporary_bytes` and the figures, or with
-`failed`.
+A request is an object with `kind` (layer, inner layer, network, model, neighbour, function), `task`, `contender`,
+`dtype` and what the kind needs. An answer is an object with `seconds` (to trace, in all), `temporary_bytes` and the
+figures, or with `failed`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def program_of(request: dict[str, Any]) -> programs.Program:
         ValueError: there is none.
     """
     task, who, dtype = request["task"], request["contender"], request["dtype"]
-    if request["kind"] == "layer":
+    if request["kind"] in ("layer", "inner layer"):
         fields = {k: _tuples(v) for k, v in request["layer"].items()}
-        return programs.of_layer(cases.Layer(**fields), task, who, dtype)
+        return programs.of_layer(cases.Layer(**fields), task, who, dtype, inner=request["kind"] == "inner layer")
     if request["kind"] in ("network", "model"):
         fields = {k: _tuples(v) for k, v in request["network"].items()}
         return programs.of_network(networks.Network(**fields), task, who, dtype)
