@@ -32,7 +32,7 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jaxconv import _compat
 from jaxconv.geometry import ConvGeometry
-from jaxconv.lowering import Call, run as run_lowering
+from jaxconv.lowering import Call, Epilogue, run as run_lowering, run_then
 from jaxconv.lowering.call import SLOTS as SLOTS_OF
 
 apply_p = Primitive("conv_apply")
@@ -292,7 +292,14 @@ def _split_kernel(w: Array, size: int, groups: int, which: str) -> Array:
 # ---------------------------------------------------------------------- lowering
 
 
-def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, method, platform, runs_here) -> Array:
+def evaluate_then(prim, epilogue: Epilogue, a: Array, b: Array, **params: Any) -> Array | None:
+    """A face and what follows it in one pass on a CPU that runs this program; None where nothing does that."""
+    return _evaluate(prim, a, b, platform="cpu", runs_here=True, epilogue=epilogue, **params)
+
+
+def _evaluate(
+    prim, a: Array, b: Array, *, geometry, out_dtype, precision, method, platform, runs_here, epilogue=None
+) -> Any:
     slots = dict(zip(SLOTS[prim], (a, b), strict=False))
     call = Call.of(
         FACES[prim],
@@ -310,7 +317,11 @@ def _evaluate(prim, a: Array, b: Array, *, geometry, out_dtype, precision, metho
         for name, v in slots.items()
     }
     shape = _shape(SLOTS[prim][2], slots, geometry)
-    return run_lowering(method, call, *(flat[name] for name in SLOTS[prim][:2])).reshape(shape)
+    operands = [flat[name] for name in SLOTS[prim][:2]]
+    if epilogue is None:
+        return run_lowering(method, call, *operands).reshape(shape)
+    out = run_then(method, call, epilogue, *operands)
+    return None if out is None else out.reshape(shape)
 
 
 def _lowering_rule(prim, platform: str | None):

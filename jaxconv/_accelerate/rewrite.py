@@ -18,11 +18,12 @@ from jax.typing import DTypeLike
 from jaxconv import trilinear
 from jaxconv._accelerate.equation import Equation
 from jaxconv._accelerate.face import evaluate
+from jaxconv._accelerate.fuse import fused, then_p
 from jaxconv._accelerate.recognise import Assignment, assignments, refusal
 from jaxconv._checks import is_open
 from jaxconv.jaxprs.places import place_of, scope_of
 from jaxconv.jaxprs.surgery import map_jaxprs, mesh_of, spliced, trace, with_eqns
-from jaxconv.jaxprs.walk import AnyJaxpr, type_of
+from jaxconv.jaxprs.walk import AnyJaxpr, opened, type_of
 
 _CONVOLUTION = "conv_general_dilated"
 _FACES = {p.name: face for p, face in trilinear.FACES.items()}
@@ -81,6 +82,7 @@ class Rewriter:
             new, rows = self._equation(eqn)
             eqns += new
             found += rows
+        eqns = fused(eqns, opened(jaxpr).outvars)
         if all(a is b for a, b in zip(eqns, jaxpr.eqns)) and len(eqns) == len(jaxpr.eqns):
             return jaxpr, found
         return with_eqns(jaxpr, eqns), found
@@ -93,6 +95,8 @@ class Rewriter:
             shapes = tuple(type_of(v).shape for v in (*eqn.invars, *eqn.outvars))
             reason = f"already the face {_FACES[name]}"
             return [eqn], [Recognition(_place(eqn), shapes, type_of(eqn.invars[0]).dtype, None, None, reason)]
+        if eqn.primitive is then_p:
+            return [eqn], [row for inner in opened(eqn.params["jaxpr"]).eqns for row in self._equation(inner)[1]]
         if name in _CLOSED_WORLDS:
             return [eqn], []
         found: list[Recognition] = []

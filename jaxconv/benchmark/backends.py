@@ -108,6 +108,8 @@ def image(net: Network) -> np.ndarray:
 def function(net: Network, contender: str, task: str, dtype: str) -> Callable[..., Any]:
     """What is compiled: (parameters, statistics, input) to (loss, new parameters, new statistics), or to the output.
 
+    jaxconv's inference is accelerated, as `jaxconv predict` is: what follows a convolution becomes part of its call.
+
     Args:
         net: the network.
         contender: "jaxconv", "accelerate" or "lax".
@@ -138,7 +140,8 @@ def function(net: Network, contender: str, task: str, dtype: str) -> Callable[..
         return value, jax.tree.map(lambda w, g: w - (RATE * g).astype(w.dtype), params, gradient), rest
 
     f = step if task == "training step" else lambda params, rest, x: forward(params, rest, x)[0]
-    return accelerate(f) if contender == "accelerate" else f
+    accelerated = contender == "accelerate" or (contender == "jaxconv" and task == "inference")
+    return accelerate(f) if accelerated else f
 
 
 def prepare(net: Network, contender: str, dtype: str, task: str = "training step") -> Prepared:

@@ -6,7 +6,7 @@ can compute and on which platforms. [`METHODS`][jaxconv.lowering.METHODS] is the
 [`choose`][jaxconv.lowering.choose] picks one for a call. `lax` is the reference that every other one is tested against.
 """
 
-from jaxconv.lowering.call import Call
-from jaxconv.lowering.choice import FORMER_NAMES, METHODS, RULES, check, choose, named, run
+from jaxconv.lowering.call import Call, Epilogue
+from jaxconv.lowering.choice import FORMER_NAMES, METHODS, RULES, check, choose, named, run, run_then
 
-__all__ = ["FORMER_NAMES", "METHODS", "RULES", "Call", "check", "choose", "named", "run"]
+__all__ = ["FORMER_NAMES", "METHODS", "RULES", "Call", "Epilogue", "check", "choose", "named", "run", "run_then"]

@@ -23,6 +23,27 @@ OPEN_BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True)
+class Epilogue:
+    """What follows a convolution: ``activation(scale * v + bias + residual)`` of its result v.
+
+    Attributes:
+        scale: (channels,); None for 1.
+        bias: (channels,); None for 0.
+        residual: an array of the result's shape; None for 0.
+        slope: (channels,), what numbers below zero are multiplied by.
+        rectified: whether numbers below zero become zero.
+        most: what larger numbers become.
+    """
+
+    scale: Any = None
+    bias: Any = None
+    residual: Any = None
+    slope: Any = None
+    rectified: bool = False
+    most: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True)
 class Call:
     """Everything static about one evaluation of a face.
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxconv.lowering import blocks, costs, cpu, fft, fold, im2col, lax, phases, rules, space_to_batch, taps
-from jaxconv.lowering.call import Call
+from jaxconv.lowering.call import Call, Epilogue
 from jaxconv.lowering.cpu import faces as cpu_faces
 
 
@@ -113,6 +113,14 @@ def run(method: str, call: Call, a: Array, b: Array) -> Array:
     if wide.dtype == call.dtype or METHODS[name].takes_half(call):
         return METHODS[name](call, a, b)
     return METHODS[name](wide, a.astype(wide.dtype), b.astype(wide.dtype))
+
+
+def run_then(method: str, call: Call, epilogue: Epilogue, a: Array, b: Array) -> Array | None:
+    """One face and what follows it in one pass; None where the lowering that serves the face does not do that."""
+    wide = _widened(call)
+    name = method if method != "auto" and METHODS[method].serves(wide) else choose(wide)
+    as_it_is = wide.dtype == call.dtype == call.out_dtype or cpu_faces.takes_half(call)
+    return cpu_faces.then(a, b, call, epilogue) if METHODS[name].module is cpu_faces and as_it_is else None
 
 
 def _widened(call: Call) -> Call:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
+from jaxconv._accelerate import accelerate
 from jaxconv.analysis import TilingRefused, tiled
 from jaxconv.analysis.tiling.tiled import TILES
 from jaxconv.train.reading import resize_image, resize_labels
@@ -53,7 +53,7 @@ class Inference:
         self._record, self._tile, self._say = record, tile, say
         self._variants = [(flip, scale) for scale in scales for flip in FLIPS[flips]]
         functions = [network_function(graph, record, probabilities) for probabilities in (False, True)]
-        self._whole = [jax.jit(function) for function in functions]
+        self._whole = [accelerate(function) for function in functions]
         self._tiled = [tiled(function, tile or TILES[record.rank], statistics=True) for function in functions]
 
     def labels(self, pixels: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxconv._accelerate import accelerate
 from jaxconv.analysis.tiling.tiled import TILES, tiled
 from jaxconv.train.metrics import Boundaries, confusion_of
 from jaxconv.train.reading import resize_image, resize_labels
@@ -37,7 +38,7 @@ def network_function(
 def make_forward(graph: nnx.GraphDef, record: Preprocessing) -> Callable[[Any, np.ndarray], jax.Array]:
     """A jitted function of (states, images (n, *spatial, channels)) to the best class of each pixel, (n, *spatial)."""
     network = network_function(graph, record)
-    return jax.jit(lambda states, images: network(images, *states))
+    return accelerate(lambda states, images: network(images, *states))
 
 
 def main_output(outputs: Any, record: Preprocessing) -> Any:

@@ -233,6 +233,48 @@ void rounding(Random& random) {
   (void)random;
 }
 
+// Results with an epilogue against those without one.
+void finish(const Problem& p, const Numbers& x, const Numbers& y, const Numbers& w, const Numbers& gx, const Numbers& gy,
+            const Pool& pool, Random& random) {
+  std::normal_distribution<Real> normal;
+  for (bool transposed : {false, true}) {
+    const Numbers& plain = transposed ? gx : gy;
+    const Index channels = p.groups * (transposed ? p.in : p.out);
+    std::vector<Real> scale(channels, 1), bias(channels), slope(channels);
+    Numbers residual(plain.size()), got(plain.size());
+    for (Stored& value : residual) round_to(value, normal(random));
+    Epilogue<Stored> e;
+    for (auto [to, array] : {std::pair{&e.scale, &scale}, {&e.bias, &bias}, {&e.slope, &slope}}) {
+      if (random() % 3 == 0) continue;
+      for (Real& value : *array) value = normal(random);
+      *to = array->data();
+    }
+    e.rectify = !e.slope && random() % 2;
+    if (random() % 2) e.residual = residual.data();
+    if (random() % 2) e.most = 1;
+    const auto& kernels = JAXCONV_NAME<Stored>();
+    if (transposed) {
+      kernels.adjoint(p, y.data(), w.data(), got.data(), pool, &e);
+    } else {
+      kernels.apply(p, x.data(), w.data(), got.data(), pool, &e);
+    }
+    for (std::size_t k = 0; k < got.size(); ++k) {
+      const Index c = k % channels;
+      const double before = widened(plain[k]), other = e.residual ? widened(residual[k]) : 0;
+      double want = before * scale[c] + bias[c] + other;
+      if (want < 0 && (e.rectify || e.slope)) want = e.rectify ? 0 : want * slope[c];
+      want = want > e.most ? e.most : want;
+      // Half precision is not rounded in between.
+      const double half = std::is_same_v<Stored, Bfloat16> ? 0x1p-8 : 0x1p-11;
+      const double value = widened(got[k]), unit = sizeof(Stored) == 2 ? half : sizeof(Real) == 4 ? 0x1p-22 : 0x1p-51;
+      const double most = unit * (1 + std::abs(slope[c])) * (std::abs(before * scale[c]) + std::abs(bias[c]) + std::abs(other));
+      if (std::isnan(want) ? std::isnan(value) : value == written(want)) continue;
+      if (!(value >= written(want - most) && value <= written(want + most)))
+        fail("an epilogue gives " + std::to_string(value) + ", not " + std::to_string(want));
+    }
+  }
+}
+
 int main(int, char** words) {
   Random random(std::atoi(words[1]));
   throwing(random);
@@ -310,14 +352,14 @@ int main(int, char** words) {
     round_to(none, Real(NAN));
     Numbers gx(x.size(), none), gy(y.size(), none), gw(w.size(), none);
     const auto& kernels = JAXCONV_NAME<Stored>();
-    kernels.apply(p, x.data(), w.data(), gy.data(), pool);
-    kernels.adjoint(p, y.data(), w.data(), gx.data(), pool);
+    kernels.apply(p, x.data(), w.data(), gy.data(), pool, nullptr);
+    kernels.adjoint(p, y.data(), w.data(), gx.data(), pool, nullptr);
     kernels.kernel(p, x.data(), y.data(), gw.data(), pool);
     if (number % 2 == 0) {  // the number of threads changes no bit
       Numbers hx(x.size(), none), hy(y.size(), none), hw(w.size(), none);
       const Pool other = threads_of(5 - pool.threads);
-      kernels.apply(p, x.data(), w.data(), hy.data(), other);
-      kernels.adjoint(p, y.data(), w.data(), hx.data(), other);
+      kernels.apply(p, x.data(), w.data(), hy.data(), other, nullptr);
+      kernels.adjoint(p, y.data(), w.data(), hx.data(), other, nullptr);
       kernels.kernel(p, x.data(), y.data(), hw.data(), other);
       auto same = [](const Numbers& a, const Numbers& b) {
         return !std::memcmp(a.data(), b.data(), sizeof(Stored) * a.size());
@@ -325,14 +367,15 @@ int main(int, char** words) {
       if (!same(gx, hx) || !same(gy, hy) || !same(gw, hw))
         fail("case " + std::to_string(number) + ": another number of threads, another result");
     }
+    if (number % 3 != 1) finish(p, x, y, w, gx, gy, pool, random);
     if (number % 3 == 0) {
       Numbers hx(x.size()), hy(y.size()), hw(w.size());
       for (int face = 0; face < 3; ++face) {
         const Index until = pick(0, 60);
         left = until;
         try {
-          if (face == 0) kernels.apply(p, x.data(), w.data(), hy.data(), pool);
-          if (face == 1) kernels.adjoint(p, y.data(), w.data(), hx.data(), pool);
+          if (face == 0) kernels.apply(p, x.data(), w.data(), hy.data(), pool, nullptr);
+          if (face == 1) kernels.adjoint(p, y.data(), w.data(), hx.data(), pool, nullptr);
           if (face == 2) kernels.kernel(p, x.data(), y.data(), hw.data(), pool);
         } catch (const std::bad_alloc&) {
           ++failed;

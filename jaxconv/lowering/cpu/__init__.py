@@ -24,6 +24,7 @@ from pathlib import Path
 import jax
 
 FACES = ("apply", "adjoint", "kernel")
+WITH_EPILOGUE = ("apply_then", "adjoint_then")
 HALVES = ("bfloat16", "float16")  # read, added up in float32, and rounded once
 DTYPES = ("float32", "float64", *HALVES)
 # More axes are left to XLA.
@@ -64,7 +65,7 @@ def status() -> str:
         # jax registers targets late and would lose its CPU backend over one that it refuses: ask before.
         if built // 1000 != here // 1000 or built > here:
             return f"built for a newer jaxlib than this one (interface {built}, not {here}): reinstall jaxconv"
-        for face in FACES:
+        for face in (*FACES, *WITH_EPILOGUE):
             for dtype in DTYPES:
                 handler = getattr(library, f"jaxconv_{face}_{dtype}")
                 jax.ffi.register_ffi_target(target(face, dtype), jax.ffi.pycapsule(handler), platform="cpu")

@@ -7,13 +7,15 @@ multiplication"); short kernels at step 1 are filtered minimally (Winograd 1980;
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from jaxconv.lowering import cpu
-from jaxconv.lowering.call import Call
+from jaxconv.lowering.call import Call, Epilogue
 
 
 def serves(call: Call) -> bool:
@@ -60,7 +62,26 @@ def kernel(x: Array, y: Array, call: Call) -> Array:
     return _call("kernel", x, y, call, (*g.kernel_size, call.channels_in // g.groups, call.channels_out))
 
 
-def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> Array:
+def then(a: Array, b: Array, call: Call, epilogue: Epilogue) -> Array:
+    """`apply` or `adjoint` and what follows it: done to results before they are written, or while they are in a cache.
+
+    Half precision may be rounded once, at the end.
+    """
+    g, real = call.geometry, jnp.promote_types(_dtype(call), jnp.float32)
+    forward = call.face == "apply"
+    channels = call.channels_out if forward else call.channels_in
+    shape = (call.batch, *(g.output_size if forward else g.input_size), channels)
+
+    # What is not there is empty, and each is an operand of its own: XLA would split a loop over all of them between
+    # threads, which takes longer than a small convolution.
+    vectors = (epilogue.scale, epilogue.bias, epilogue.slope)
+    more = [np.zeros(0, real) if v is None else v.astype(real) for v in vectors]
+    more.append(np.zeros(0, _dtype(call)) if epilogue.residual is None else epilogue.residual.astype(_dtype(call)))
+    attributes = {"rectify": np.int64(epilogue.rectified), "most": np.float64(epilogue.most)}
+    return _call(f"{call.face}_then", a, b, call, shape, *more, **attributes)
+
+
+def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...], *more: Any, **attributes: Any) -> Array:
     g = call.geometry
     dtype = _dtype(call)
     spare = cpu.MOST_AXES - g.rank
@@ -71,7 +92,7 @@ def _call(face: str, a: Array, b: Array, call: Call, shape: tuple[int, ...]) -> 
     ]  # fmt: skip
     result = jax.ShapeDtypeStruct(shape, dtype)
     out = jax.ffi.ffi_call(cpu.target(face, dtype.name), result)(
-        a.astype(dtype), b.astype(dtype), sizes=np.array(sizes, np.int64)
+        a.astype(dtype), b.astype(dtype), *more, sizes=np.array(sizes, np.int64), **attributes
     )
     return out.astype(call.out_dtype)
 

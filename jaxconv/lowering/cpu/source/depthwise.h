@@ -22,6 +22,7 @@ struct Planes {
   Index valid;  // lanes that are channels of the result; the others are padding
   Index pixel;  // numbers from one operand position to the next
   Index out, share;  // resulting channels of a group, and groups that share a vector, or 0
+  const After* after;
 };
 
 // Positions first <= j < end of the last axis, which all meet the same taps. The taps are consecutive, so operand
@@ -82,8 +83,31 @@ struct Lone {
   Next next;
 };
 
+// The results of a tile that something follows.
+template <int P, int V>
+[[gnu::always_inline]] inline void write_following(const Lone& a, const Vec (&sum)[P][V], Stored* to, Index channel,
+                                                   Index channels) {
+  Real sums[P][V * kLanes];
+  Stored* rows[P];
+#pragma GCC unroll 32
+  for (int p = 0; p < P; ++p, to += a.to_step) {
+    rows[p] = to;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(sums[p] + v * kLanes, sum[p][v]);
+  }
+  if constexpr (kRounded && V > 1) {  // pairs of vectors are in the order of their format
+    Real pair[kWide];
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < V; v += 2) {
+        in_order(pair, sums[p] + v * kLanes);
+        std::memcpy(sums[p] + v * kLanes, pair, sizeof(pair));
+      }
+  }
+  a.g.after->write(sums[0], V, rows, P, channel, channels);
+}
+
 // sum[p] += w[tap][plane] * pixel[p][plane], lane by lane, over all taps.
-template <int P, int V, bool one>
+template <int P, int V, bool one, bool then>
 void lone_tile(const Lone& a, Index lane) {
   Vec sum[P][V];
   clear(sum);
@@ -107,6 +131,7 @@ void lone_tile(const Lone& a, Index lane) {
     }
   }
   Stored* to = a.to + lane;
+  if constexpr (then) return write_following(a, sum, to, lane, std::min<Index>(V * kLanes, a.g.valid));
   if (a.g.valid < kLanes) {
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p, to += a.to_step) store_part(to, sum[p][0], static_cast<int>(a.g.valid));
@@ -123,34 +148,38 @@ void lone_tile(const Lone& a, Index lane) {
   }
 }
 
-template <int P, bool one>
+template <int P, bool one, bool then>
 void lone_tiles(const Lone& a) {
   constexpr Index piece = kLoneVectors * kLanes;
   const Index parts = std::max<Index>(1, a.g.width / piece);
   lane_pieces(a.g.width, kLoneVectors, [&](Index lane, int vectors, Index c) {
     a.next.ask(c / piece, parts);
-    (vectors == kLoneVectors ? lone_tile<P, kLoneVectors, one>
-     : vectors == 2          ? lone_tile<P, 2, one>
-                             : lone_tile<P, 1, one>)(a, lane);
+    (vectors == kLoneVectors ? lone_tile<P, kLoneVectors, one, then>
+     : vectors == 2          ? lone_tile<P, 2, one, then>
+                             : lone_tile<P, 1, one, then>)(a, lane);
   });
 }
 
 #if defined(JAXCONV_PERMUTES)
 // The same where groups share vectors.
-template <int P, bool two>
+template <int P, bool two, bool then>
 void shared_tiles(const Lone& a) {
   const Index in = a.g.planes, out = a.g.out, share = a.g.share;
   const Shared s(share, in, out, a.g.width);
   for (Index c = 0; c < a.g.valid; c += share * out) {
     const Index lane = std::min(c, a.g.valid - share * out);  // the last ones begin earlier, so that they are whole
-    Vec sum[P];
-#pragma GCC unroll 32
-    for (int p = 0; p < P; ++p) sum[p] = Vec{};
+    Vec all[P][1];
+    auto& sum = reinterpret_cast<Vec(&)[P]>(all);
+    clear(all);
     for (const Line& line : a.lines) {
       shared_line<P, two>(sum, s, line.data + a.at + a.taps.offset + lane / out * in, a.step,
                           line.w + a.taps.weight + lane, a.taps.taps, a.taps.next_offset, a.taps.next_weight);
     }
     Stored* to = a.to + lane;
+    if constexpr (then) {
+      write_following(a, all, to, lane, s.lanes);
+      continue;
+    }
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p, to += a.to_step) store_part(to, sum[p], s.lanes);
   }
@@ -158,12 +187,17 @@ void shared_tiles(const Lone& a) {
 #endif
 
 // The tile of some positions.
+template <int P, bool then>
+auto tiles_as(const Planes& g) {
+#if defined(JAXCONV_PERMUTES)
+  if (g.share > 0)
+    return kFromTwo && g.share * g.planes > kLanes ? shared_tiles<P, kFromTwo, then> : shared_tiles<P, false, then>;
+#endif
+  return g.planes == 1 ? lone_tiles<P, true, then> : lone_tiles<P, false, then>;
+}
 template <int P>
 auto tiles_of(const Planes& g) {
-#if defined(JAXCONV_PERMUTES)
-  if (g.share > 0) return kFromTwo && g.share * g.planes > kLanes ? shared_tiles<P, kFromTwo> : shared_tiles<P, false>;
-#endif
-  return g.planes == 1 ? lone_tiles<P, true> : lone_tiles<P, false>;
+  return g.after ? tiles_as<P, true>(g) : tiles_as<P, false>(g);
 }
 
 constexpr Index kPiece = 256;     // positions of a task's unit

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "epilogue.h"
 #include "pairs.h"
 #include "scratch.h"
 
@@ -62,6 +63,7 @@ struct Gather {
   Index pixel;            // numbers from one operand position to the next
   Index groups, in, out;  // contracted and resulting channels of a group
   Index taps;             // of the whole kernel
+  const After* after = nullptr;  // what is done to results, if anything
 };
 
 // Result positions that share their taps: all of them for apply, one residue modulo the stride for the adjoint.
@@ -155,6 +157,7 @@ struct Tile {
   bool add, last;         // to what earlier taps gave; the result is whole then
   Real* sums;             // of earlier taps, where `kRounded`
   Index sums_step;
+  const After* after;
   Index skip;              // numbers of the packed taps that come before the pixels', where `kPairs`
 
   template <int P>
@@ -229,8 +232,8 @@ template <int P>
   }
 }
 
-// Lanes are resulting channels: sum[p] += w[tap][i] * pixel[p][i].
-template <int P, int V>
+// Lanes are resulting channels: sum[p] += w[tap][i] * pixel[p][i]. `then`: the results are whole, and something follows.
+template <int P, int V, bool then>
 void wide_tile(const Tile& a) {
   Vec sum[P][V];
   const bool whole = a.valid == V * kLanes;
@@ -268,6 +271,18 @@ void wide_tile(const Tile& a) {
     } else {
       multiply(sum, row, a.in, [&](int p, Index i) { return pixel[p][i]; });
     }
+  }
+  if constexpr (then) {
+    Real wide[P][V * kLanes];
+    Stored* to[P];
+#pragma GCC unroll 32
+    for (int p = 0; p < P; ++p) {
+      to[p] = a.result[p] + a.result_shift;
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(wide[p] + v * kLanes, sum[p][v]);
+    }
+    a.after->write(wide[0], V, to, P, a.result_shift, a.valid);
+    return;
   }
   if constexpr (kRounded) {
     Real wide[P][V * kLanes];
@@ -367,12 +382,15 @@ void few_tile(const Tile& a) {
 }
 
 using Run = void (*)(const Tile&);
-template <int V, int... P>
+template <int V, bool then, int... P>
 constexpr std::array<Run, sizeof...(P)> wide_tiles(std::integer_sequence<int, P...>) {
-  return {wide_tile<P + 1, V>...};
+  return {wide_tile<P + 1, V, then>...};
 }
-constexpr auto kWide2 = wide_tiles<2>(std::make_integer_sequence<int, kRows>{});
-constexpr auto kWide1 = wide_tiles<1>(std::make_integer_sequence<int, kThinRows>{});
+template <int V, int rows>
+constexpr std::array<std::array<Run, rows>, 2> kTiles{wide_tiles<V, false>(std::make_integer_sequence<int, rows>{}),
+                                                      wide_tiles<V, true>(std::make_integer_sequence<int, rows>{})};
+constexpr auto& kWide2 = kTiles<2, kRows>;
+constexpr auto& kWide1 = kTiles<1, kThinRows>;
 template <int P>
 constexpr std::array<Run, kFew> few_tiles() {
   return {few_tile<P, 1>, few_tile<P, 2>, few_tile<P, 3>, few_tile<P, 4>};
@@ -540,6 +558,11 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
       }
     }
   }
+  // Few channels: all of them at once, where they lie side by side.
+  const Index total = g.groups * g.out;
+  bool apart = false;
+  for (const Class& c : classes) apart |= c.axis[2].stride > 1;
+  const bool few = g.after && form == Form::few, later = few && apart;
   pool.run(static_cast<Index>(tasks.size()), [&](Index number) {
     thread_local Table table;
     thread_local std::vector<Packed> own;
@@ -557,7 +580,7 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
     for (Index t = 0; t < std::max<Index>(taps, 1); t += step) {
       const Index some = std::min(step, taps - t);
       table.point(g, c, t, some, task.count, none);
-      Tile a{nullptr, task.count, some, none, 0, c.in, nullptr, 0, row, c.taps.data() + t, nullptr, 0, 0, t > 0, t + some >= taps, nullptr, sums_step, kPairs ? c.skip : 0};
+      Tile a{nullptr, task.count, some, none, 0, c.in, nullptr, 0, row, c.taps.data() + t, nullptr, 0, 0, t > 0, t + some >= taps, nullptr, sums_step, g.after, kPairs ? c.skip : 0};
       Real* sums_at = sums.data();
       for (Index k = task.block; k < task.end; ++k) {
         const Block& b = blocks[k];
@@ -595,13 +618,23 @@ void gather(const Gather& g, const std::vector<Class>& classes, Form form, const
           if (form == Form::few) {
             kFewTiles[rows - 1][g.out - 1](a);
           } else {
-            (b.width == kWide ? kWide2[rows - 1] : kWide1[rows - 1])(a);
+            const bool then = g.after && a.last;
+            (b.width == kWide ? kWide2[then][rows - 1] : kWide1[then][rows - 1])(a);
           }
         }
         if (sums_step > 0) sums_at += room(b);
       }
     }
+    if (!few || later) return;
+    const Index channel = blocks[task.block].group * g.out, channels = (blocks[task.end - 1].group + 1) * g.out - channel;
+    Stored* const* const at = table.results(0);
+    for (Index p = 0, run; p < task.count; p += run) {
+      run = 1;
+      while (channels == total && p + run < task.count && at[p + run] == at[p] + run * total) ++run;
+      g.after->finish(at[p] + channel, channel, run * channels);
+    }
   });
+  if (later) g.after->finish_all(g.result, g.batch * g.result_size[0] * g.result_size[1] * g.result_size[2], pool);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 // The three faces, compiled once for each instruction set (JAXCONV_ISA names it) and number format (JAXCONV_REAL, and
 // JAXCONV_STORED where another one lies in memory).
+#include <optional>
+
 #include "depthwise.h"
 #include "depthwise_pairing.h"
 #include "matrix_gather.h"
@@ -100,6 +102,11 @@ struct Plan {
   std::vector<Class> classes;
   std::unique_ptr<Scratch<Stored>> copy;
   std::vector<TapRun> runs;  // what a packed tap of the last axis holds
+  std::optional<After> after;
+
+  void follow_with(const Epilogue<Stored>* e) {
+    if (e) g.after = &after.emplace(*e, g.result, g.groups * g.out);
+  }
 };
 
 // Merges the taps of the last axis into one where the contracted channels are few and the operand positions of
@@ -162,7 +169,7 @@ void gather_narrow(const Plan& plan, const Problem& p, const Stored* w, bool tra
   const Index width = share ? lanes : plane_width(g.groups, g.out);
   const bool planes = g.in > 1 || g.out > 1;
   std::unique_ptr<Scratch<Stored>> data, weights;
-  Planes to{g.data, w, g.in, width, lanes, share ? g.pixel : g.in * width, g.out, share};
+  Planes to{g.data, w, g.in, width, lanes, share ? g.pixel : g.in * width, g.out, share, g.after};
   if (!share && (planes || width > lanes)) {
     data = spread(g.data, g.batch * g.data_size[0] * g.data_size[1] * g.data_size[2], g.groups, g.in, g.out, pool);
     to.data = data->get();
@@ -307,15 +314,17 @@ void run(Plan& plan, const Problem& p, std::array<std::vector<Axis>, 3>& axes, c
   });
 }
 
-void apply(const Problem& p, const Stored* x, const Stored* w, Stored* y, const Pool& pool) {
+void apply(const Problem& p, const Stored* x, const Stored* w, Stored* y, const Pool& pool, const Epilogue<Stored>* e) {
   const auto all = axes_of(p);
   std::array<std::vector<Axis>, 3> axes{{{all[0]}, {all[1]}, {all[2]}}};
   Plan plan;
   plan.g = {x, y, p.batch, p.input, p.output, p.groups * p.in, p.groups, p.in, p.out, p.taps()};
+  plan.follow_with(e);
   run(plan, p, axes, w, false, pool);
 }
 
-void adjoint(const Problem& p, const Stored* y, const Stored* w, Stored* x, const Pool& pool) {
+void adjoint(const Problem& p, const Stored* y, const Stored* w, Stored* x, const Pool& pool,
+             const Epilogue<Stored>* e) {
   std::array<std::vector<Axis>, 3> axes;  // one for each residue of the input's positions modulo the stride
   for (int a = 0; a < 3; ++a) {
     const Index s = p.stride[a];
@@ -332,6 +341,7 @@ void adjoint(const Problem& p, const Stored* y, const Stored* w, Stored* x, cons
   }
   Plan plan;
   plan.g = {y, x, p.batch, p.output, p.input, p.groups * p.out, p.groups, p.out, p.in, p.taps()};
+  plan.follow_with(e);
   run(plan, p, axes, w, true, pool);
 }
 

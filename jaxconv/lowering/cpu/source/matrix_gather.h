@@ -226,8 +226,12 @@ bool matrix_gather(const Gather& g, const std::array<std::vector<Axis>, 3>& axes
           const Index line = to_plane * g.result_size[1] + axis[1].first + axis[1].stride * j1;
           const Index where = line * g.result_size[2] + axis[2].first + axis[2].stride * j2;
           Stored* to = g.result + where * total + b.group * g.out + b.first;
-          store_part(to, load(sum), std::min(b.valid, kLanes));
-          if (b.valid > kLanes) store_part(to + kLanes, load(sum + kLanes), b.valid - kLanes);
+          if (g.after) {
+            g.after->write(sum, b.width / kLanes, &to, 1, b.group * g.out + b.first, b.valid);
+          } else {
+            store_part(to, load(sum), std::min(b.valid, kLanes));
+            if (b.valid > kLanes) store_part(to + kLanes, load(sum + kLanes), b.valid - kLanes);
+          }
         }
         if (++j2 == strips.pitch) j2 = 0, ++j1;
       }

@@ -3,6 +3,8 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <limits>
+#include <type_traits>
 
 namespace jaxconv {
 
@@ -34,11 +36,23 @@ struct Pool {
   ParallelFor run;
 };
 
+// What results become before they are left, of channel c: activation(scale[c] * v + bias[c] + residual). Below zero the
+// activation is zero where `rectify`, or slope[c] times the number; it is never above `most`.
+template <class Stored>
+struct Epilogue {
+  using Real = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
+  const Real *scale = nullptr, *bias = nullptr, *slope = nullptr;  // those that there are
+  const Stored* residual = nullptr;                                // of the result's shape
+  bool rectify = false;
+  Real most = std::numeric_limits<Real>::infinity();
+};
+
 // The kernels compiled for one instruction set and number format.
 template <class Stored>
 struct Kernels {
-  void (*apply)(const Problem&, const Stored* x, const Stored* w, Stored* y, const Pool&);
-  void (*adjoint)(const Problem&, const Stored* y, const Stored* w, Stored* x, const Pool&);
+  // The epilogue may be nullptr.
+  void (*apply)(const Problem&, const Stored* x, const Stored* w, Stored* y, const Pool&, const Epilogue<Stored>*);
+  void (*adjoint)(const Problem&, const Stored* y, const Stored* w, Stored* x, const Pool&, const Epilogue<Stored>*);
   void (*kernel)(const Problem&, const Stored* x, const Stored* y, Stored* w, const Pool&);
 };
 

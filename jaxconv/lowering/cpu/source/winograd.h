@@ -20,6 +20,7 @@ constexpr Index kOneTask = 64;              // so few tiles are one task's
 constexpr Index kTeam = 64;                 // channels of groups that are filtered together
 constexpr Index kSkew = 16;                 // numbers of a cache line
 constexpr Index kAhead = 8;                 // matrix rows, which processors do not foresee
+constexpr Index kFinished = 32;             // tiles
 
 inline bool zeros_only(Vec v) {
   for (int lane = 0; lane < kLanes; ++lane)
@@ -224,6 +225,20 @@ struct Filter {
       }
     return check;
   }
+
+  // What follows the convolution, done to the results of some tiles.
+  void follow(const Spot* spots, Index count, const Block& b) const {
+    const Index apart1 = t1.apart < t1.count ? t1.apart * c.axis[1].stride * g.result_size[2] * total : 0;
+    const Index apart2 = t2.apart < t2.count ? t2.apart * c.axis[2].stride * total : 0;
+    const Index channel = b.group * g.out + b.first;
+    for (const Spot* s = spots; s < spots + count; ++s) {
+      Stored* results[4];
+      Index there = 0;
+      for (int i = 0; i < s->real1; ++i)
+        for (int j = 0; j < s->real2; ++j) results[there++] = g.result + s->result + i * apart1 + j * apart2 + channel;
+      g.after->finish_rows(results, there, channel, b.valid);
+    }
+  }
 };
 
 // to[p] = sum of row[p][i] * w[i] over `depth` times `in` numbers, for P rows `pitch` apart and V vectors of lanes.
@@ -332,7 +347,12 @@ bool winograd(const Gather& g, const Class& c, const Tiles& t1, const Tiles& t2,
           multiply[rows - 1](at, pitch, chunk * pitch, met, g.in, w, sums + f * result_plane + p * b.width);
         }
       }
-      check += filter.finish(spots.data(), count, b, sums, result_plane);
+      const Index some = g.after ? kFinished : count;  // of which the results are in a first-level cache
+      for (Index k = 0; k < count; k += some) {
+        const Index these = std::min(some, count - k);
+        check += filter.finish(spots.data() + k, these, b, sums + k * b.width, result_plane);
+        if (g.after) filter.follow(spots.data() + k, these, b);
+      }
     }
     if (!zeros_only(check)) finite.store(false, std::memory_order_relaxed);
   });
