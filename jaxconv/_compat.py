@@ -128,6 +128,31 @@ def no_mesh():
         yield
 
 
+_chip_meant: str | None = None
+
+
+def compile_for_chip(kind: str | None) -> None:
+    """Say which kind of TPU this process compiles for, by jax's name, where that is not the one it has."""
+    global _chip_meant
+    _chip_meant = kind
+
+
+def chip(platform: str | None) -> str | None:
+    """What jax calls this process's TPUs ("TPU v6 lite"), or those that it compiles for; None on other platforms."""
+    if platform != "tpu":
+        return None
+    if _chip_meant is None and jax.default_backend() == "tpu":
+        return jax.devices()[0].device_kind
+    return _chip_meant
+
+
+def in_row_major_order(a: Any) -> Any:
+    """`a`, whose last axis the compiler has to keep innermost."""
+    from jax.experimental.layout import Layout, with_layout_constraint
+
+    return with_layout_constraint(a, Layout(major_to_minor=tuple(range(a.ndim))))
+
+
 def runs_here_on_one_device(ctx: Any) -> bool:
     """Whether a lowering rule's program runs in this process with whole arrays on one device.
 

@@ -310,6 +310,7 @@ def _evaluate(
         precision=precision,
         platform=platform,
         runs_here=runs_here,
+        chip=_compat.chip(platform) if runs_here else None,
     )
     # Lowerings know one batch axis; here shardings are no longer types, so merging axes is only a change of view.
     flat = {

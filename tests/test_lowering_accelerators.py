@@ -13,7 +13,7 @@ import ways
 from cases import Case
 
 import jaxconv as jc
-from jaxconv import lowering
+from jaxconv import _compat, lowering
 from jaxconv.geometry import ConvGeometry
 from jaxconv.trilinear import adjoint, apply, kernel
 
@@ -265,3 +265,67 @@ def test_a_flip_of_the_callers_cannot_cancel_the_one_that_gpus_look_for(platform
     assert barriers == (1 if platform in ("cuda", "rocm") else 0), text
     plain = jc.accelerate(lambda x, w: jax.lax.conv_transpose(x, w, (1, 1), "SAME"))
     assert "optimization_barrier" not in lowered(plain, platform, x, w)
+
+
+@pytest.fixture
+def v6e():
+    """Programs for TPUs are for this one, which is not here."""
+    _compat.compile_for_chip("TPU v6 lite")
+    yield
+    _compat.compile_for_chip(None)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "held"),
+    [
+        ((128, 256), 1, True),
+        ((80, 384), 1, True),
+        ((64, 256), 1, False),
+        ((144, 256), 1, False),
+        ((128, 192), 1, False),
+        ((128, 320), 1, False),
+        ((128, 256), 2, False),
+    ],
+)
+def test_a_v6e_holds_the_adjoints_kernel_with_128_input_channels_innermost(channels, groups, held, v6e):
+    geometry = ConvGeometry.resolve(**{**STRIDED, "groups": groups})
+    for face, (f, a, b) in calls(geometry, *channels, "bfloat16").items():
+        text = lowered(lambda a, b, f=f: f(a, b, geometry), "tpu", a, b)
+        assert ("LayoutConstraint" in text) == (held and face == "adjoint"), face
+        assert "LayoutConstraint" not in lowered(lambda a, b, f=f: f(a, b, geometry), "cuda", a, b)
+
+
+def test_only_a_program_for_one_chip_that_is_known_holds_a_kernel(v6e):
+    geometry = ConvGeometry.resolve(**STRIDED)
+    f, y, w = calls(geometry, 128, 256, "bfloat16")["adjoint"]
+    program = jax.jit(lambda y, w: f(y, w, geometry))
+    assert "LayoutConstraint" in lowered(program, "tpu", y, w)
+    twice = jax.vmap(jax.grad(lambda y, w: jnp.sum(f(y, w, geometry).astype(jnp.float32) ** 2)), in_axes=(0, None))
+    assert "LayoutConstraint" in lowered(twice, "tpu", y[None], w)
+    exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(y, w)
+    assert "LayoutConstraint" not in exported.mlir_module()
+    for chip in ("TPU v5 lite", None):
+        _compat.compile_for_chip(chip)
+        assert "LayoutConstraint" not in lowered(lambda y, w: f(y, w, geometry), "tpu", y, w)
+    assert _compat.chip("tpu") is None and _compat.chip("cuda") is None
+
+
+HELD = [
+    Case((9,), (5,), (3,), (2,), ((4, 3),), channels=(3, 8)),
+    Case((6, 9), (4, 3), (2, 1), (1, 2), ((1, -1), (0, 5)), channels=(4, 8)),
+    Case((4, 5, 3), (2, 1, 3), (2, 1, 1), (1, 1, 1), ((0, 0), (2, 0), (1, 1)), channels=(3, 12), batch=1),
+    Case((5, 4), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), channels=(4, 8), batch=0),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("case", HELD, ids=str)
+def test_a_kernel_that_is_held_is_the_definition(case, dtype, x64, monkeypatch):
+    monkeypatch.setattr(lowering.lax, "LANES", 4)
+    _, w, y = map(jnp.asarray, case.arrays(dtype))
+    call = dataclasses.replace(
+        ways.call(case, "adjoint"), platform="tpu", batch=case.batch, chip="TPU v6 lite", dtype=dtype, out_dtype=dtype
+    )
+    held = jax.jit(functools.partial(lowering.run, "lax", call))
+    assert ("LayoutConstraint" in held.lower(y, w).as_text()) == (case.batch > 0)
+    np.testing.assert_allclose(held(y, w), reference.conv_transpose(y, w, case.record, case.groups), atol=1e-12)

@@ -58,6 +58,7 @@ class Call:
         precision: as in lax.
         platform: "cpu", "cuda", "rocm", "tpu" or None where it is not known.
         runs_here: whether the program runs in this process, on one device: only then may it call compiled code.
+        chip: what jax calls the TPU, such as "TPU v6 lite", where the program is for one of them; None elsewhere.
     """
 
     face: str
@@ -70,6 +71,7 @@ class Call:
     precision: lax.PrecisionLike = None
     platform: str | None = None
     runs_here: bool = False
+    chip: str | None = None
 
     @classmethod
     def of(cls, face: str, geometry: ConvGeometry, a: Any, b: Any, **others: Any) -> Call:

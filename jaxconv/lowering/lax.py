@@ -24,8 +24,13 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxconv import _compat
 from jaxconv._finite import made_again_where_not_finite
 from jaxconv.lowering.call import Call
+
+# What jax calls a TPU v6e, and the elements of a TPU's vectors.
+V6E = "TPU v6 lite"
+LANES = 128
 
 
 def serves(call: Call) -> bool:
@@ -68,6 +73,9 @@ def adjoint(y: Array, w: Array, call: Call) -> Array:
     rhs_spec = (g.rank, g.rank + 1, *taps)  # the forward kernel with its channel axes read the other way round
     if g.groups > 1:
         flipped = swap_grouped_channels(flipped, g.groups)
+        rhs_spec = (g.rank + 1, g.rank, *taps)
+    elif _channels_in_innermost(call):
+        flipped = _compat.in_row_major_order(jnp.swapaxes(flipped, -1, -2))
         rhs_spec = (g.rank + 1, g.rank, *taps)
     numbers = lax.ConvDimensionNumbers((0, last, *space), rhs_spec, (0, last, *space))
     low = tuple(e - 1 - lo for e, lo in zip(g.kernel_extent, g.offsets, strict=True))
@@ -133,6 +141,15 @@ def apart_where_not_finite(out: Array, a: Array, b: Array, call: Call) -> Array:
         return lax.dynamic_update_slice_in_dim(out, part, group * part.shape[-1], -1)
 
     return made_again_where_not_finite(out, groups, turn)
+
+
+def _channels_in_innermost(call: Call) -> bool:
+    """Whether the adjoint's kernel is to be held with its input channels innermost, at the cost of a copy of it.
+
+    What that was read off stands with the [`rules`][jaxconv.lowering.rules].
+    """
+    full = call.channels_out >= 2 * LANES and call.channels_out % LANES == 0
+    return call.chip == V6E and full and LANES // 2 < call.channels_in <= LANES
 
 
 def _made_dense(call: Call, channels: int) -> bool:

@@ -32,6 +32,15 @@ in thousand cycles as the compiler of libtpu estimates them for v5e in bfloat16,
   channels 1,714 against 1,821 (not taken: the layer alone has 457 against 271);
 - the adjoint with large kernel and stride: k = 64, s = 32 with 21 channels at 8x16x16: 140,284 against 10,551 (phases).
 
+One thing depends on the chip, and stands in `lax`'s form itself. A v6e multiplies by 256x256 at once and wants a
+kernel's 128 input channels innermost, where the adjoint contracts 256 output channels and more (as a transposed layer's
+kernel is stored in lax); left to itself the compiler keeps the kernel's own order. As it comes against held in that
+order, k4 s2: 16x32x32 of 128 channels from 256 154 against 95, from 384 220 against 163, from 1,024 552 against 317,
+batch 64 215 against 173; 112 channels 137 against 95, 80 104 against 94; stride 1, 3x3, 64x32x32 234 against 192;
+8x1024, k16 s8, 78 against 55; the DCGAN generator's inference 699 against 653; the most that is lost is 2%, 128x16x16
+76 against 77. Not from 192 or 320 channels, 88 against 93 and 155 against 161, nor into 64 or 192, 342 against 351 and
+678 against 698. On a v5e it is the copy of the kernel that is lost, 250 against 254.
+
 Not taken for the kernel face: a window of y with x as the kernel and the taps reversed, which is what `lax`'s gradient
 of a transposed layer is. The compiler exchanges the two again and reverses all of x first, by an instruction without an
 estimate, which brings x into fast memory for the copies that follow. The convolution is then ours, to the cycle. Where

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from jaxconv import _compat
 from jaxconv.benchmark import cases, networks, programs
 from jaxconv.offline import hlo
 from jaxconv.offline.devices import Target, read_target
@@ -113,6 +114,9 @@ def main() -> None:
         return
     import jax
 
+    if target.kind == "tpu":
+        (device,) = sharding.device_set
+        _compat.compile_for_chip(device.device_kind)
     say({"ready": True, "versions": {"jax": jax.__version__}})
     for line in sys.stdin:
         say(answer(json.loads(line), target, sharding))
