@@ -142,7 +142,7 @@ def test_a_large_kernel_is_not_unrolled():
     assert not taps.serves(Call("apply", big, 1, 3, 3, F32, F32, None, "cpu"))
 
 
-@pytest.mark.parametrize("method", [m for m in lowering.METHODS if m not in ("lax", "cpu_kernels")])
+@pytest.mark.parametrize("method", [m for m in lowering.METHODS if m not in ("lax", "cpu_kernels", "integers")])
 def test_a_forced_method_carries_over_to_derivatives_where_it_serves(method, x64):
     case = {
         "fold": Case((6, 5), (3, 2), (2, 2), (1, 1), ((1, 1), (0, 1))),

@@ -15,7 +15,7 @@ from types import ModuleType
 import jax.numpy as jnp
 from jax import Array
 
-from jaxconv.lowering import blocks, costs, cpu, fft, fold, im2col, lax, phases, rules, space_to_batch, taps
+from jaxconv.lowering import blocks, costs, cpu, fft, fold, im2col, integers, lax, phases, rules, space_to_batch, taps
 from jaxconv.lowering.call import Call, Epilogue
 from jaxconv.lowering.cpu import faces as cpu_faces
 
@@ -54,6 +54,7 @@ METHODS = {
     "space_to_batch": Lowering(space_to_batch, leaves_a_call=True),
     "blocks": Lowering(blocks, leaves_a_call=True),
     "fft": Lowering(fft),
+    "integers": Lowering(integers, leaves_a_call=True),
     "cpu_kernels": Lowering(cpu_faces, takes_half=cpu_faces.takes_half),
 }
 
@@ -76,7 +77,7 @@ def _cheapest(call: Call, served: list[str]) -> str:
 # in all 222 calls of the record, so where they can run they do. Other instruction sets take the same rules until a
 # measurement asks for one in front of them.
 RULES: dict[str | None, tuple[Rule, ...]] = {
-    "cpu": (rules.cpu, _wherever_it_serves("cpu_kernels"), _cheapest),
+    "cpu": (rules.cpu, rules.integers, _wherever_it_serves("cpu_kernels"), _cheapest),
     "cuda": (rules.gpu,),
     "rocm": (rules.gpu,),
     "tpu": (rules.tpu,),
