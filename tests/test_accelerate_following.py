@@ -148,6 +148,14 @@ def test_batch_axes_and_none():
         assert equations(accelerate(layer), x).count("conv_then") == 1
 
 
+def test_an_image_that_is_spread_from_a_vector():
+    w = numbers(3, 3, 6, 6)
+    layer = lambda v: jax.nn.relu(jc.conv(jnp.broadcast_to(v, (2, 9, 9, 6)), w, padding=1) + v)  # noqa: E731
+    v = numbers(6)
+    close(accelerate(layer)(v), layer(v), 1e-6)
+    assert equations(accelerate(layer), v).count("conv_then") == 1
+
+
 def test_what_is_not_finite_is_as_before():
     x, w, a = arrays(channels=20)
     x = x.at[0, 2, 3, 1].set(jnp.inf).at[1, 5, 5, 0].set(jnp.nan).at[1, 0, 0, 2].set(-jnp.inf)
@@ -194,14 +202,16 @@ def test_what_is_left_alone(name):
     assert equations(accelerate(fn), X).count("conv_then") == calls
 
 
-def test_wider_numbers_in_between(x64):
-    """What is asked for in double precision is not computed in single."""
+def test_other_formats_in_between(x64):
+    """What is asked for in double precision is not computed in single, and what is to be rounded is."""
     bias = numbers(6, dtype=jnp.float64)
 
-    def layer(x):
-        return (jc.conv(x, W).astype(jnp.float64) + bias).astype(jnp.float32)
+    def through(dtype):
+        return lambda x: (jc.conv(x, W).astype(dtype) + bias.astype(dtype)).astype(jnp.float32)
 
-    assert "conv_then" not in equations(accelerate(layer), X)
+    for dtype in ("float64", "bfloat16"):
+        assert "conv_then" not in equations(accelerate(through(dtype)), X)
+        close(accelerate(through(dtype))(X), jax.jit(through(dtype))(X), 1e-6)
 
 
 # ---------------------------------------------------------------------- transformations

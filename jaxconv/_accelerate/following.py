@@ -95,9 +95,10 @@ class Reader:
             return [np.asarray(values[0]).astype(eqn.params["new_dtype"])]
         if self.evaluate is None:
             return [type_of(v) for v in eqn.outvars]
-        return self.evaluate(eqn, [self._whole(v) for v in values])
+        return self.evaluate(eqn, [self.whole(v) for v in values])
 
-    def _whole(self, value: Any) -> Any:
+    def whole(self, value: Any) -> Any:
+        """A value as an equation reads it."""
         return jnp.broadcast_to(value.source, self.shape) if isinstance(value, Spread) else value
 
     def vector(self, value: Any) -> Any:
@@ -178,9 +179,9 @@ def _neg(reader: Reader, eqn: JaxprEqn, a: Any) -> Any:
 
 
 def _convert(reader: Reader, eqn: JaxprEqn, a: Any) -> Any:
-    """Wider formats are only passed through: what is asked for in double precision is not computed in single."""
+    """To the result's own format, or to the one in which half precision is computed: another one rounds otherwise."""
     dtype = type_of(eqn.outvars[0]).dtype
-    fits = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits <= max(32, jnp.finfo(reader.dtype).bits)
+    fits = dtype in (reader.dtype, jnp.promote_types(reader.dtype, jnp.float32))
     return a if fits and isinstance(a, Following) else None
 
 

@@ -18,7 +18,7 @@ from jax.extend.core import JaxprEqn, Literal, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from jaxconv import _compat, trilinear
-from jaxconv._accelerate.following import Below, Following, Reader, Spread
+from jaxconv._accelerate.following import Below, Following, Reader
 from jaxconv.jaxprs.surgery import mesh_of, spliced, trace
 from jaxconv.jaxprs.walk import bound, opened, type_of, walk
 from jaxconv.lowering import Epilogue
@@ -222,7 +222,7 @@ def _in_one_call(jaxpr: Any, *operands: Any) -> Any:
     def step(eqn: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
         if eqn.primitive not in _FACES:
             return reader.step(eqn, values)
-        given.extend(v.source if isinstance(v, Spread) else v for v in values)
+        given.extend(map(reader.whole, values))
         return [Following(Epilogue())]
 
     (last,) = walk(jaxpr, operands, step, lambda constant: constant)
