@@ -267,7 +267,9 @@ void finish(const Problem& p, const Numbers& x, const Numbers& y, const Numbers&
       // Half precision is not rounded in between.
       const double half = std::is_same_v<Stored, Bfloat16> ? 0x1p-8 : 0x1p-11;
       const double value = widened(got[k]), unit = sizeof(Stored) == 2 ? half : sizeof(Real) == 4 ? 0x1p-22 : 0x1p-51;
-      const double most = unit * (1 + std::abs(slope[c])) * (std::abs(before * scale[c]) + std::abs(bias[c]) + std::abs(other));
+      const double least = std::is_same_v<Stored, Float16> ? 0x1p-24 : 0;  // its smallest numbers are so far apart
+      const double size = std::abs(before * scale[c]) + std::abs(bias[c]) + std::abs(other);
+      const double most = (1 + std::abs(slope[c])) * (unit * size + least * std::abs(scale[c]));
       if (std::isnan(want) ? std::isnan(value) : value == written(want)) continue;
       if (!(value >= written(want - most) && value <= written(want + most)))
         fail("an epilogue gives " + std::to_string(value) + ", not " + std::to_string(want));
