@@ -2,7 +2,8 @@
 
 A value that is made of a face's result v is kept as ``activation(scale * v + bias + residual)`` while that form holds:
 biases, evaluated batch normalisation, sums with another array, and the activations of straight pieces (ReLU, leaky and
-parametric ReLU, ReLU6) in the equations that jax.nn, Flax, Haiku and Equinox write. Anything else ends the form.
+parametric ReLU, ReLU6) in the equations that jax.nn, Flax and Haiku write. Anything else ends the form, and so do the
+transpositions that channels-first layers have there.
 """
 
 from __future__ import annotations
@@ -131,11 +132,16 @@ def _plus(a: Any, b: Any) -> Any:
     return b if a is None else a + b
 
 
-def _add(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
-    if isinstance(a, Following) and isinstance(b, Following):
-        return None
+def _sides(a: Any, b: Any) -> tuple[Any, Any]:
+    """The one operand that is made of v, and the other, in any order; (None, None) where both are."""
     v, other = (a, b) if isinstance(a, Following) else (b, a)
-    if not (isinstance(v, Following) and v.affine):
+    alone = isinstance(v, Following) and not isinstance(other, (Following, Below))
+    return (v, other) if alone else (None, None)
+
+
+def _add(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
+    v, other = _sides(a, b)
+    if v is None or not v.affine:
         return None
     if (vector := reader.vector(other)) is not None:
         return _of(v, bias=_plus(v.epilogue.bias, vector))
@@ -151,7 +157,7 @@ def _sub(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
 
 
 def _times(v: Any, vector: Any) -> Any:
-    if not (isinstance(v, Following) and v.affine) or vector is None:
+    if not (isinstance(v, Following) and v.affine):
         return None
     e = v.epilogue
     scaled = dataclasses.replace(
@@ -163,15 +169,14 @@ def _times(v: Any, vector: Any) -> Any:
 
 
 def _mul(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
-    if isinstance(a, Following) and isinstance(b, Following):
-        return None
-    v, other = (a, b) if isinstance(a, Following) else (b, a)
-    return _times(v, reader.vector(other))
+    v, other = _sides(a, b)
+    vector = None if v is None else reader.vector(other)
+    return None if vector is None else _times(v, vector)
 
 
 def _div(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
     vector = None if isinstance(b, (Following, Below)) else reader.vector(b)
-    return _times(a, None if vector is None else 1 / vector)
+    return None if vector is None else _times(a, 1 / vector)
 
 
 def _neg(reader: Reader, eqn: JaxprEqn, a: Any) -> Any:
@@ -192,27 +197,24 @@ def _number(value: Any) -> float | None:
 
 
 def _max(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
-    v, other = (a, b) if isinstance(a, Following) else (b, a)
-    zero = not isinstance(other, (Following, Below)) and _number(other) == 0
-    return _of(v, rectified=True) if zero and isinstance(v, Following) and v.affine else None
+    v, other = _sides(a, b)
+    return _of(v, rectified=True) if v is not None and v.affine and _number(other) == 0 else None
 
 
 def _min(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
-    v, other = (a, b) if isinstance(a, Following) else (b, a)
-    most = None if isinstance(other, (Following, Below)) else _number(other)
-    if most is None or not isinstance(v, Following) or not v.whole:
-        return None
-    return _of(v, most=min(most, v.epilogue.most))
+    v, other = _sides(a, b)
+    most = None if v is None or not v.whole else _number(other)
+    return None if most is None else _of(v, most=min(most, v.epilogue.most))
 
 
 def _clamp(reader: Reader, eqn: JaxprEqn, low: Any, v: Any, high: Any) -> Any:
-    rectified = _max(reader, eqn, v, low) if isinstance(v, Following) else None
+    rectified = _max(reader, eqn, v, low)
     return None if rectified is None else _min(reader, eqn, rectified, high)
 
 
 def _compared(true_below: bool) -> Callable[..., Any]:
     def rule(reader: Reader, eqn: JaxprEqn, a: Any, b: Any) -> Any:
-        fits = isinstance(a, Following) and not isinstance(b, (Following, Below)) and _number(b) == 0
+        fits = isinstance(a, Following) and _number(b) == 0
         return Below(a, true_below) if fits else None
 
     return rule
